@@ -1,0 +1,1 @@
+//! The object model: resource registry, metadata, selectors, patches, defaults, validation and Status.

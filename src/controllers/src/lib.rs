@@ -1,0 +1,1 @@
+//! Reconcile loops that keep what users declared.

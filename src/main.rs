@@ -1,0 +1,2 @@
+//! Vaquita.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The node agent: pod workers, status, logs and the backends that run pods.

@@ -1,0 +1,1 @@
+//! Pods of WebAssembly modules, embeddable without a control plane.

@@ -1,0 +1,2 @@
+//! Builds the guests and runs the project's two everyday commands.
+fn main() {}
