@@ -1,0 +1,97 @@
+//! Programs that the tests run beside our own: what users have, in the version that users have.
+
+use std::{env, process::Command};
+
+use crate::shell::{Failure, output, run, say};
+
+/// The oldest `kubectl` that the tests can be run with, as a minor version of 1.
+const KUBECTL_MINOR: u32 = 28;
+
+/// Checks that the tools are there, installs them where that is possible, and says what to do where it is not.
+pub(crate) fn ensure() -> Result<(), Failure> {
+    if !is_on_path("kubectl") {
+        install("kubernetes-client", "kubectl");
+    }
+    if !is_on_path("ss") {
+        install("iproute2", "ss");
+    }
+    check_kubectl()?;
+    if is_on_path("ss") {
+        return Ok(());
+    }
+    Err(Failure(
+        "the tests need `ss`, which lists open ports: install iproute2".to_owned(),
+    ))
+}
+
+fn check_kubectl() -> Result<(), Failure> {
+    let version = output(Command::new("kubectl").args(["version", "--client", "--output=json"]));
+    let what = match version.as_deref().map(minor_version) {
+        Some(Some(minor)) if minor >= KUBECTL_MINOR => return Ok(()),
+        Some(Some(minor)) => format!("the one on the path is 1.{minor}"),
+        Some(None) => "the one on the path does not say its version".to_owned(),
+        None => "there is none on the path".to_owned(),
+    };
+    Err(Failure(format!(
+        "the tests need kubectl 1.{KUBECTL_MINOR} or newer, and {what}: install one, see https://kubernetes.io/docs/tasks/tools/"
+    )))
+}
+
+/// The minor version in what `kubectl version --client --output=json` prints: `"minor": "32"`, or `"32+"`.
+fn minor_version(json: &str) -> Option<u32> {
+    let (_, rest) = json.split_once("\"minor\"")?;
+    let value = rest
+        .trim_start()
+        .strip_prefix(':')?
+        .trim_start()
+        .strip_prefix('"')?;
+    let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
+/// Installs a Debian package if this is a system with such packages and we may. Whether it helped is checked
+/// afterwards, in the same way as if the program had been there all along.
+fn install(package: &str, program: &str) {
+    if !is_on_path("apt-get")
+        || output(Command::new("id").arg("-u")).is_none_or(|id| id.trim() != "0")
+    {
+        return;
+    }
+    say(&format!("installing {program} (apt-get install {package})"));
+    let apt = || {
+        let mut apt = Command::new("apt-get");
+        apt.args(["-qq", "-o", "Dpkg::Use-Pty=0"])
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        apt
+    };
+    let done =
+        run(apt().arg("update")).and_then(|()| run(apt().args(["install", "--yes", package])));
+    if let Err(failure) = done {
+        say(&format!("that failed: {failure}"));
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|dir| dir.join(program).is_file()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minor_version_is_found_in_what_kubectl_prints() {
+        let json = "{\n  \"clientVersion\": {\n    \"major\": \"1\",\n    \"minor\": \"32+\",\n    \"gitVersion\": \"v1.32.4\"\n  }\n}";
+        assert_eq!(minor_version(json), Some(32));
+        assert_eq!(minor_version("{\"minor\":\"9\"}"), Some(9));
+        assert_eq!(minor_version("{}"), None);
+        assert_eq!(minor_version("{\"minor\": \"\"}"), None);
+    }
+
+    #[test]
+    fn programs_are_found_on_the_path() {
+        assert!(is_on_path("sh"));
+        assert!(!is_on_path("no-such-program-anywhere"));
+    }
+}
