@@ -1,1 +1,25 @@
-//! OCI images: the local content store and what kind of artifact an image is.
+//! OCI images: the local content store, and what kind of artifact an image is.
+//!
+//! Enter at [`ImageStore`]: a directory in the [OCI image layout], which other tools can read and write too. Any number
+//! of processes may use one store at once; what one of them loads, the others see.
+//!
+//! A file of WebAssembly becomes an image by the [CNCF's artifact layout for Wasm][wasm]: a manifest with one layer,
+//! which is the file itself. What runs an image follows from the first bytes of that layer ([`ImageKind`]).
+//!
+//! Everything here is synchronous and does file I/O under a lock: in asynchronous code, call it by `spawn_blocking`.
+//!
+//! [OCI image layout]: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+//! [wasm]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
+
+mod digest;
+mod error;
+mod kind;
+mod layout;
+mod reference;
+mod store;
+
+pub use digest::Digest;
+pub use error::{ImageError, LoadError};
+pub use kind::{ImageKind, NotWasm};
+pub use reference::{Reference, ReferenceError};
+pub use store::{Image, ImageStore, MAX_MODULE_BYTES};
