@@ -23,10 +23,6 @@ impl Head {
         }))
     }
 
-    pub(crate) fn state(&self) -> State {
-        *self.0.borrow()
-    }
-
     pub(crate) fn subscribe(&self) -> watch::Receiver<State> {
         self.0.subscribe()
     }

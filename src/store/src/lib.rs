@@ -24,6 +24,7 @@
 
 mod compactor;
 mod contract;
+mod disk;
 mod error;
 mod head;
 mod memory;
@@ -32,6 +33,7 @@ mod watch;
 
 pub use compactor::compact_every;
 pub use contract::Store;
+pub use disk::{OpenError, Options, Redb};
 pub use error::{BackendError, CommitError, CompactError, ReadError, WatchError};
 pub use memory::{Memory, memory};
 pub use types::{

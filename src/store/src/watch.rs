@@ -26,8 +26,8 @@ pub(crate) const BATCH_EVENTS: usize = 1024;
 /// A stream of changes in the order of their revisions, from [`Store::watch`](crate::Store::watch).
 ///
 /// Each item is a batch of at least one event and at most about a thousand; a revision is never split between two
-/// batches. After an error the stream ends; it also ends, without one, when the store is closed and everything that
-/// happened before has been taken.
+/// batches. After an error the stream ends. It also ends when the store is closed: without an error if everything
+/// that happened before has been taken, and perhaps with [`WatchError::Closed`] if not.
 ///
 /// Dropping the stream ends the watch.
 pub struct Watch(BoxStream<'static, Result<Vec<Event>, WatchError>>);

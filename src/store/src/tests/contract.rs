@@ -18,6 +18,10 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $law() { super::$law(super::Fixture::memory()).await; })+
         }
+        mod redb {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $law() { super::$law(super::Fixture::redb()).await; })+
+        }
     };
 }
 

@@ -4,17 +4,35 @@ mod contract;
 
 use std::sync::Arc;
 
-use crate::{Expect, Store, Write};
+use tempfile::TempDir;
+
+use crate::{Expect, Options, Redb, Store, Write};
 
 /// A fresh store.
 struct Fixture {
     store: Arc<dyn Store>,
+    _dir: Option<TempDir>,
 }
 
 impl Fixture {
     fn memory() -> Self {
         Self {
             store: Arc::new(crate::memory()),
+            _dir: None,
+        }
+    }
+
+    fn redb() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Little memory for events, so that history is read from disk too.
+        let options = Options {
+            recent_bytes: 16 * 1024,
+            ..Options::default()
+        };
+        let store = Redb::open(dir.path().join("store.redb"), options).unwrap();
+        Self {
+            store: Arc::new(store),
+            _dir: Some(dir),
         }
     }
 
