@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             serve(&listener)
         }
         Err(error) => {
-            eprintln!("kv: cannot listen on {address}: {error}");
+            eprintln!("kv: cannot listen on {address}: {}", error.name());
             ExitCode::FAILURE
         }
     }
@@ -173,7 +173,7 @@ fn serve(listener: &Listener) -> ExitCode {
         if is_ready.next() == Some(true)
             && let Err(error) = accept(listener, &mut clients, &mut store)
         {
-            eprintln!("kv: cannot accept clients any more: {error}");
+            eprintln!("kv: cannot accept clients any more: {}", error.name());
             return ExitCode::FAILURE;
         }
     }
