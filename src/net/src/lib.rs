@@ -1,1 +1,66 @@
-//! The virtual network of a node.
+//! The virtual network of a node. It passes connections, not packets.
+//!
+//! A [`Fabric`] gives each pod a [`PodNetwork`]: an address, a loopback and a port space, shared by all modules of the
+//! pod. A connect inside the node finds the [`Listener`] in the target pod and gives both sides one end of a memory
+//! pipe, a [`Stream`]; there are no packets, no copies and no tasks in between. An address of a Service
+//! ([`Fabric::services`]) is nobody's: the connect chooses an endpoint behind it, once. A connection from the host (a
+//! node port, port forwarding) enters as the real socket that the kernel accepted: to the pod it is a [`Stream`] like
+//! any other.
+//!
+//! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]); there is no DNS server in between.
+//!
+//! Whatever a guest can fill has a bound: see [`FabricConfig`] and [`PodLimits`].
+//!
+//! ```
+//! # use std::net::SocketAddr;
+//! # use bytes::Bytes;
+//! use vaquita_net::{Fabric, FabricConfig};
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let fabric = Fabric::new(FabricConfig::default())?;
+//! let (server, client) = (fabric.attach(None)?, fabric.attach(None)?);
+//! let listener = server.listen("0.0.0.0:8080".parse()?)?;
+//!
+//! let near = client.connect(SocketAddr::new(server.ip(), 8080)).await?;
+//! let (far, peer) = listener.accept().await?;
+//! assert_eq!(peer.ip(), client.ip());
+//!
+//! near.write_bytes(Bytes::from_static(b"hello")).await?;
+//! assert_eq!(far.read_bytes(1024).await?, "hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap(); Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod config;
+mod counters;
+mod error;
+mod fabric;
+mod host;
+mod listener;
+mod names;
+mod node_port;
+mod pipe;
+mod pod;
+mod policy;
+mod pool;
+mod ports;
+mod service;
+mod stream;
+mod sync;
+
+pub use ipnet::Ipv4Net;
+
+pub use crate::{
+    config::{FabricConfig, Outside, PodLimits},
+    counters::Metrics,
+    error::{AttachError, ConfigError, NetError, ResolveError},
+    fabric::{Fabric, Names},
+    listener::Listener,
+    names::PodIdentity,
+    pod::{BoundPort, PodNetwork, PodStats},
+    policy::{Attempt, ConnectPolicy, Origin},
+    service::{
+        Affinity, NodePortError, Protocol, ServiceHost, ServiceKey, ServicePort, ServiceSpec,
+        Services,
+    },
+    stream::Stream,
+};

@@ -1,0 +1,494 @@
+//! The fabric: all pods of a node, and the way from one to another.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::{net::TcpStream, sync::Semaphore};
+
+use crate::{
+    AttachError, Attempt, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError, Origin,
+    PodIdentity, PodNetwork, Protocol, ResolveError, Services, Stream,
+    counters::Counters,
+    host::{HostSocket, reset_on_close},
+    listener::{Backlog, Place, Slot},
+    names,
+    pipe::{self, Account},
+    pod::Pod,
+    pool::AddressPool,
+    service::{Balancer, Found, ServiceTable},
+    sync::lock,
+};
+
+/// How many endpoints outside of the fabric one connect tries: each may take as long as a connect may.
+const MAX_DIALS: usize = 3;
+/// How many names the host's resolver is asked for at once: each takes a thread.
+const MAX_LOOKUPS: usize = 32;
+
+/// The virtual network of a node. Clones share it.
+///
+/// It lives until the last of its clones and of its pods' networks is gone.
+#[derive(Clone)]
+pub struct Fabric(Arc<Inner>);
+
+impl Fabric {
+    /// Makes a network without pods. Opens nothing on the host.
+    pub fn new(config: FabricConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        let pool = AddressPool::new(config.pod_cidr);
+        Ok(Self(Arc::new(Inner {
+            node_ip: IpAddr::V4(pool.gateway()),
+            pool: Mutex::new(pool),
+            pods: ArcSwap::default(),
+            pods_writer: Mutex::new(()),
+            services: ServiceTable::default(),
+            policy: ArcSwapOption::empty(),
+            counters: Counters::default(),
+            node_account: Arc::new(Account::new(usize::MAX)),
+            node_port_pending: Arc::new(Semaphore::new(config.node_port_pending)),
+            lookups: Semaphore::new(MAX_LOOKUPS),
+            next_port: AtomicU16::new(rand::random()),
+            config,
+        })))
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &FabricConfig {
+        &self.0.config
+    }
+
+    /// The node's own address in the pod network, from which [`dial`](Self::dial) comes: the first one.
+    pub fn node_ip(&self) -> IpAddr {
+        self.0.node_ip
+    }
+
+    /// Gives a nameless pod a network: see [`attach_as`](Self::attach_as).
+    pub fn attach(&self, want: Option<IpAddr>) -> Result<PodNetwork, AttachError> {
+        self.attach_as(PodIdentity::default(), want)
+    }
+
+    /// Gives a pod a network of its own, with the wanted address or the one that has been free for longest.
+    pub fn attach_as(
+        &self,
+        identity: PodIdentity,
+        want: Option<IpAddr>,
+    ) -> Result<PodNetwork, AttachError> {
+        let ip = {
+            let mut pool = lock(&self.0.pool);
+            match want {
+                Some(ip) => pool.take_this(ip)?,
+                None => pool.take()?,
+            }
+        };
+        let pod = Arc::new(Pod::new(self.0.clone(), ip, identity));
+        self.0.change_pods(|pods| {
+            pods.insert(ip, pod.clone());
+        });
+        Ok(PodNetwork::new(pod))
+    }
+
+    /// Connects from the node: a probe, port forwarding. `to` is a pod's or a Service's address. Errors and waiting are
+    /// those of [`PodNetwork::connect`].
+    pub fn dial(
+        &self,
+        to: SocketAddr,
+    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
+        let inner = self.0.clone();
+        async move {
+            let connected = inner.dial(to).await;
+            inner.counters.count_connect(&connected);
+            connected
+        }
+    }
+
+    /// Hands a connection that the host accepted to whoever listens at `to`, a pod's or a Service's address. The socket
+    /// itself goes into the listener's backlog; no byte is copied. (Only an endpoint outside of the fabric, if allowed,
+    /// gets a relay, which then needs a tokio runtime.) `from` is the client's address as the pod is to see it.
+    ///
+    /// If it fails, the connection is reset.
+    pub async fn deliver(
+        &self,
+        to: SocketAddr,
+        socket: TcpStream,
+        from: SocketAddr,
+    ) -> Result<(), NetError> {
+        let reserve = self.0.reserve(Origin::Outside(from.ip()), to);
+        self.0.hand_over(reserve, socket, from).await
+    }
+
+    /// The Services.
+    pub fn services(&self) -> Services {
+        Services::new(self.0.clone())
+    }
+
+    /// The cluster's names.
+    pub fn names(&self) -> Names {
+        Names(self.0.clone())
+    }
+
+    /// Sets who decides about connections; none: everybody may connect to everybody, as at first. Connections that
+    /// exist stay.
+    pub fn set_policy(&self, policy: Option<Box<dyn ConnectPolicy>>) {
+        self.0.policy.store(policy.map(Arc::new));
+    }
+
+    /// Figures of this moment.
+    pub fn metrics(&self) -> Metrics {
+        let inner = &self.0;
+        let (addresses_used, addresses) = {
+            let pool = lock(&inner.pool);
+            (pool.used(), pool.capacity())
+        };
+        let services = self.services();
+        Metrics {
+            pods: inner.pods.load().len(),
+            addresses_used,
+            addresses,
+            services: services.count(),
+            node_ports: services.node_ports().len(),
+            ..inner.counters.snapshot()
+        }
+    }
+
+    /// Closes all pods' networks, all node ports, and forgets all Services.
+    pub fn close(&self) {
+        self.0.services.clear();
+        let pods = self.0.pods.load_full();
+        for pod in pods.values() {
+            pod.close();
+        }
+    }
+}
+
+impl fmt::Debug for Fabric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fabric")
+            .field("pod_cidr", &self.0.config.pod_cidr)
+            .field("pods", &self.0.pods.load().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The names of a cluster, as its DNS server would know them.
+#[derive(Clone)]
+pub struct Names(Arc<Inner>);
+
+impl Names {
+    /// The suffix of them all.
+    pub fn domain(&self) -> &str {
+        &self.0.config.cluster_domain
+    }
+
+    /// The addresses of a full name (`NAME.NAMESPACE.svc.DOMAIN`, `HOSTNAME.NAME.NAMESPACE.svc.DOMAIN`; a dot at the end
+    /// and the case make no difference), if there is such a name. Several come in turning order.
+    pub fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
+        names::lookup(&self.0, name)
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names")
+            .field("domain", &self.domain())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A fabric behind its handles.
+pub(crate) struct Inner {
+    pub(crate) config: FabricConfig,
+    pub(crate) services: ServiceTable,
+    pub(crate) counters: Counters,
+    /// Places for connections from node ports that have to wait.
+    pub(crate) node_port_pending: Arc<Semaphore>,
+    node_ip: IpAddr,
+    pool: Mutex<AddressPool>,
+    pods: ArcSwap<imbl::HashMap<Ipv4Addr, Arc<Pod>>>,
+    pods_writer: Mutex<()>,
+    policy: ArcSwapOption<Box<dyn ConnectPolicy>>,
+    /// What the node's own ends of connections are booked on.
+    node_account: Arc<Account>,
+    lookups: Semaphore,
+    next_port: AtomicU16,
+}
+
+/// The far end of a connection that can be made.
+pub(crate) enum Reserved {
+    /// A place in the backlog of a pod's listener; `at` is the pod's address.
+    Pod {
+        pod: Arc<Pod>,
+        at: SocketAddr,
+        slot: Slot,
+    },
+    /// A connected socket of the host.
+    Outside(TcpStream),
+}
+
+impl Inner {
+    fn change_pods(&self, change: impl FnOnce(&mut imbl::HashMap<Ipv4Addr, Arc<Pod>>)) {
+        let _writer = lock(&self.pods_writer);
+        let mut next = imbl::HashMap::clone(&self.pods.load());
+        change(&mut next);
+        self.pods.store(Arc::new(next));
+    }
+
+    /// Takes a pod out of the network. Its address stays in use until it is [released](Self::release).
+    pub(crate) fn forget(&self, ip: Ipv4Addr) {
+        self.change_pods(|pods| {
+            pods.remove(&ip);
+        });
+    }
+
+    pub(crate) fn release(&self, ip: Ipv4Addr) {
+        lock(&self.pool).release(ip);
+    }
+
+    fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
+        let IpAddr::V4(ip) = ip else { return None };
+        self.pods.load().get(&ip).cloned()
+    }
+
+    fn is_pod_network(&self, ip: IpAddr) -> bool {
+        matches!(ip, IpAddr::V4(ip) if self.config.pod_cidr.contains(&ip))
+    }
+
+    /// Finds who is to have a connection to `to`, and a place in its backlog.
+    pub(crate) async fn reserve(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+        match self.services.find(Protocol::Tcp, to) {
+            Found::Port(balancer) => self.reserve_endpoint(from, to, &balancer).await,
+            Found::NoSuchPort => Err(NetError::ConnectionRefused(to)),
+            Found::NotAService => self.reserve_directly(from, to).await,
+        }
+    }
+
+    async fn reserve_directly(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+        if !self.is_pod_network(to.ip()) {
+            if !self.config.outside.allows(to.ip(), false) {
+                return Err(NetError::NetworkUnreachable(to));
+            }
+            self.ask_policy(from, to)?;
+            return self.dial_outside(to).await.map(Reserved::Outside);
+        }
+        if to.ip() == self.node_ip {
+            return Err(NetError::ConnectionRefused(to));
+        }
+        let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
+        self.ask_policy(from, to)?;
+        self.reserve_in(&pod, to).await
+    }
+
+    /// Waits for a place in the backlog of who listens in this pod.
+    pub(crate) async fn reserve_in(
+        &self,
+        pod: &Arc<Pod>,
+        at: SocketAddr,
+    ) -> Result<Reserved, NetError> {
+        let backlog = pod.listener(at).ok_or(NetError::ConnectionRefused(at))?;
+        let slot = match backlog.try_reserve() {
+            Place::Free(slot) => slot,
+            Place::Full => backlog.reserve(at, self.config.connect_timeout).await?,
+            Place::Closed => return Err(NetError::ConnectionRefused(at)),
+        };
+        Ok(Reserved::Pod {
+            pod: pod.clone(),
+            at,
+            slot,
+        })
+    }
+
+    /// Tries the endpoints of a Service in the balancer's order. Dead ones are passed over; full ones too, at first.
+    async fn reserve_endpoint(
+        &self,
+        from: Origin,
+        to: SocketAddr,
+        balancer: &Balancer,
+    ) -> Result<Reserved, NetError> {
+        let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
+        let mut dials = 0;
+        for at in balancer.order(from.ip()) {
+            self.ask_policy(from, at)?;
+            if self.is_pod_network(at.ip()) {
+                let Some(pod) = self.pod(at.ip()) else {
+                    continue;
+                };
+                let Some(backlog) = pod.listener(at) else {
+                    continue;
+                };
+                match backlog.try_reserve() {
+                    Place::Free(slot) => return Ok(Reserved::Pod { pod, at, slot }),
+                    Place::Full => drop(full.get_or_insert((pod, at, backlog))),
+                    Place::Closed => {}
+                }
+            } else if self.config.outside.allows(at.ip(), true) && dials < MAX_DIALS {
+                dials += 1;
+                match self.dial_outside(at).await {
+                    Ok(socket) => return Ok(Reserved::Outside(socket)),
+                    Err(error) if error.is_endpoint_dead() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let (pod, at, backlog) = full.ok_or(NetError::ConnectionRefused(to))?;
+        let slot = backlog.reserve(to, self.config.connect_timeout).await?;
+        Ok(Reserved::Pod { pod, at, slot })
+    }
+
+    fn ask_policy(&self, from: Origin, to: SocketAddr) -> Result<(), NetError> {
+        let policy = self.policy.load();
+        let denied = policy.as_ref().is_some_and(|policy| {
+            !policy.allows(&Attempt {
+                from,
+                to,
+                protocol: Protocol::Tcp,
+            })
+        });
+        if denied {
+            Err(NetError::Denied(to))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn dial_outside(&self, to: SocketAddr) -> Result<TcpStream, NetError> {
+        match tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(to)).await {
+            Ok(connected) => connected.map_err(|error| NetError::of_dial(error, to)),
+            Err(_elapsed) => Err(NetError::TimedOut(to)),
+        }
+    }
+
+    async fn dial(self: &Arc<Self>, to: SocketAddr) -> Result<Stream, NetError> {
+        let target = SocketAddr::new(to.ip().to_canonical(), to.port());
+        match self.reserve(Origin::Node, target).await? {
+            Reserved::Pod { pod, at, slot } => {
+                let (near, far) = pipe::pair(self.config.buffer, &self.node_account, &pod.account);
+                let local = SocketAddr::new(self.node_ip, self.node_port());
+                pod.accept(slot, far, at, local, to)?;
+                Ok(Stream::memory(near, local, to, None))
+            }
+            Reserved::Outside(socket) => {
+                let local = socket.local_addr()?;
+                let socket = Arc::new(HostSocket::new(socket, self.node_account.clone()));
+                Ok(Stream::host(socket, local, to, None))
+            }
+        }
+    }
+
+    /// A port for the near end of a connection from the node. They only tell connections apart in what pods log, so
+    /// nobody keeps a list of them.
+    fn node_port(&self) -> u16 {
+        let (first, last) = (
+            *self.config.ephemeral_ports.start(),
+            *self.config.ephemeral_ports.end(),
+        );
+        let count = u32::from(last - first) + 1;
+        let next = u32::from(self.next_port.fetch_add(1, Ordering::Relaxed)) % count;
+        first + u16::try_from(next).unwrap_or(0)
+    }
+
+    /// Delivers a connection that came in by a node port.
+    pub(crate) async fn deliver_by_node_port(
+        &self,
+        balancer: &Balancer,
+        port: u16,
+        socket: TcpStream,
+        from: SocketAddr,
+    ) -> Result<(), NetError> {
+        let to = socket
+            .local_addr()
+            .unwrap_or_else(|_| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
+        let reserve = self.reserve_endpoint(Origin::Outside(from.ip()), to, balancer);
+        self.hand_over(reserve, socket, from).await
+    }
+
+    /// Gives a socket to the place that `reserve` finds for it.
+    async fn hand_over(
+        &self,
+        reserve: impl Future<Output = Result<Reserved, NetError>>,
+        socket: TcpStream,
+        from: SocketAddr,
+    ) -> Result<(), NetError> {
+        let socket = Undelivered(Some(socket));
+        let delivered = match reserve.await {
+            Ok(Reserved::Pod { pod, at, slot }) => match socket.take() {
+                Some(socket) => pod.accept_host(slot, socket, at, from),
+                None => Err(NetError::Closed),
+            },
+            Ok(Reserved::Outside(endpoint)) => self.relay(socket, endpoint),
+            Err(error) => Err(error),
+        };
+        self.counters.count_delivery(&delivered);
+        delivered
+    }
+
+    /// Starts to copy between a client's socket and an endpoint's, both of the host.
+    fn relay(&self, client: Undelivered, mut endpoint: TcpStream) -> Result<(), NetError> {
+        let limit = self.config.node_port_pending;
+        let place = self
+            .node_port_pending
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| NetError::TooMany {
+                what: "relayed connections",
+                limit,
+            })?;
+        let Some(mut client) = client.take() else {
+            return Err(NetError::Closed);
+        };
+        client
+            .set_nodelay(true)
+            .and_then(|()| endpoint.set_nodelay(true))?;
+        self.counters.count_relay();
+        tokio::spawn(async move {
+            let _place = place;
+            // Whoever broke it off, both sides learn of it by their sockets.
+            let _copied = tokio::io::copy_bidirectional(&mut client, &mut endpoint).await;
+        });
+        Ok(())
+    }
+
+    /// Asks the host's resolver.
+    pub(crate) async fn resolve_outside(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let failed = |source: io::Error| ResolveError::Outside {
+            name: name.to_owned(),
+            source,
+        };
+        let _place = self
+            .lookups
+            .acquire()
+            .await
+            .map_err(|closed| failed(io::Error::other(closed)))?;
+        let found = tokio::net::lookup_host((name, 0)).await.map_err(failed)?;
+        let mut found: Vec<_> = found.map(|address| address.ip()).collect();
+        found.dedup();
+        if found.is_empty() {
+            Err(ResolveError::NotFound(name.to_owned()))
+        } else {
+            Ok(found)
+        }
+    }
+}
+
+/// A client's socket that is reset unless somebody takes it.
+struct Undelivered(Option<TcpStream>);
+
+impl Undelivered {
+    fn take(mut self) -> Option<TcpStream> {
+        self.0.take()
+    }
+}
+
+impl Drop for Undelivered {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.0 {
+            reset_on_close(socket);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Node ports: listening sockets of the host that lead into Services.
+//!
+//! The socket that the kernel accepted is itself handed to the endpoint's listener: no byte is copied in between. Only
+//! an endpoint outside of the fabric needs a relay.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, Weak},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    runtime::Handle,
+    task::AbortHandle,
+};
+
+use crate::{
+    fabric::Inner,
+    host::reset_on_close,
+    service::{Protocol, ServiceKey},
+    sync::lock,
+};
+
+/// How many connections the kernel keeps for a node port until they are accepted.
+const KERNEL_BACKLOG: u32 = 1024;
+/// How long to rest when the host has no more descriptors for accepted connections.
+const REST: Duration = Duration::from_millis(50);
+
+/// The node ports that are open.
+#[derive(Default)]
+pub(crate) struct NodePorts {
+    open: HashMap<(Protocol, u16), NodePort>,
+}
+
+struct NodePort {
+    owner: ServiceKey,
+    socket: Arc<Acceptor>,
+    task: AbortHandle,
+}
+
+impl Drop for NodePort {
+    fn drop(&mut self) {
+        // The port is free when this returns, whenever the task comes to its end.
+        self.socket.close();
+        self.task.abort();
+    }
+}
+
+impl NodePorts {
+    /// Opens a node port for a Service, unless it has it open.
+    pub(crate) fn open(
+        &mut self,
+        fabric: &Arc<Inner>,
+        owner: &ServiceKey,
+        (protocol, port): (Protocol, u16),
+    ) -> io::Result<()> {
+        let Some(ip) = fabric.config.node_ports else {
+            return Ok(());
+        };
+        if let Some(open) = self.open.get(&(protocol, port)) {
+            if open.owner == *owner {
+                return Ok(());
+            }
+            let message = format!("the Service {} has it", open.owner);
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        }
+        if protocol == Protocol::Udp {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "node ports for UDP are not supported",
+            ));
+        }
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
+        let socket = Arc::new(Acceptor::bind(SocketAddr::new(ip, port))?);
+        let task = runtime
+            .spawn(serve(Arc::downgrade(fabric), socket.clone()))
+            .abort_handle();
+        self.open.insert(
+            (protocol, port),
+            NodePort {
+                owner: owner.clone(),
+                socket,
+                task,
+            },
+        );
+        Ok(())
+    }
+
+    /// Closes the node ports of a Service that it does not want any more.
+    pub(crate) fn close_others(
+        &mut self,
+        owner: &ServiceKey,
+        wanted: impl Fn((Protocol, u16)) -> bool,
+    ) {
+        self.open
+            .retain(|&node_port, open| open.owner != *owner || wanted(node_port));
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.open.clear();
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<(Protocol, SocketAddr)> {
+        let mut all: Vec<_> = self
+            .open
+            .iter()
+            .map(|(&(protocol, _), open)| (protocol, open.socket.address))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+}
+
+/// A listening socket that can be closed from outside of the task that accepts.
+struct Acceptor {
+    socket: Mutex<Option<TcpListener>>,
+    address: SocketAddr,
+}
+
+impl Acceptor {
+    fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        // Else a port can't be opened again for a minute after its last connection.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(KERNEL_BACKLOG)?;
+        let address = socket.local_addr()?;
+        Ok(Self {
+            socket: Mutex::new(Some(socket)),
+            address,
+        })
+    }
+
+    fn close(&self) {
+        let socket = lock(&self.socket).take();
+        drop(socket);
+    }
+
+    /// Accepts; nothing when closed.
+    fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<(TcpStream, SocketAddr)>>> {
+        let socket = lock(&self.socket);
+        let Some(socket) = &*socket else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(ready!(socket.poll_accept(cx))))
+    }
+}
+
+/// Accepts connections and hands them on, until the port is closed or the fabric is gone.
+async fn serve(fabric: Weak<Inner>, socket: Arc<Acceptor>) {
+    let port = socket.address.port();
+    let mut failing = false;
+    while let Some(accepted) = poll_fn(|cx| socket.poll_accept(cx)).await {
+        let Some(fabric) = fabric.upgrade() else {
+            return;
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                failing = false;
+                admit(fabric, port, stream, peer);
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Said once, not at each attempt.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(port, %error, "cannot accept connections on a node port; trying on");
+                }
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Whether only the connection is lost that was about to be accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
+    )
+}
+
+/// Hands one connection on: at once if there is room for it, else by a task, of which there are so many and no more.
+fn admit(fabric: Arc<Inner>, port: u16, stream: TcpStream, peer: SocketAddr) {
+    let Some(balancer) = fabric.services.node_port(Protocol::Tcp, port) else {
+        reset_on_close(&stream);
+        return;
+    };
+    let pending = fabric.node_port_pending.clone();
+    let mut handing = Box::pin(async move {
+        fabric
+            .deliver_by_node_port(&balancer, port, stream, peer)
+            .await
+    });
+    // Nearly always done by the first poll, without a task.
+    let done = handing
+        .as_mut()
+        .poll(&mut Context::from_waker(std::task::Waker::noop()));
+    if done.is_pending()
+        && let Ok(place) = pending.try_acquire_owned()
+    {
+        tokio::spawn(async move {
+            let _place = place;
+            // Counted and logged where it failed.
+            let _delivered = handing.await;
+        });
+    }
+}

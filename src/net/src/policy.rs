@@ -1,0 +1,45 @@
+//! Who may connect to whom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::Protocol;
+
+/// Who opens a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The pod with this address.
+    Pod(IpAddr),
+    /// The node itself: probes, port forwarding.
+    Node,
+    /// A client outside of the virtual network, by a socket of the host.
+    Outside(IpAddr),
+}
+
+impl Origin {
+    /// The client's address, if it has one.
+    pub(crate) fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Pod(ip) | Self::Outside(ip) => Some(ip),
+            Self::Node => None,
+        }
+    }
+}
+
+/// A connection about to be made, or a datagram about to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attempt {
+    /// Who.
+    pub from: Origin,
+    /// To what: a pod's address, or one outside of the virtual network. Never a Service's: the endpoint is chosen
+    /// already.
+    pub to: SocketAddr,
+    /// By which protocol.
+    pub protocol: Protocol,
+}
+
+/// Decides, once for each connection, whether it may be made. It is asked on the way of every connect: it must be quick
+/// and must not block. Connections of a pod to itself are not asked about.
+pub trait ConnectPolicy: Send + Sync + 'static {
+    /// Whether this may be; if not, the connect fails with [`NetError::Denied`](crate::NetError::Denied).
+    fn allows(&self, attempt: &Attempt) -> bool;
+}
