@@ -4,6 +4,8 @@
 //! built in a moment on a machine where nothing else has been built yet.
 
 mod guests;
+#[cfg(test)]
+mod links;
 mod shell;
 mod tools;
 
