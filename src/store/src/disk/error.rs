@@ -52,7 +52,7 @@ pub enum OpenError {
 
 /// A failure of an open, before the path is known.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenFailure {
+pub(crate) enum OpenFailure {
     #[error("the database is in use by another process")]
     InUse,
     #[error("the database is damaged: {0}")]

@@ -18,17 +18,19 @@ use std::{
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, TableError};
+use redb::{Builder, Database, ReadableDatabase as _, TableError};
 use tokio::sync::oneshot;
 
 pub use error::OpenError;
+pub(crate) use error::OpenFailure;
 
 use self::{
-    error::{DiskError, OpenFailure},
+    error::DiskError,
     format::{FORMAT, INDEX, LOG, Position, STATE, state},
     queue::{Compaction, Pending, Queue, Rejected},
     shared::Shared,
@@ -42,6 +44,9 @@ use crate::{
 
 /// Ranges of at most so many items are read where they are asked for; longer ones on a thread that may block.
 const SHORT_RANGE: usize = 32;
+
+/// How long to leave a failed database alone before it is opened again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a [`Redb`] works. The defaults suit a cluster of some hundred nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,16 +106,19 @@ impl Redb {
     /// Blocks: after a crash, and with [`Options::verify`], the whole file is read.
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, OpenError> {
         let path = path.as_ref().to_owned();
-        let failed = |failure: OpenFailure| failure.at(&path);
-        prepare_file(&path).map_err(|error| failed(error.into()))?;
         let file = path.clone();
-        Self::start(move |builder| builder.create(&file), options).map_err(failed)
+        let open = move |builder: &Builder| {
+            create(&file, builder)?;
+            Ok(builder.open(&file)?)
+        };
+        Self::start(open, options, REOPEN_PAUSE).map_err(|failure| failure.at(&path))
     }
 
-    /// Starts a store over what `create` opens, now and after a failure.
-    fn start(
-        create: impl Fn(&Builder) -> Result<Database, DatabaseError> + Send + 'static,
+    /// Starts a store over what `open` opens, now and, no sooner than `pause` later, after a failure.
+    pub(crate) fn start(
+        open: impl Fn(&Builder) -> Result<Database, OpenFailure> + Send + 'static,
         options: Options,
+        pause: Duration,
     ) -> Result<Self, OpenFailure> {
         let Options {
             limits,
@@ -125,7 +133,7 @@ impl Redb {
             builder
                 .set_cache_size(cache_bytes)
                 .set_check_integrity_on_open(verify);
-            let db = create(&builder)?;
+            let db = open(&builder)?;
             let position = load_or_initialize(&db)?;
             Ok((db, position))
         });
@@ -136,7 +144,7 @@ impl Redb {
             snapshot,
             recent_bytes,
         ));
-        let writer = Writer::new(shared.clone(), opener, db, position);
+        let writer = Writer::new(shared.clone(), opener, pause, db, position);
         let writer = thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run())?;
@@ -148,17 +156,48 @@ impl Redb {
     }
 }
 
-/// Makes the file if it is absent: for its owner alone, and so that it survives a crash as soon as something in it does.
-fn prepare_file(path: &Path) -> io::Result<()> {
+/// Makes the database if it is absent, under another name first: a crash in the middle must not leave something that
+/// is neither a database nor nothing.
+fn create(path: &Path, builder: &Builder) -> Result<(), OpenFailure> {
+    if path.try_exists()? {
+        return Ok(());
+    }
+    let unfinished = path.with_added_extension("new");
+    match make(&unfinished, builder) {
+        Err(OpenFailure::Damaged(_)) => {
+            // A crash left it.
+            fs::remove_file(&unfinished)?;
+            make(&unfinished, builder)?;
+        }
+        made => made?,
+    }
+    // Unlike a rename, this replaces nothing that another process may have put there meanwhile.
+    match fs::hard_link(&unfinished, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => fs::rename(&unfinished, path)?,
+        linked => linked?,
+    }
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    sync_dir_of(path)?;
+    Ok(())
+}
+
+/// Makes an empty database in a file that only its owner can read.
+fn make(path: &Path, builder: &Builder) -> Result<(), OpenFailure> {
     let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
+    options.write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(error),
-    }
+    options.open(path)?;
+    load_or_initialize(&builder.create(path)?)?;
+    Ok(())
+}
+
+/// Makes sure that the name of a new file survives a crash.
+fn sync_dir_of(path: &Path) -> io::Result<()> {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         Some(_) | None => Path::new("."),

@@ -31,8 +31,6 @@ pub(super) type Opener = Box<dyn Fn() -> Result<(Database, Position), OpenFailur
 const SWEEP_BESIDE_WRITES: u64 = 64;
 /// Revisions that are swept at one go when nobody waits. A write that comes then waits for a few milliseconds.
 const SWEEP_ALONE: u64 = 512;
-/// How long to leave a failed database alone before it is opened again.
-const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
     /// Dropped before everybody learns that the store is closed.
@@ -40,6 +38,8 @@ pub(super) struct Writer {
     /// Where the published state stands.
     position: Position,
     opener: Opener,
+    /// How long to leave a failed database alone before it is opened again.
+    pause: Duration,
     shared: Arc<Shared>,
     _end: End,
 }
@@ -53,6 +53,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         opener: Opener,
+        pause: Duration,
         db: Database,
         position: Position,
     ) -> Self {
@@ -60,6 +61,7 @@ impl Writer {
             disk: Disk::Open(db),
             position,
             opener,
+            pause,
             _end: End(shared.clone()),
             shared,
         }
@@ -147,7 +149,7 @@ impl Writer {
 
     fn reopen_if_failed(&mut self) {
         match &self.disk {
-            Disk::Failed { since, .. } if since.elapsed() >= REOPEN_PAUSE => {}
+            Disk::Failed { since, .. } if since.elapsed() >= self.pause => {}
             Disk::Failed { .. } | Disk::Open(_) => return,
         }
         match self.reopen() {

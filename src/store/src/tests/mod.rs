@@ -1,6 +1,9 @@
 //! What every backend must do, run on each of them.
 
 mod contract;
+mod crash;
+mod disk;
+mod model;
 
 use std::sync::Arc;
 
