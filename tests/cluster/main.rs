@@ -1,1 +1,12 @@
-//! Cluster tests.
+//! Tests across crates. One binary; a module for each theme; everything about starting clusters is in [`harness`].
+//!
+//! They run the real `vaquita` binary and talk to it as users do: by `kubectl`, by HTTP, by signals. The guests must
+//! have been built before: `cargo task test` does that.
+
+mod bad_input;
+mod command_line;
+mod conversation;
+mod harness;
+mod layering;
+mod pods;
+mod restart;

@@ -1,0 +1,363 @@
+//! A whole cluster in this process: [`Cluster::start`] is the one place that knows every part.
+//!
+//! The order is the order of need. The data directory is locked and the sockets are bound before anything works, so
+//! that a second start fails early and addresses are known; then store, API server, control loops and node follow,
+//! each talking to the API server alone. Stopping goes the other way.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpListener;
+use vaquita_apiserver::{ApiServer, User, pki::Pki};
+use vaquita_image::ImageStore;
+use vaquita_net::{Fabric, FabricConfig};
+use vaquita_node::{Node, NodeConfig};
+use vaquita_runtime::Runtime;
+use vaquita_store::{Redb, Store};
+
+use crate::{
+    local,
+    supervise::{Ending, Supervisor},
+};
+
+/// How long a part may take to end once it has been told to.
+const PART_DEADLINE: Duration = Duration::from_secs(5);
+/// How long to wait for the API server and the node to become ready before the start counts as failed.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a cluster is made of. [`ClusterConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Directory of everything that the cluster keeps; made if absent, with mode 700.
+    pub data_dir: PathBuf,
+    /// Where the API is served over HTTPS. Default `127.0.0.1:6443`; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Where the same API is served in plain HTTP to anybody who can connect. Default none.
+    pub insecure_listen: Option<SocketAddr>,
+    /// Name of the Node object. Default: the host's name.
+    pub node_name: String,
+    /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
+    /// backend for them.
+    pub docker: bool,
+}
+
+impl ClusterConfig {
+    /// The defaults, over `data_dir`.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
+            insecure_listen: None,
+            node_name: host_name(),
+            docker: true,
+        }
+    }
+}
+
+/// Why a cluster could not start. Each variant is the step that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory could not be made or opened.
+    #[error("cannot use the data directory {path}: {source}")]
+    DataDir {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process runs a cluster over the same data directory.
+    #[error("the data directory {path} is in use by another process: stop that one, or choose another with --data-dir")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A socket could not be bound.
+    #[error("cannot listen on {address}: {source}: stop what listens there, or choose another address with {option}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// The option that chooses another.
+        option: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database could not be opened.
+    #[error("cannot open the database: {0}")]
+    Store(#[from] vaquita_store::OpenError),
+    /// Keys and certificates could not be read or made.
+    #[error("cannot prepare keys and certificates: {0}")]
+    Pki(#[from] vaquita_apiserver::pki::PkiError),
+    /// The API server refused its configuration or could not read the store.
+    #[error("cannot start the API server: {0}")]
+    Api(#[from] vaquita_apiserver::StartError),
+    /// The image store could not be opened.
+    #[error("cannot open the image store: {0}")]
+    Images(#[from] vaquita_image::ImageError),
+    /// The virtual network refused its configuration.
+    #[error("cannot make the pod network: {0}")]
+    Network(#[from] vaquita_net::ConfigError),
+    /// The Wasm runtime could not start.
+    #[error("cannot start the Wasm runtime: {0}")]
+    Runtime(#[from] vaquita_runtime::RuntimeError),
+    /// The node could not start.
+    #[error("cannot start the node: {0}")]
+    Node(#[from] vaquita_node::StartError),
+    /// Everything runs, but did not become ready in time.
+    #[error("not ready after {} s: {what}", READY_DEADLINE.as_secs())]
+    NotReady {
+        /// What was still missing.
+        what: String,
+    },
+}
+
+/// A part of the start that is done.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// A word or two.
+    pub name: &'static str,
+    /// What came out of it.
+    pub detail: String,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A running cluster. Dropping it cuts it off; [`Cluster::stop`] ends it in good order. Either way, nothing that was
+/// acknowledged is lost.
+pub struct Cluster {
+    supervisor: Supervisor,
+    api: Arc<ApiServer>,
+    store: Arc<dyn Store>,
+    client: kube::Client,
+    url: String,
+    insecure_url: Option<String>,
+    kubeconfig: PathBuf,
+    images: ImageStore,
+    fabric: Fabric,
+    // Held as long as the cluster runs: the lock on the data directory.
+    _lock: File,
+}
+
+impl Cluster {
+    /// Starts a cluster and returns when its API answers and its node is Ready.
+    pub async fn start(config: ClusterConfig) -> Result<Self, StartError> {
+        Self::start_reporting(config, |_| {}).await
+    }
+
+    /// The same, telling `report` of each step as it ends.
+    pub async fn start_reporting(config: ClusterConfig, report: impl FnMut(Step)) -> Result<Self, StartError> {
+        let mut clock = Clock::new(report);
+        let lock = lock_data_dir(&config.data_dir)?;
+        let sockets = Sockets::bind(&config).await?;
+
+        let store: Arc<dyn Store> = open_store(&config.data_dir).await?;
+        clock.step("store", format!("revision {}", store.revision()));
+
+        let url = format!("https://{}", sockets.address);
+        let pki = Pki::load_or_create(&config.data_dir.join("pki"), sockets.address)?;
+        let kubeconfig = config.data_dir.join("admin.kubeconfig");
+        pki.write_admin_files(&config.data_dir, &url)?;
+        clock.step("credentials", kubeconfig.display().to_string());
+
+        let api = Arc::new(ApiServer::start(store.clone(), api_config(&pki)).await?);
+        let mut supervisor = Supervisor::default();
+        let insecure_url = sockets.insecure_address.map(|address| format!("http://{address}"));
+        sockets.serve(&mut supervisor, &api);
+        clock.step("API server", url.clone());
+
+        let client = local::client(api.router(), User::in_process("system:admin"));
+        start_control_loops(&mut supervisor, &api);
+        clock.step("control loops", "controllers, scheduler".to_owned());
+
+        let images = ImageStore::open(&config.data_dir.join("images"))?;
+        let fabric = Fabric::new(FabricConfig::default())?;
+        start_node(&mut supervisor, &api, &config, &images, &fabric).await?;
+        wait_ready(&client, &api, &config.node_name).await?;
+        clock.step("node", format!("{} is Ready", config.node_name));
+
+        Ok(Self { supervisor, api, store, client, url, insecure_url, kubeconfig, images, fabric, _lock: lock })
+    }
+
+    /// A client that may do everything.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// Where the API is served, `https://ADDRESS:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the API is served in plain HTTP, if it is.
+    pub fn insecure_url(&self) -> Option<&str> {
+        self.insecure_url.as_deref()
+    }
+
+    /// The file with which `kubectl` reaches this cluster as its administrator.
+    pub fn kubeconfig_path(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// The images that this cluster's pods can use.
+    pub fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
+    /// The network of this cluster's pods, to reach them without a socket.
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// Resolves when a part of the cluster has ended by itself, with a line that says which and how.
+    pub async fn failure(&self) -> String {
+        let (part, ending) = self.supervisor.failure().await;
+        match ending {
+            Ending::Returned => format!("the {part} ended by itself"),
+            Ending::Panicked(message) => format!("the {part} panicked: {message}"),
+        }
+    }
+
+    /// Stops everything, newest part first. Objects stay; pods run again at the next start.
+    pub async fn stop(self) {
+        for part in self.supervisor.stop().await {
+            tracing::warn!("the {part} did not stop in time and was cut off");
+        }
+        self.api.shutdown().await;
+        self.store.close().await;
+    }
+}
+
+/// The sockets of the API, bound before anything works.
+struct Sockets {
+    tls: TcpListener,
+    address: SocketAddr,
+    plain: Option<TcpListener>,
+    insecure_address: Option<SocketAddr>,
+}
+
+impl Sockets {
+    async fn bind(config: &ClusterConfig) -> Result<Self, StartError> {
+        let (tls, address) = bind(config.listen, "--listen").await?;
+        let (plain, insecure_address) = match config.insecure_listen {
+            Some(wanted) => {
+                let (listener, address) = bind(wanted, "--insecure-port").await?;
+                (Some(listener), Some(address))
+            }
+            None => (None, None),
+        };
+        Ok(Self { tls, address, plain, insecure_address })
+    }
+
+    /// Serves the API on them until the supervisor stops it.
+    fn serve(self, supervisor: &mut Supervisor, api: &Arc<ApiServer>, tls: Arc<rustls::ServerConfig>) {
+        let server = api.clone();
+        supervisor.start("API server", PART_DEADLINE, |stop| async move {
+            server.serve_tls(self.tls, tls, stop.cancelled_owned()).await;
+        });
+        if let Some(listener) = self.plain {
+            let server = api.clone();
+            supervisor.start("insecure API server", PART_DEADLINE, |stop| async move {
+                server.serve_plain(listener, stop.cancelled_owned()).await;
+            });
+        }
+    }
+}
+
+async fn bind(wanted: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address: wanted, option, source };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+/// Opens the database on a thread that may block: recovery after a crash reads it whole.
+async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
+    let path = dir.join("store.redb");
+    let opened = tokio::task::spawn_blocking(move || Redb::open(&path, vaquita_store::Options::default()));
+    match opened.await {
+        Ok(opened) => Ok(Arc::new(opened?)),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer) {
+    let client = local::client(api.router(), User::in_process("system:kube-controller-manager"));
+    supervisor.start("controllers", PART_DEADLINE, |stop| {
+        vaquita_controllers::run(client, vaquita_controllers::Options::default(), stop)
+    });
+    let client = local::client(api.router(), User::in_process("system:kube-scheduler"));
+    supervisor.start("scheduler", PART_DEADLINE, |stop| {
+        vaquita_scheduler::run(client, vaquita_scheduler::Options::default(), stop)
+    });
+}
+
+/// Waits until the API server says that it is ready and the Node object has the condition Ready.
+async fn wait_ready(client: &kube::Client, node: &str) -> Result<(), StartError> {
+    let ready = async {
+        let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client.clone());
+        let is_ready = |node: Option<&k8s_openapi::api::core::v1::Node>| {
+            node.and_then(|node| node.status.as_ref())
+                .and_then(|status| status.conditions.as_ref())
+                .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
+        };
+        kube::runtime::wait::await_condition(nodes, node, is_ready).await.map_err(|error| error.to_string())?;
+        let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
+        client.request_text(request).await.map_err(|error| error.to_string())
+    };
+    let what = match tokio::time::timeout(READY_DEADLINE, ready).await {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(error)) => error,
+        Err(_) => format!("the node {node} is not Ready"),
+    };
+    Err(StartError::NotReady { what })
+}
+
+/// Measures steps.
+struct Clock<R> {
+    last: Instant,
+    report: R,
+}
+
+impl<R: FnMut(Step)> Clock<R> {
+    fn new(report: R) -> Self {
+        Self { last: Instant::now(), report }
+    }
+
+    fn step(&mut self, name: &'static str, detail: String) {
+        let took = self.last.elapsed();
+        self.last = Instant::now();
+        (self.report)(Step { name, detail, took });
+    }
+}
+
+/// Makes the directory, for its owner alone, and takes the lock that keeps a second process out.
+fn lock_data_dir(dir: &Path) -> Result<File, StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| StartError::DataDir { path, source }
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
+    let path = dir.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(&path)(source)),
+    }
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}
