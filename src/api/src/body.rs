@@ -1,0 +1,404 @@
+//! Request bodies: from bytes to JSON values, noticing fields given twice, and the small types that are sent to
+//! subresources and verbs rather than stored.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::LazyLock;
+
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::autoscaling::v1::Scale;
+use k8s_openapi::api::core::v1::Binding;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::schema::{DecodeError, Schema};
+use crate::status::Status;
+
+/// A body as JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The value; where a field was given more than once, with the last of its values.
+    pub value: Value,
+    /// Paths of the fields given more than once, at most [`Parsed::LIMIT`] of them.
+    pub duplicates: Vec<String>,
+}
+
+impl Parsed {
+    /// How many duplicate fields are told apart.
+    pub const LIMIT: usize = 100;
+}
+
+/// Why a body can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not JSON, or nested more than 128 deep.
+    #[error("couldn't get version/kind; json parse error: {0}")]
+    Json(#[source] serde_json::Error),
+    /// Not YAML, or nested too deep, or with too many repetitions of anchors.
+    #[error("error converting YAML to JSON: {0}")]
+    Yaml(#[source] serde_yaml::Error),
+}
+
+impl From<ParseError> for Status {
+    fn from(error: ParseError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+/// Parses a JSON body. The caller bounds its length.
+pub fn json(bytes: &[u8]) -> Result<Parsed, ParseError> {
+    let duplicates = RefCell::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let seed = Node {
+        at: None,
+        duplicates: &duplicates,
+    };
+    let value = seed
+        .deserialize(&mut deserializer)
+        .map_err(ParseError::Json)?;
+    deserializer.end().map_err(ParseError::Json)?;
+    Ok(Parsed {
+        value,
+        duplicates: duplicates.into_inner(),
+    })
+}
+
+/// Parses a YAML body of one document. A key given twice is an error already in YAML.
+pub fn yaml(bytes: &[u8]) -> Result<Parsed, ParseError> {
+    let duplicates = RefCell::default();
+    let seed = Node {
+        at: None,
+        duplicates: &duplicates,
+    };
+    let value = seed
+        .deserialize(serde_yaml::Deserializer::from_slice(bytes))
+        .map_err(ParseError::Yaml)?;
+    Ok(Parsed {
+        value,
+        duplicates: duplicates.into_inner(),
+    })
+}
+
+/// A link of the way from the root to the value at hand; it lives on the stack for as long as that value is read.
+struct Link<'p> {
+    parent: Option<&'p Link<'p>>,
+    step: Step<'p>,
+}
+
+enum Step<'p> {
+    Field(&'p str),
+    Index(usize),
+}
+
+impl fmt::Display for Link<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+        }
+        match self.step {
+            Step::Field(name) if self.parent.is_none() => f.write_str(name),
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+/// Reads any JSON value.
+#[derive(Clone, Copy)]
+struct Node<'p> {
+    at: Option<&'p Link<'p>>,
+    duplicates: &'p RefCell<Vec<String>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        let number =
+            Number::from_f64(value).ok_or_else(|| E::custom("JSON has no infinite numbers"))?;
+        Ok(Value::Number(number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        loop {
+            let link = Link {
+                parent: self.at,
+                step: Step::Index(list.len()),
+            };
+            match items.next_element_seed(Node {
+                at: Some(&link),
+                duplicates: self.duplicates,
+            })? {
+                Some(value) => list.push(value),
+                None => return Ok(Value::Array(list)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<Key>()? {
+            let key = key.0;
+            let link = Link {
+                parent: self.at,
+                step: Step::Field(&key),
+            };
+            let value = entries.next_value_seed(Node {
+                at: Some(&link),
+                duplicates: self.duplicates,
+            })?;
+            if map.contains_key(&key) {
+                let mut duplicates = self.duplicates.borrow_mut();
+                let path = link.to_string();
+                if duplicates.len() < Parsed::LIMIT && !duplicates.contains(&path) {
+                    duplicates.push(path);
+                }
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// A key of a map; YAML allows numbers and booleans, too.
+struct Key(String);
+
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string as key")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
+                Ok(Key(key.to_owned()))
+            }
+
+            fn visit_string<E>(self, key: String) -> Result<Key, E> {
+                Ok(Key(key))
+            }
+
+            fn visit_i64<E>(self, key: i64) -> Result<Key, E> {
+                Ok(Key(key.to_string()))
+            }
+
+            fn visit_u64<E>(self, key: u64) -> Result<Key, E> {
+                Ok(Key(key.to_string()))
+            }
+
+            fn visit_bool<E>(self, key: bool) -> Result<Key, E> {
+                Ok(Key(key.to_string()))
+            }
+        }
+
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+/// A type that is sent to a subresource or along with a verb, and is not stored.
+pub struct BodyType<T> {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    schema: LazyLock<Schema>,
+    marker: std::marker::PhantomData<fn() -> T>,
+}
+
+/// `policy/v1` Eviction, for `pods/eviction`.
+pub static EVICTION: BodyType<Eviction> = BodyType::new("policy", "v1", "Eviction");
+/// `v1` Binding, for `pods/binding` and `bindings`.
+pub static BINDING: BodyType<Binding> = BodyType::new("", "v1", "Binding");
+/// `autoscaling/v1` Scale, for every `scale` subresource.
+pub static SCALE: BodyType<Scale> = BodyType::new("autoscaling", "v1", "Scale");
+/// `authentication.k8s.io/v1` TokenRequest, for `serviceaccounts/token`.
+pub static TOKEN_REQUEST: BodyType<TokenRequest> =
+    BodyType::new("authentication.k8s.io", "v1", "TokenRequest");
+/// `v1` DeleteOptions, which clients send with the group and version of whatever they delete.
+pub static DELETE_OPTIONS: BodyType<DeleteOptions> = BodyType::new("", "v1", "DeleteOptions");
+
+impl<T: DeserializeOwned> BodyType<T> {
+    const fn new(group: &'static str, version: &'static str, kind: &'static str) -> Self {
+        let schema = LazyLock::new(Schema::of::<T> as fn() -> Schema);
+        Self {
+            group,
+            version,
+            kind,
+            schema,
+            marker: std::marker::PhantomData,
+        }
+    }
+
+    /// The API group, "" for core.
+    pub fn group(&self) -> &'static str {
+        self.group
+    }
+
+    /// The version.
+    pub fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// The type's shape, for patches.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Reads the type; gives the paths of unknown fields besides. The kind must be right if it is there; the version of
+    /// [`DELETE_OPTIONS`] is nobody's business.
+    pub fn decode(&self, mut value: Value) -> Result<(T, Vec<String>), Status> {
+        if let Some(kind) = value.get("kind").and_then(Value::as_str)
+            && kind != self.kind
+        {
+            let version = value
+                .get("apiVersion")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            let message = format!(
+                "{kind} in version {version:?} cannot be handled as a {}",
+                self.kind
+            );
+            return Err(Status::bad_request(message));
+        }
+        let normalised = self
+            .schema
+            .normalise(&mut value)
+            .map_err(|error| self.refuse(&error))?;
+        if let Value::Object(object) = &mut value {
+            // The type checks these against its own, which is too strict for delete options.
+            object.remove("apiVersion");
+            object.remove("kind");
+        }
+        let body = serde_json::from_value(value).map_err(|error| self.refuse(&error))?;
+        Ok((body, normalised.unknown))
+    }
+
+    fn refuse(&self, error: &dyn std::error::Error) -> Status {
+        let Self { version, kind, .. } = self;
+        Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {error}"
+        ))
+    }
+}
+
+impl From<DecodeError> for Status {
+    fn from(error: DecodeError) -> Self {
+        Self::bad_request(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn notices_duplicate_fields_with_their_path() {
+        let parsed =
+            json(br#"{"a": 1, "b": [{"c": 1, "c": 2, "c": 3}], "a": {"d": null}}"#).unwrap();
+        assert_eq!(parsed.duplicates, ["b[0].c", "a"]);
+        assert_eq!(parsed.value, json!({"a": {"d": null}, "b": [{"c": 3}]}));
+    }
+
+    #[test]
+    fn reads_yaml() {
+        let parsed = yaml(b"a: 1\nb:\n- c: x\n  1: true\n").unwrap();
+        assert_eq!(parsed.value, json!({"a": 1, "b": [{"c": "x", "1": true}]}));
+        assert!(yaml(b"a: 1\nb: [").is_err());
+    }
+
+    #[test]
+    fn survives_hostile_bodies() {
+        assert!(json(b"").is_err());
+        assert!(json(b"{} {}").is_err());
+        assert!(json("[".repeat(100_000).as_bytes()).is_err());
+        assert!(yaml("[".repeat(100_000).as_bytes()).is_err());
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned()
+            + &(b'b'..=b'j')
+                .map(|c| {
+                    let (c, previous) = (char::from(c), char::from(c - 1));
+                    format!(
+                        "{c}: &{c} [{}]\n",
+                        vec![format!("*{previous}"); 9].join(",")
+                    )
+                })
+                .collect::<String>();
+        assert!(yaml(bomb.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn decodes_bodies() {
+        let (options, unknown) =
+            DELETE_OPTIONS.decode(json!({"apiVersion": "apps/v1", "kind": "DeleteOptions", "gracePeriodSeconds": 3, "x": 1})).unwrap();
+        assert_eq!(options.grace_period_seconds, Some(3));
+        assert_eq!(unknown, ["x"]);
+        assert!(
+            BINDING
+                .decode(json!({"kind": "Pod", "apiVersion": "v1"}))
+                .is_err()
+        );
+        assert_eq!(
+            SCALE
+                .decode(json!({"spec": {"replicas": "x"}}))
+                .unwrap_err()
+                .code(),
+            400
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! JSON Patch, RFC 6902.
+
+use serde_json::Value;
+
+use super::PatchError;
+
+/// The most operations in one patch.
+const OPERATIONS_MAX: usize = 10_000;
+/// By how much all `copy` operations of one patch may make the object grow, in bytes of JSON.
+const GROWTH_MAX: usize = 3 << 20;
+
+/// Applies the operations in order; the first that fails ends it.
+pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> {
+    let Value::Array(operations) = &patch else {
+        return Err(PatchError::Malformed(
+            "a JSON patch must be a list of operations".to_owned(),
+        ));
+    };
+    if operations.len() > OPERATIONS_MAX {
+        let message = format!(
+            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            operations.len()
+        );
+        return Err(PatchError::TooLarge(message));
+    }
+    let patch: json_patch::Patch = serde_json::from_value(patch)
+        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    let mut copied = 0;
+    for operation in &patch.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            copied += copy.from.resolve(target).map_or(0, size);
+            if copied > GROWTH_MAX {
+                let message =
+                    format!("the copies of a JSON patch may add {GROWTH_MAX} bytes at most");
+                return Err(PatchError::TooLarge(message));
+            }
+        }
+        json_patch::patch_unsafe(target, std::slice::from_ref(operation))
+            .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// About how many bytes of JSON a value takes.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(|item| size(item) + 1).sum::<usize>() + 2,
+        Value::Object(map) => {
+            map.iter()
+                .map(|(key, value)| key.len() + 4 + size(value))
+                .sum::<usize>()
+                + 2
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn applies_operations_in_order() {
+        let mut target = json!({"a": [1, 2], "b": {"c/d": 1}});
+        let patch = json!([
+            {"op": "test", "path": "/a/0", "value": 1},
+            {"op": "add", "path": "/a/-", "value": 3},
+            {"op": "remove", "path": "/a/0"},
+            {"op": "replace", "path": "/b/c~1d", "value": 2},
+            {"op": "copy", "from": "/b", "path": "/e"},
+            {"op": "move", "from": "/b", "path": "/f"},
+        ]);
+        apply(&mut target, patch).unwrap();
+        assert_eq!(
+            target,
+            json!({"a": [2, 3], "e": {"c/d": 2}, "f": {"c/d": 2}})
+        );
+    }
+
+    #[test]
+    fn tells_malformed_from_inapplicable() {
+        let refused = |patch| apply(&mut json!({"a": 1}), patch).unwrap_err();
+        assert!(matches!(refused(json!({})), PatchError::Malformed(_)));
+        assert!(matches!(
+            refused(json!([{"op": "eat", "path": "/a"}])),
+            PatchError::Malformed(_)
+        ));
+        assert!(matches!(
+            refused(json!([{"op": "test", "path": "/a", "value": 2}])),
+            PatchError::Inapplicable(_)
+        ));
+        assert!(matches!(
+            refused(json!([{"op": "remove", "path": "/b"}])),
+            PatchError::Inapplicable(_)
+        ));
+        assert!(matches!(
+            refused(json!([{"op": "add", "path": "/b/c", "value": 2}])),
+            PatchError::Inapplicable(_)
+        ));
+    }
+
+    #[test]
+    fn bounds_growth() {
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let patch = Value::Array(vec![double; 64]);
+        let mut target = json!({"a": ["0123456789"]});
+        assert!(matches!(
+            apply(&mut target, patch),
+            Err(PatchError::TooLarge(_))
+        ));
+        let many = Value::Array(vec![
+            json!({"op": "test", "path": "/a", "value": 1});
+            OPERATIONS_MAX + 1
+        ]);
+        assert!(matches!(
+            apply(&mut json!({"a": 1}), many),
+            Err(PatchError::TooLarge(_))
+        ));
+    }
+}

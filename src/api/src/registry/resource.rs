@@ -1,0 +1,493 @@
+//! A served kind: its names, verbs and subresources, and the way of an object through its rules.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::rules::Rules;
+use crate::field::FieldError;
+use crate::schema::Schema;
+use crate::status::Status;
+use crate::table::Column;
+use crate::{Object, meta, validate};
+
+/// A verb of the API, as discovery and authorization name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// POST to the collection.
+    Create,
+    /// DELETE of one object.
+    Delete,
+    /// DELETE of the collection.
+    DeleteCollection,
+    /// GET of one object.
+    Get,
+    /// GET of the collection.
+    List,
+    /// PATCH.
+    Patch,
+    /// PUT.
+    Update,
+    /// GET of the collection with `watch=true`.
+    Watch,
+}
+
+impl Verb {
+    /// All that a stored resource has.
+    pub const ALL: &'static [Self] = &[
+        Self::Create,
+        Self::Delete,
+        Self::DeleteCollection,
+        Self::Get,
+        Self::List,
+        Self::Patch,
+        Self::Update,
+        Self::Watch,
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Patch => "patch",
+            Self::Update => "update",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A path below an object: `pods/NAME/log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// The last segment of the path.
+    pub name: String,
+    /// The group of `kind`.
+    pub group: String,
+    /// The version of `kind`.
+    pub version: String,
+    /// What is sent and received there.
+    pub kind: String,
+    /// What can be done there.
+    pub verbs: Vec<Verb>,
+}
+
+/// A field that a field selector may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectableField {
+    /// As selectors name it: `spec.nodeName`.
+    pub label: &'static str,
+    /// Where the value is.
+    path: &'static [&'static str],
+    /// The value where there is none.
+    zero: &'static str,
+}
+
+impl SelectableField {
+    pub(crate) const fn new(
+        label: &'static str,
+        path: &'static [&'static str],
+        zero: &'static str,
+    ) -> Self {
+        Self { label, path, zero }
+    }
+
+    /// The field's value in `object`, as selectors compare it.
+    pub fn value(&self, object: &Object) -> String {
+        match meta::at(object, self.path) {
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Bool(set)) => set.to_string(),
+            Some(Value::Number(number)) => number.to_string(),
+            _ => self.zero.to_owned(),
+        }
+    }
+}
+
+/// Where a kind keeps what its `scale` subresource shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// The wanted number, such as `spec.replicas`.
+    pub replicas: Vec<String>,
+    /// The present number, such as `status.replicas`.
+    pub status_replicas: Vec<String>,
+    /// A map or `metav1.LabelSelector` of the pods counted, such as `spec.selector`.
+    pub selector: Vec<String>,
+}
+
+/// The part of an object that a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The object itself: all but its status.
+    Main,
+    /// The `status` subresource.
+    Status,
+    /// The `finalize` subresource of namespaces: `spec.finalizers` and the status.
+    Finalize,
+}
+
+/// What the server contributes to an object that is created.
+#[derive(Clone, Debug)]
+pub struct NewObject<'r> {
+    /// The namespace of the request's path; "" for cluster-scoped resources.
+    pub namespace: &'r str,
+    /// The creation time.
+    pub now: Timestamp,
+    /// A fresh UUID.
+    pub uid: String,
+    /// A random number, for `generateName`.
+    pub entropy: u64,
+}
+
+/// What came out of a request's body.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The object, with defaults filled in.
+    pub object: Object,
+    /// Paths of fields that the kind does not have, and which were dropped. What to do about them is said by the
+    /// request's `fieldValidation`; see [`Resource::strict_error`].
+    pub unknown: Vec<String>,
+}
+
+/// One kind that is served, with its rules.
+pub struct Resource {
+    /// The API group, "" for core.
+    pub group: String,
+    /// The version.
+    pub version: String,
+    /// The kind, such as `Pod`.
+    pub kind: String,
+    /// The kind of its lists, such as `PodList`.
+    pub list_kind: String,
+    /// The name in URLs, such as `pods`.
+    pub plural: String,
+    /// Such as `pod`.
+    pub singular: String,
+    /// Such as `po`.
+    pub short_names: Vec<String>,
+    /// Such as `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done with it.
+    pub verbs: Vec<Verb>,
+    /// The paths below its objects.
+    pub subresources: Vec<Subresource>,
+    /// Its `scale` subresource, if it has one.
+    pub scale: Option<ScalePaths>,
+    pub(crate) rules: Box<dyn Rules>,
+}
+
+impl fmt::Debug for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resource({}/{})", self.api_version(), self.plural)
+    }
+}
+
+impl Resource {
+    /// `v1` or `group/version`, as objects carry it.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.clone()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// The subresource of this name.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources
+            .iter()
+            .find(|subresource| subresource.name == name)
+    }
+
+    /// Whether the status is written apart from the rest.
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    /// The kind's shape, for strategic merges.
+    pub fn schema(&self) -> &Schema {
+        self.rules.schema()
+    }
+
+    /// Makes an object of a body or of a patch's result: checks `apiVersion` and `kind` (both may be absent) and every
+    /// type, drops unknown fields, fills in defaults.
+    pub fn decode(&self, value: Value) -> Result<Decoded, Status> {
+        let mut value = value;
+        self.check_type(&mut value)?;
+        let normalised = self
+            .schema()
+            .normalise(&mut value)
+            .map_err(|error| self.refuse(&error))?;
+        let object = self
+            .rules
+            .defaulted(value)
+            .map_err(|error| self.refuse(&error))?;
+        Ok(Decoded {
+            object,
+            unknown: normalised.unknown,
+        })
+    }
+
+    fn refuse(&self, error: &dyn fmt::Display) -> Status {
+        let (kind, version) = (&self.kind, self.api_version());
+        Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {error}"
+        ))
+    }
+
+    /// The error of `fieldValidation=Strict`, for unknown and duplicate fields.
+    pub fn strict_error(&self, unknown: &[String], duplicates: &[String]) -> Status {
+        let problems: Vec<String> = field_warnings(unknown, duplicates).collect();
+        self.refuse(&format_args!(
+            "strict decoding error: {}",
+            problems.join(", ")
+        ))
+    }
+
+    /// Checks the type's name and sets it where it is missing.
+    fn check_type(&self, value: &mut Value) -> Result<(), Status> {
+        let Value::Object(object) = value else {
+            return Ok(());
+        };
+        let text = |field| match object.get(field) {
+            None | Some(Value::Null) => Ok(""),
+            Some(Value::String(text)) => Ok(text.as_str()),
+            Some(_) => Err(Status::bad_request(format!(
+                "couldn't get version/kind; {field} is not a string"
+            ))),
+        };
+        let (api_version, kind) = (text("apiVersion")?, text("kind")?);
+        let wanted = self.api_version();
+        if !kind.is_empty() && kind != self.kind {
+            let message = format!(
+                "{kind} in version {api_version:?} cannot be handled as a {}",
+                self.kind
+            );
+            return Err(Status::bad_request(message));
+        }
+        if !api_version.is_empty() && api_version != wanted {
+            let message = format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+            );
+            return Err(Status::bad_request(message));
+        }
+        object.insert("apiVersion".to_owned(), wanted.into());
+        object.insert("kind".to_owned(), self.kind.clone().into());
+        Ok(())
+    }
+
+    /// Makes a decoded object one that is about to be created: namespace, generated name, uid, creation time, generation;
+    /// no resourceVersion, deletion time or status but the initial one. Fails if the object names another namespace.
+    pub fn prepare_create(&self, object: &mut Object, new: &NewObject<'_>) -> Result<(), Status> {
+        self.place(object, new.namespace)?;
+        let generated = meta::name(object).is_empty() && !meta::generate_name(object).is_empty();
+        let name =
+            generated.then(|| meta::generated_name(meta::generate_name(object), new.entropy));
+        let metadata = meta::metadata_mut(object);
+        for field in [
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+            "generation",
+        ] {
+            metadata.remove(field);
+        }
+        if let Some(name) = name {
+            metadata.insert("name".to_owned(), name.into());
+        }
+        metadata.insert("uid".to_owned(), new.uid.clone().into());
+        metadata.insert("creationTimestamp".to_owned(), meta::time(new.now).into());
+        if self.rules.has_generation() {
+            metadata.insert("generation".to_owned(), 1.into());
+        }
+        if self.has_status() {
+            object.remove("status");
+        }
+        self.rules.prepare_create(object);
+        Ok(())
+    }
+
+    /// Sets or checks the namespace.
+    fn place(&self, object: &mut Object, namespace: &str) -> Result<(), Status> {
+        let metadata = meta::metadata_mut(object);
+        let given = metadata
+            .get("namespace")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        if !self.namespaced {
+            // Upstream drops a namespace that makes no sense rather than refusing it.
+            metadata.remove("namespace");
+            return Ok(());
+        }
+        if !given.is_empty() && given != namespace {
+            const MESSAGE: &str = "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(Status::bad_request(MESSAGE));
+        }
+        metadata.insert("namespace".to_owned(), namespace.into());
+        Ok(())
+    }
+
+    /// Finds what is wrong with an object that is to be created.
+    pub fn validate_create(&self, object: &Object) -> Result<(), Status> {
+        let mut errors = Vec::new();
+        validate::metadata::create(
+            object,
+            self.namespaced,
+            self.rules.name_check(),
+            &mut errors,
+        );
+        self.rules.validate_create(object, &mut errors);
+        self.invalid(object, &errors)
+    }
+
+    /// Makes a decoded object the successor of `old`: whatever `part` is not about comes from `old`, and the generation
+    /// rises when the specification changes.
+    ///
+    /// `resourceVersion` is left as it is; comparing it with the stored one is the caller's.
+    pub fn prepare_update(
+        &self,
+        new: &mut Object,
+        old: &Object,
+        part: Part,
+        now: Timestamp,
+    ) -> Result<(), Status> {
+        self.place(new, meta::namespace(old))?;
+        keep_system_metadata(new, old);
+        match part {
+            Part::Main if self.has_status() => keep(new, old, "status"),
+            Part::Main => {}
+            Part::Status => {
+                for (field, value) in old {
+                    if !matches!(field.as_str(), "metadata" | "status") {
+                        new.insert(field.clone(), value.clone());
+                    }
+                }
+                new.retain(|field, _| {
+                    matches!(field.as_str(), "metadata" | "status") || old.contains_key(field)
+                });
+            }
+            Part::Finalize => {}
+        }
+        self.rules.prepare_update(new, old, part, now);
+        if part == Part::Main && self.rules.has_generation() {
+            let raise = specification_changed(new, old);
+            let generation = meta::generation(old) + i64::from(raise);
+            if generation > 0 {
+                meta::metadata_mut(new).insert("generation".to_owned(), generation.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds what is wrong with an object that is to replace `old`.
+    pub fn validate_update(&self, new: &Object, old: &Object, part: Part) -> Result<(), Status> {
+        let mut errors = Vec::new();
+        validate::metadata::update(new, old, &mut errors);
+        self.rules.validate_update(new, old, part, &mut errors);
+        self.invalid(new, &errors)
+    }
+
+    fn invalid(&self, object: &Object, errors: &[FieldError]) -> Result<(), Status> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Status::invalid(
+            &self.group,
+            &self.kind,
+            meta::name(object),
+            errors,
+        ))
+    }
+
+    /// How many seconds a deletion leaves the object to end by itself; 0 removes it at once, as for nearly every kind.
+    /// `requested` is the client's `gracePeriodSeconds`.
+    pub fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64 {
+        self.rules.grace_period(object, requested)
+    }
+
+    /// The fields that a selector may name, `metadata.name` first.
+    pub fn selectable(&self) -> &'static [SelectableField] {
+        self.rules.selectable()
+    }
+
+    /// The table's columns.
+    pub fn columns(&self) -> &'static [Column] {
+        self.rules.columns()
+    }
+
+    /// The cells of an object's row, one for each column.
+    pub fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        self.rules.row(object, now)
+    }
+}
+
+/// Unknown and duplicate fields in the words of warnings and errors: `unknown field "spec.replica"`.
+pub fn field_warnings<'f>(
+    unknown: &'f [String],
+    duplicates: &'f [String],
+) -> impl Iterator<Item = String> + 'f {
+    let unknown = unknown.iter().map(|path| format!("unknown field {path:?}"));
+    duplicates
+        .iter()
+        .map(|path| format!("duplicate field {path:?}"))
+        .chain(unknown)
+}
+
+/// Copies a top-level field from `old`, or removes it.
+fn keep(new: &mut Object, old: &Object, field: &str) {
+    match old.get(field) {
+        Some(value) => new.insert(field.to_owned(), value.clone()),
+        None => new.remove(field),
+    };
+}
+
+/// What no update may touch stays silently as it was, where upstream is silent about it.
+fn keep_system_metadata(new: &mut Object, old: &Object) {
+    const KEPT: [&str; 5] = [
+        "creationTimestamp",
+        "generation",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ];
+    let before = old.get("metadata").and_then(Value::as_object);
+    let metadata = meta::metadata_mut(new);
+    for field in KEPT {
+        match before.and_then(|before| before.get(field)) {
+            Some(value) => metadata.insert(field.to_owned(), value.clone()),
+            None => metadata.remove(field),
+        };
+    }
+    // A uid may be left out of an update, but not be another one; validation looks at that.
+    if metadata.get("uid").is_none_or(|uid| uid == "")
+        && let Some(uid) = before.and_then(|before| before.get("uid"))
+    {
+        metadata.insert("uid".to_owned(), uid.clone());
+    }
+}
+
+/// Whether anything but metadata and status differs.
+fn specification_changed(new: &Object, old: &Object) -> bool {
+    let part = |object: &Object| -> Vec<(String, Value)> {
+        let other =
+            |(field, _): &(&String, &Value)| !matches!(field.as_str(), "metadata" | "status");
+        object
+            .iter()
+            .filter(other)
+            .map(|(field, value)| (field.clone(), value.clone()))
+            .collect()
+    };
+    part(new) != part(old)
+}

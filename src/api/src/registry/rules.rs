@@ -1,0 +1,214 @@
+//! What a kind has to say for itself ([`Kind`]), and the form in which a [`Resource`](super::Resource) asks it ([`Rules`]).
+
+use std::marker::PhantomData;
+use std::sync::OnceLock;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Part, SelectableField};
+use crate::field::FieldError;
+use crate::names::{self, Problems};
+use crate::schema::Schema;
+use crate::table::{self, Column};
+use crate::{Object, meta};
+
+/// The rules of a built-in kind, written on its type. Each method's default suits a plain, passive kind.
+pub(crate) trait Kind:
+    k8s_openapi::Resource
+    + k8s_openapi::Metadata<Ty = ObjectMeta>
+    + Serialize
+    + DeserializeOwned
+    + 'static
+{
+    /// Whether `metadata.generation` counts the changes of the specification.
+    const GENERATION: bool = false;
+
+    /// What a name must look like.
+    const NAME: fn(&str) -> Problems = names::dns1123_subdomain;
+
+    /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`, those two first.
+    const SELECTABLE: &'static [SelectableField] = METADATA_FIELDS;
+
+    /// The table's columns.
+    const COLUMNS: &'static [Column] = &[Column::NAME, Column::AGE];
+
+    /// Fills in what was left out.
+    fn apply_defaults(&mut self) {}
+
+    /// Sets what a new object starts with; the status has been taken away.
+    fn prepare_create(_object: &mut Object) {}
+
+    /// Undoes what this write may not change, beyond the general rules for `part`.
+    fn prepare_update(_new: &mut Object, _old: &Object, _part: Part, _now: Timestamp) {}
+
+    /// Finds mistakes in a new object, beside those in its metadata.
+    fn validate(&self, _errors: &mut Vec<FieldError>) {}
+
+    /// Finds mistakes in an update, beside those in the metadata.
+    fn validate_update(&self, _old: &Self, errors: &mut Vec<FieldError>) {
+        self.validate(errors);
+    }
+
+    /// Finds mistakes in a new status.
+    fn validate_status(&self, _old: &Self, _errors: &mut Vec<FieldError>) {}
+
+    /// See [`Resource::grace_period`](super::Resource::grace_period).
+    fn grace_period(_object: &Object, _requested: Option<i64>) -> i64 {
+        0
+    }
+
+    /// The cells of the row, one for each of [`Kind::COLUMNS`].
+    fn row(&self, now: Timestamp) -> Vec<Value> {
+        vec![self.name_cell(), self.age_cell(now)]
+    }
+
+    /// The `Name` cell.
+    fn name_cell(&self) -> Value {
+        Value::from(self.metadata().name.clone().unwrap_or_default())
+    }
+
+    /// The `Age` cell.
+    fn age_cell(&self, now: Timestamp) -> Value {
+        let created = self
+            .metadata()
+            .creation_timestamp
+            .as_ref()
+            .map(|time| time.0);
+        Value::from(table::age(created, now))
+    }
+}
+
+/// The fields that every kind can be selected by.
+pub(crate) const METADATA_FIELDS: &[SelectableField] = &[
+    SelectableField::new("metadata.name", &["metadata", "name"], ""),
+    SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
+];
+
+/// [`Kind`] without the type: how a resource calls its rules.
+pub(crate) trait Rules: Send + Sync {
+    fn schema(&self) -> &Schema;
+    fn has_generation(&self) -> bool;
+    fn name_check(&self) -> fn(&str) -> Problems;
+    fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
+    fn prepare_create(&self, object: &mut Object);
+    fn prepare_update(&self, new: &mut Object, old: &Object, part: Part, now: Timestamp);
+    fn validate_create(&self, object: &Object, errors: &mut Vec<FieldError>);
+    fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Vec<FieldError>);
+    fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
+    fn selectable(&self) -> &'static [SelectableField];
+    fn columns(&self) -> &'static [Column];
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
+}
+
+/// Connects a [`Kind`] to [`Rules`].
+pub(crate) struct Typed<K> {
+    schema: OnceLock<Schema>,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Typed<K> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            schema: OnceLock::new(),
+            kind: PhantomData,
+        }
+    }
+}
+
+/// Reads the type off an object. The object has been normalised, so that this fails for nothing that a client sent.
+fn typed<K: Kind>(object: &Object, errors: &mut Vec<FieldError>) -> Option<K> {
+    match K::deserialize(object) {
+        Ok(typed) => Some(typed),
+        Err(error) => {
+            errors.push(FieldError::invalid(
+                &crate::field::Path::root("<object>"),
+                "",
+                error.to_string(),
+            ));
+            None
+        }
+    }
+}
+
+impl<K: Kind> Rules for Typed<K> {
+    fn schema(&self) -> &Schema {
+        self.schema.get_or_init(Schema::of::<K>)
+    }
+
+    fn has_generation(&self) -> bool {
+        K::GENERATION
+    }
+
+    fn name_check(&self) -> fn(&str) -> Problems {
+        K::NAME
+    }
+
+    fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error> {
+        let mut typed: K = serde_json::from_value(value)?;
+        typed.apply_defaults();
+        match serde_json::to_value(&typed)? {
+            Value::Object(object) => Ok(object),
+            other => Err(serde::de::Error::custom(format_args!(
+                "not an object: {other}"
+            ))),
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Object) {
+        K::prepare_create(object);
+    }
+
+    fn prepare_update(&self, new: &mut Object, old: &Object, part: Part, now: Timestamp) {
+        K::prepare_update(new, old, part, now);
+    }
+
+    fn validate_create(&self, object: &Object, errors: &mut Vec<FieldError>) {
+        if let Some(new) = typed::<K>(object, errors) {
+            new.validate(errors);
+        }
+    }
+
+    fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        part: Part,
+        errors: &mut Vec<FieldError>,
+    ) {
+        let (Some(new), Some(old)) = (typed::<K>(new, errors), typed::<K>(old, errors)) else {
+            return;
+        };
+        match part {
+            Part::Main => new.validate_update(&old, errors),
+            Part::Status | Part::Finalize => new.validate_status(&old, errors),
+        }
+    }
+
+    fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64 {
+        K::grace_period(object, requested)
+    }
+
+    fn selectable(&self) -> &'static [SelectableField] {
+        K::SELECTABLE
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        K::COLUMNS
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        match K::deserialize(object) {
+            Ok(typed) => typed.row(now),
+            // Whatever is stored has been normalised once; a row that says so little still shows that it is there.
+            Err(_) => {
+                let mut cells = vec![Value::Null; K::COLUMNS.len()];
+                cells[0] = meta::name(object).into();
+                cells
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The shape of a kind, as data: which fields each struct has, of which types, and how a strategic merge treats them.
+//!
+//! A [`Schema`] is what decoding, pruning and strategic merging walk along. For a built-in kind it is read off the Rust
+//! type itself ([`Schema::of`]), so there is no second description of a type which could disagree with the first.
+
+mod decode;
+mod merge_keys;
+mod omitted;
+mod reflect;
+
+use serde::de::DeserializeOwned;
+
+pub use decode::{DecodeError, Normalised};
+
+/// The type of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A JSON string.
+    String,
+    /// A JSON boolean.
+    Bool,
+    /// A whole number of 32 bits.
+    Int32,
+    /// A whole number of 64 bits.
+    Int64,
+    /// Any JSON number.
+    Float,
+    /// An RFC 3339 time with a precision of seconds.
+    Time,
+    /// An RFC 3339 time with a precision of microseconds.
+    MicroTime,
+    /// A `resource.Quantity`: a string, or a number which becomes one.
+    Quantity,
+    /// A whole number of 32 bits, or a string.
+    IntOrString,
+    /// Bytes as a base64 string.
+    Bytes,
+    /// Any JSON at all.
+    Any,
+    /// A list of values.
+    List(Box<Type>),
+    /// Values by arbitrary keys.
+    Map(Box<Type>),
+    /// An object with known fields.
+    Struct(StructId),
+}
+
+/// Names a [`Struct`] within its [`Schema`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StructId(usize);
+
+/// An object type with known fields.
+#[derive(Clone, Debug)]
+pub struct Struct {
+    /// The type's name, such as `PodSpec`.
+    pub name: String,
+    /// Sorted by name.
+    fields: Vec<Field>,
+}
+
+/// A field of a [`Struct`].
+#[derive(Clone, Debug)]
+pub struct Field {
+    /// The name in JSON.
+    pub name: String,
+    /// The type of the value.
+    pub ty: Type,
+    /// An empty string, `0` or `false` means the same as no value, and is dropped.
+    pub omit_zero: bool,
+    /// How a strategic merge combines two values.
+    pub merge: Merge,
+}
+
+/// How a strategic merge treats a field (`patchStrategy` and `patchMergeKey`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merge {
+    /// The type's usual way: structs and maps merge by key; lists and single values are replaced.
+    #[default]
+    Usual,
+    /// A struct or map is replaced as a whole.
+    Replace,
+    /// A list of single values: the union.
+    Set,
+    /// A list of structs, whose items are paired by the value of this field.
+    ByKey(&'static str),
+    /// As [`Merge::Usual`], and a patch may say by `$retainKeys` which keys remain.
+    RetainKeys,
+    /// As [`Merge::ByKey`], and items may use `$retainKeys`.
+    ByKeyRetainKeys(&'static str),
+}
+
+impl Merge {
+    /// The field that pairs the items of a list of structs.
+    pub fn key(self) -> Option<&'static str> {
+        match self {
+            Self::ByKey(key) | Self::ByKeyRetainKeys(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl Struct {
+    /// The field of this JSON name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        let at = self
+            .fields
+            .binary_search_by(|field| field.name.as_str().cmp(name))
+            .ok()?;
+        self.fields.get(at)
+    }
+
+    /// All fields, sorted by name.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+}
+
+/// The shape of one kind, or of any other type that travels as JSON.
+#[derive(Clone, Debug)]
+pub struct Schema {
+    structs: Vec<Struct>,
+    root: Type,
+}
+
+impl Schema {
+    /// Reads the schema off a type of `k8s-openapi`.
+    ///
+    /// Costs a few hundred microseconds for the largest kinds; keep the result.
+    pub fn of<T: DeserializeOwned>() -> Self {
+        let (structs, root) = reflect::reflect::<T>();
+        Self { structs, root }
+    }
+
+    /// The type of the whole.
+    pub fn root(&self) -> &Type {
+        &self.root
+    }
+
+    /// The struct behind an id of this schema.
+    pub fn get(&self, id: StructId) -> &Struct {
+        &self.structs[id.0]
+    }
+
+    /// The struct that `ty` is, if it is one.
+    pub fn structure(&self, ty: &Type) -> Option<&Struct> {
+        match ty {
+            Type::Struct(id) => Some(self.get(*id)),
+            _ => None,
+        }
+    }
+}

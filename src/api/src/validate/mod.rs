@@ -1,0 +1,3 @@
+//! Validation that kinds share. What belongs to one kind alone stands beside that kind.
+
+pub(crate) mod metadata;
