@@ -1,0 +1,232 @@
+//! Memory limits: one budget for a process, on which all its instances draw.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use wasmtime::ResourceLimiter;
+
+/// What an element of a table takes.
+const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
+
+/// Bytes of linear memory and tables that a process may have, and has.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    used: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            limit: limit.unwrap_or(u64::MAX),
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let taken = self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(bytes).filter(|used| *used <= self.limit)
+            });
+        if let Ok(before) = taken {
+            self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+        }
+        taken.is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Whether an instance was refused memory. It outlives the instance, to explain its end.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Refusals(Arc<AtomicBool>);
+
+impl Refusals {
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the engine has room for, whatever a budget says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ceilings {
+    /// Bytes of one linear memory.
+    pub(crate) memory: usize,
+    /// Elements of one table.
+    pub(crate) table_elements: usize,
+}
+
+/// One instance's share of its process's budget, given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    taken: u64,
+    ceilings: Ceilings,
+    refusals: Refusals,
+}
+
+impl Share {
+    pub(crate) fn new(budget: Arc<Budget>, ceilings: Ceilings) -> Self {
+        Self {
+            budget,
+            taken: 0,
+            ceilings,
+            refusals: Refusals::default(),
+        }
+    }
+
+    pub(crate) fn refusals(&self) -> Refusals {
+        self.refusals.clone()
+    }
+
+    fn take(&mut self, bytes: u64) -> bool {
+        let granted = self.budget.take(bytes);
+        if granted {
+            self.taken += bytes;
+        } else {
+            self.refusals.note();
+        }
+        granted
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.budget.give_back(self.taken);
+    }
+}
+
+/// A growth that was granted and then failed in the kernel stays on the account until the instance ends. The engine
+/// reports some failures that it never asked about, so giving back on report would let a guest wipe its account.
+impl ResourceLimiter for Share {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        // What the guest itself declared as the most it wants is its own affair, no refusal of the budget's.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        if desired > self.ceilings.memory {
+            self.refusals.note();
+            return Ok(false);
+        }
+        Ok(self.take(desired.saturating_sub(current) as u64))
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        tracing::debug!(%error, "a guest's memory could not grow");
+        self.refusals.note();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let most = maximum
+            .unwrap_or(usize::MAX)
+            .min(self.ceilings.table_elements);
+        if desired > most {
+            return Ok(false);
+        }
+        let elements = desired.saturating_sub(current) as u64;
+        Ok(self.take(elements.saturating_mul(TABLE_ELEMENT)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOMY: Ceilings = Ceilings {
+        memory: 1 << 20,
+        table_elements: 1000,
+    };
+
+    fn share(budget: &Arc<Budget>) -> Share {
+        Share::new(Arc::clone(budget), ROOMY)
+    }
+
+    fn grow(share: &mut Share, from: usize, to: usize) -> bool {
+        share.memory_growing(from, to, None).expect("no error")
+    }
+
+    #[test]
+    fn shares_draw_on_one_budget_and_give_back() {
+        let budget = Budget::new(Some(100));
+        let (mut one, mut other) = (share(&budget), share(&budget));
+        assert!(grow(&mut one, 0, 60));
+        assert!(!grow(&mut other, 0, 41));
+        assert!(other.refusals().any());
+        assert!(!one.refusals().any());
+        assert!(grow(&mut other, 0, 40));
+        drop(one);
+        assert_eq!((budget.used(), budget.peak()), (40, 100));
+        assert!(grow(&mut other, 40, 100));
+        drop(other);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn tables_count_as_memory() {
+        let budget = Budget::new(Some(8 * TABLE_ELEMENT));
+        let mut share = share(&budget);
+        assert!(share.table_growing(0, 8, None).expect("no error"));
+        assert!(!grow(&mut share, 0, 1));
+    }
+
+    #[test]
+    fn failures_the_engine_never_asked_about_don_t_wipe_the_account() {
+        let budget = Budget::new(None);
+        let mut share = share(&budget);
+        assert!(grow(&mut share, 0, 10));
+        share
+            .memory_grow_failed(wasmtime::Error::msg("beyond the type's limits"))
+            .expect("no error");
+        assert_eq!(budget.used(), 10);
+        drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_guests_own_maximum_is_no_refusal() {
+        let mut share = share(&Budget::new(Some(100)));
+        assert!(!share.memory_growing(0, 20, Some(10)).expect("no error"));
+        assert!(!share.refusals().any());
+    }
+
+    #[test]
+    fn no_budget_goes_beyond_what_the_engine_has_room_for() {
+        let budget = Budget::new(None);
+        let mut share = share(&budget);
+        assert!(!grow(&mut share, 0, ROOMY.memory + 1));
+        assert!(
+            !share
+                .table_growing(0, ROOMY.table_elements + 1, None)
+                .expect("no error")
+        );
+        assert_eq!(budget.used(), 0);
+    }
+}

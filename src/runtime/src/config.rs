@@ -1,0 +1,89 @@
+//! What an embedder can set. Every field has a default that suits one machine's worth of pods.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How a [`Runtime`](crate::Runtime) is sized and where it keeps compiled code.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Directory for compiled code, created if missing. It may be shared by several processes of the
+    /// same user, but must not be writable for anybody else: what it holds is executed.
+    ///
+    /// Default: `None`, compiled code lives as long as its [`Module`](crate::Module) does.
+    pub cache_dir: Option<PathBuf>,
+
+    /// Threads that run guests. More than there are cores only adds switching.
+    ///
+    /// Default: the machine's parallelism.
+    pub threads: usize,
+
+    /// How many linear memories may exist at once, over all pods: one for each running program, and
+    /// one for each request in flight of an HTTP handler. Address space is reserved for all of them
+    /// at the start, no memory is. When the reservation fails, it is halved until it succeeds.
+    ///
+    /// Default: 8192. Linux gives a process 65530 mappings by default (`vm.max_map_count`), of which
+    /// a running program takes about six; raise that setting along with this one.
+    pub max_instances: u32,
+
+    /// Address space reserved for each linear memory, in bytes. It bounds a guest's memory. Below 4 GiB
+    /// the compiled code checks bounds explicitly, which costs memory-heavy code a quarter to a third
+    /// of its speed but allows for many more instances in a process.
+    ///
+    /// Default: 4 GiB.
+    pub memory_reservation: u64,
+
+    /// The largest module that is loaded, in bytes.
+    ///
+    /// Default: 256 MiB.
+    pub max_module_size: usize,
+
+    /// The longest a guest computes before it must let another one have its thread.
+    ///
+    /// Default: 1 ms.
+    pub time_slice: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cache_dir: None,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_instances: 8192,
+            memory_reservation: 4 << 30,
+            max_module_size: 256 << 20,
+            time_slice: Duration::from_millis(1),
+        }
+    }
+}
+
+/// How an HTTP handler is served.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HttpConfig {
+    /// Requests served at once, each by an instance of its own; more wait for their turn.
+    ///
+    /// Default: 256.
+    pub max_concurrent_requests: usize,
+
+    /// Connections that are open at once, idle ones included; more wait to be accepted.
+    ///
+    /// Default: 4096.
+    pub max_connections: usize,
+
+    /// The longest a request may take from its head's arrival to the end of the response; after that, the
+    /// instance is ended. The client sees status 504, or a cut body if the head was already sent.
+    ///
+    /// Default: `None`, no limit.
+    pub request_timeout: Option<Duration>,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_concurrent_requests: 256,
+            max_connections: 4096,
+            request_timeout: None,
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One request, one instance.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wasmtime::Store;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiHttpView};
+
+use super::body::{BreakUnlessDone, Broken, GuestBody};
+use crate::config::HttpConfig;
+use crate::process::{Environment, Failure, yield_in_turns};
+use crate::runtime::Shared;
+use crate::state::State;
+
+pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Error>>;
+
+/// What a guest answers, once it does.
+type Given = Result<Response<HyperOutgoingBody>, ErrorCode>;
+
+/// Makes an instance for each request, and an answer of whatever becomes of it.
+pub(super) struct Handler {
+    runtime: Arc<Shared>,
+    guest: ProxyPre<State>,
+    environment: Arc<Environment>,
+    turns: Arc<Semaphore>,
+    timeout: Option<Duration>,
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+/// Why a guest did not come to its own end.
+enum Stopped {
+    Failed(Failure),
+    /// The request can't be given to a guest.
+    Malformed,
+    TimedOut,
+    Cut,
+}
+
+impl Handler {
+    pub(super) fn new(
+        runtime: Arc<Shared>,
+        guest: ProxyPre<State>,
+        environment: Arc<Environment>,
+        config: &HttpConfig,
+        tasks: TaskTracker,
+        cut: CancellationToken,
+    ) -> Self {
+        Self {
+            runtime,
+            guest,
+            environment,
+            turns: Arc::new(Semaphore::new(config.max_concurrent_requests.max(1))),
+            timeout: config.request_timeout,
+            tasks,
+            cut,
+        }
+    }
+
+    /// Answers a request. The guest may work on when its answer's head is out, and even when the client is gone.
+    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+        let deadline = self
+            .timeout
+            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        self.environment
+            .accounts
+            .requests
+            .fetch_add(1, Ordering::Relaxed);
+        let (give, given) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let broken = Broken::default();
+        let work = Arc::clone(&self).work(request, give, broken.clone(), deadline);
+        self.tasks.spawn(async move {
+            let result = work.await;
+            drop(turn);
+            // Nobody listens once the answer's head is out.
+            let _ = stop.send(result);
+        });
+        match given.await {
+            Ok(Ok(answer)) => answer.map(|body| GuestBody::new(body, broken).boxed_unsync()),
+            Ok(Err(code)) => {
+                self.environment
+                    .report(&format!("the handler gave up on a request: {code}"));
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            // The instance is gone, and the means to answer with it.
+            Err(_) => self.unanswered(stopped.await.unwrap_or(Err(Stopped::Cut))),
+        }
+    }
+
+    /// A guest's whole work on a request, and the report of how it ended.
+    async fn work(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        give: oneshot::Sender<Given>,
+        broken: Broken,
+        deadline: Option<Instant>,
+    ) -> Result<(), Stopped> {
+        let cpu = Arc::clone(&self.environment.accounts.cpu);
+        let guest = self
+            .runtime
+            .clock
+            .drive(self.run(request, give, broken), cpu);
+        let result = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => Err(Stopped::Cut),
+            () = until(deadline) => Err(Stopped::TimedOut),
+            result = guest => result,
+        };
+        match &result {
+            Err(Stopped::Failed(Failure::Trapped(message))) => self.environment.report(message),
+            Err(Stopped::Failed(Failure::OutOfMemory)) => self.environment.report("out of memory"),
+            Err(Stopped::Failed(Failure::Full(message))) => self.environment.report(message),
+            Err(Stopped::TimedOut) => self.environment.report("a request took too long"),
+            Ok(())
+            | Err(Stopped::Failed(Failure::Exited(_)) | Stopped::Malformed | Stopped::Cut) => {}
+        }
+        result
+    }
+
+    async fn run(
+        &self,
+        mut request: Request<Incoming>,
+        give: oneshot::Sender<Given>,
+        broken: Broken,
+    ) -> Result<(), Stopped> {
+        let _counted = self.environment.accounts.count_instance();
+        let share = self.runtime.share(&self.environment);
+        let refusals = share.refusals();
+        let mut store = Store::new(
+            &self.runtime.engine.wasmtime,
+            State::new(&self.environment, share),
+        );
+        // Made after the store, so that it is dropped before: a body must be known to be broken before it ends.
+        let breaking = BreakUnlessDone::new(broken);
+        store.limiter(|state| &mut state.share);
+        yield_in_turns(&mut store);
+        self.name_host(&mut request);
+        let mut host = store.data_mut().http();
+        let request = host
+            .new_incoming_request(Scheme::Http, request)
+            .map_err(|_| Stopped::Malformed)?;
+        let answer = host
+            .new_response_outparam(give)
+            .map_err(|_| Stopped::Malformed)?;
+        let result = async {
+            let guest = self.guest.instantiate_async(&mut store).await?;
+            guest
+                .wasi_http_incoming_handler()
+                .call_handle(&mut store, request, answer)
+                .await
+        };
+        let result = result
+            .await
+            .map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)));
+        if let Ok(()) | Err(Stopped::Failed(Failure::Exited(0))) = result {
+            breaking.done();
+        }
+        result
+    }
+
+    /// Old clients need not say whom they ask; guests are always told.
+    fn name_host(&self, request: &mut Request<Incoming>) {
+        if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
+            let ip = self.environment.network.ip().to_string();
+            if let Ok(host) = HeaderValue::try_from(ip) {
+                request.headers_mut().insert(header::HOST, host);
+            }
+        }
+    }
+
+    /// The answer to a request that the guest has not answered.
+    fn unanswered(&self, result: Result<(), Stopped>) -> Answer {
+        match result {
+            Ok(()) | Err(Stopped::Failed(Failure::Exited(_))) => {
+                self.environment
+                    .report("the handler returned without an answer");
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Err(Stopped::Failed(Failure::Trapped(_) | Failure::OutOfMemory)) => {
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+            Err(Stopped::Failed(Failure::Full(_)) | Stopped::Cut) => {
+                plain(StatusCode::SERVICE_UNAVAILABLE)
+            }
+            Err(Stopped::Malformed) => plain(StatusCode::BAD_REQUEST),
+            Err(Stopped::TimedOut) => plain(StatusCode::GATEWAY_TIMEOUT),
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An answer of the runtime's own. Why it came to that is in the process's log, not for its clients.
+fn plain(status: StatusCode) -> Answer {
+    let text = format!("{}\n", status.canonical_reason().unwrap_or_default());
+    let mut answer = Response::new(
+        Full::from(text)
+            .map_err(|never| match never {})
+            .boxed_unsync(),
+    );
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

@@ -1,0 +1,168 @@
+//! What bytes are, before and after they are compiled.
+
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::{Engine, ExternType, Module};
+
+use super::{LoadError, ModuleKind};
+
+/// Which of WebAssembly's two binary formats a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Module,
+    Component,
+}
+
+/// Formats that are mistaken for modules most often.
+const OTHERS: &[(&[u8], &str)] = &[
+    (b"\x7fELF", "an ELF executable"),
+    (b"MZ", "a Windows executable"),
+    (b"\xcf\xfa\xed\xfe", "a Mach-O executable"),
+    (
+        b"\xca\xfe\xba\xbe",
+        "a Java class or a universal Mach-O binary",
+    ),
+    (b"!<arch>", "a static library"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"#!", "a script"),
+    (b"(module", "WebAssembly text; assemble it first"),
+    (b"(component", "WebAssembly text; assemble it first"),
+    (b"{", "JSON or another text"),
+    (b"<", "HTML or another text"),
+];
+
+/// By the first eight bytes.
+pub(crate) fn format(wasm: &[u8]) -> Result<Format, LoadError> {
+    let Some((magic, rest)) = wasm.split_first_chunk::<4>() else {
+        return Err(LoadError::NotWasm {
+            found: describe(wasm),
+        });
+    };
+    if magic != b"\0asm" {
+        return Err(LoadError::NotWasm {
+            found: describe(wasm),
+        });
+    }
+    match rest.first_chunk::<4>() {
+        Some([1, 0, 0, 0]) => Ok(Format::Module),
+        Some([0x0d, 0, 1, 0]) => Ok(Format::Component),
+        Some([a, b, c, d]) => Err(LoadError::UnsupportedKind {
+            message: format!(
+                "the binary format's version is {a:02x} {b:02x} {c:02x} {d:02x}; known are modules (01 00 00 00) \
+                 and components (0d 00 01 00)"
+            ),
+        }),
+        None => Err(LoadError::Truncated { length: wasm.len() }),
+    }
+}
+
+fn describe(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "nothing, it is empty".into();
+    }
+    let known = OTHERS.iter().find(|(magic, _)| bytes.starts_with(magic));
+    known.map_or_else(
+        || {
+            let first: Vec<_> = bytes
+                .iter()
+                .take(4)
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            format!("the bytes {}", first.join(" "))
+        },
+        |(_, name)| (*name).into(),
+    )
+}
+
+/// A core module can be run if it has an entry point.
+pub(crate) fn of_module(module: &Module) -> Result<ModuleKind, LoadError> {
+    if let Some(ExternType::Func(start)) = module.get_export("_start") {
+        if start.params().len() == 0 && start.results().len() == 0 {
+            return Ok(ModuleKind::CoreCommand);
+        }
+        return Err(unsupported(
+            "its `_start` takes parameters or returns results; WASI's takes and returns nothing",
+        ));
+    }
+    Err(if module.get_export("_initialize").is_some() {
+        unsupported(
+            "the module is a library (it exports `_initialize`); build a program, which exports `_start`",
+        )
+    } else {
+        unsupported(
+            "the module has no entry point: it does not export `_start`; build it for wasm32-wasip1 or -wasip2",
+        )
+    })
+}
+
+/// A component can be run if it exports one of two interfaces.
+pub(crate) fn of_component(
+    component: &Component,
+    engine: &Engine,
+) -> Result<ModuleKind, LoadError> {
+    let kind = component.component_type();
+    let instances: Vec<String> = kind
+        .exports(engine)
+        .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_)))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    let exports = |prefix: &str| instances.iter().any(|name| name.starts_with(prefix));
+    if exports("wasi:http/incoming-handler@0.2.") {
+        return Ok(ModuleKind::HttpHandler);
+    }
+    if exports("wasi:cli/run@0.2.") {
+        return Ok(ModuleKind::Command);
+    }
+    let found = if instances.is_empty() {
+        "no interface".to_owned()
+    } else {
+        instances.join(", ")
+    };
+    Err(LoadError::UnsupportedKind {
+        message: format!(
+            "a component must export wasi:cli/run@0.2 or wasi:http/incoming-handler@0.2; this one exports {found}"
+        ),
+    })
+}
+
+fn unsupported(message: &str) -> LoadError {
+    LoadError::UnsupportedKind {
+        message: message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_in_the_first_eight_bytes() {
+        assert!(matches!(format(b"\0asm\x01\0\0\0"), Ok(Format::Module)));
+        assert!(matches!(
+            format(b"\0asm\x0d\0\x01\0"),
+            Ok(Format::Component)
+        ));
+        assert!(matches!(
+            format(b"\0asm\x02\0\0\0"),
+            Err(LoadError::UnsupportedKind { .. })
+        ));
+        assert!(matches!(
+            format(b"\0asm\x01"),
+            Err(LoadError::Truncated { length: 5 })
+        ));
+    }
+
+    #[test]
+    fn what_is_not_wasm_is_called_by_its_name() {
+        let found = |bytes: &[u8]| match format(bytes) {
+            Err(LoadError::NotWasm { found }) => found,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found(b""), "nothing, it is empty");
+        assert_eq!(found(b"\x7fELF\x02\x01\x01"), "an ELF executable");
+        assert_eq!(found(b"\x01\x02"), "the bytes 01 02");
+        assert_eq!(found(b"\0as"), "the bytes 00 61 73");
+    }
+}

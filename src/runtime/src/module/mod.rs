@@ -1,0 +1,312 @@
+//! What can be run: bytes in, compiled code and its kind out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+use thiserror::Error;
+use wasmtime::component::{Component, InstancePre as ComponentPre};
+use wasmtime::{InstancePre, Module as CoreModule};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::cache::Cache;
+use crate::linker::Linkers;
+use crate::state::{CoreState, State};
+
+mod imports;
+mod kind;
+
+use kind::Format;
+
+/// SHA-256 of a module's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub(crate) [u8; 32]);
+
+impl Digest {
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    pub(crate) fn to_hex(self) -> String {
+        use fmt::Write;
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut hex, byte| {
+                // Writing to a string can't fail.
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
+    }
+}
+
+/// As OCI writes digests: `sha256:` and 64 lower-case hexadecimal digits.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.to_hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How a module is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ModuleKind {
+    /// A core module for WASI 0.1 (preview 1) that exports `_start`: run once, as a program.
+    CoreCommand,
+    /// A component that exports `wasi:cli/run@0.2`: run once, as a program.
+    Command,
+    /// A component that exports `wasi:http/incoming-handler@0.2`: served, one instance for each request.
+    HttpHandler,
+}
+
+/// Why bytes can't be run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Not WebAssembly at all.
+    #[error("not WebAssembly: a module begins with \"\\0asm\", this is {found}")]
+    NotWasm {
+        /// The first bytes, or the well-known format they belong to.
+        found: String,
+    },
+    /// The file ends within its first eight bytes.
+    #[error("truncated WebAssembly: the file ends after {length} bytes")]
+    Truncated {
+        /// How many bytes there are.
+        length: usize,
+    },
+    /// More bytes than [`Config::max_module_size`](crate::Config::max_module_size).
+    #[error("the module has {length} bytes, more than the {limit} allowed")]
+    TooLarge {
+        /// How many bytes there are.
+        length: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// WebAssembly that ends early or breaks a rule.
+    #[error("invalid WebAssembly: {message}")]
+    Invalid {
+        /// What is wrong, and at which offset.
+        message: String,
+        /// What the compiler said.
+        #[source]
+        source: wasmtime::Error,
+    },
+    /// Valid, but nothing here knows how to run it.
+    #[error("nothing to run: {message}")]
+    UnsupportedKind {
+        /// What was found and what would be needed.
+        message: String,
+    },
+    /// The module asks for something that nothing provides.
+    #[error("unknown import {name}{}", hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
+    UnknownImport {
+        /// The import as the module names it: `module::name`, or a component's `wasi:http/types@0.2.0`.
+        name: String,
+        /// What to do about it, if that is known.
+        hint: Option<String>,
+    },
+    /// The runtime is shutting down.
+    #[error("the runtime is shutting down")]
+    ShuttingDown,
+}
+
+/// A module that is ready to run: compiled, checked and linked. Cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    digest: Digest,
+    pub(crate) code: Code,
+}
+
+/// Linked code, ready to be instantiated.
+pub(crate) enum Code {
+    CoreCommand(InstancePre<CoreState>),
+    Command(CommandPre<State>),
+    HttpHandler(ProxyPre<State>),
+}
+
+impl Module {
+    /// How it is run.
+    pub fn kind(&self) -> ModuleKind {
+        match self.inner.code {
+            Code::CoreCommand(_) => ModuleKind::CoreCommand,
+            Code::Command(_) => ModuleKind::Command,
+            Code::HttpHandler(_) => ModuleKind::HttpHandler,
+        }
+    }
+
+    /// Of the bytes it was loaded from.
+    pub fn digest(&self) -> Digest {
+        self.inner.digest
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module")
+            .field("digest", &self.digest())
+            .field("kind", &self.kind())
+            .finish()
+    }
+}
+
+/// All that it takes to make a module of bytes. Loading is slow: it compiles.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    pub(crate) engine: wasmtime::Engine,
+    pub(crate) linkers: Linkers,
+    pub(crate) cache: Option<Cache>,
+    pub(crate) max_size: usize,
+}
+
+impl Loader {
+    pub(crate) fn check_size(&self, wasm: &Bytes) -> Result<(), LoadError> {
+        if wasm.len() > self.max_size {
+            return Err(LoadError::TooLarge {
+                length: wasm.len(),
+                limit: self.max_size,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load(&self, digest: Digest, wasm: &[u8]) -> Result<Inner, LoadError> {
+        let code = match kind::format(wasm)? {
+            Format::Module => self.link_module(&self.compiled::<CoreModule>(digest, wasm)?)?,
+            Format::Component => self.link_component(&self.compiled::<Component>(digest, wasm)?)?,
+        };
+        Ok(Inner { digest, code })
+    }
+
+    fn link_module(&self, module: &CoreModule) -> Result<Code, LoadError> {
+        let linked = self
+            .linkers
+            .core
+            .instantiate_pre(module)
+            .map_err(imports::unknown_in_module)?;
+        kind::of_module(module)?;
+        Ok(Code::CoreCommand(linked))
+    }
+
+    fn link_component(&self, component: &Component) -> Result<Code, LoadError> {
+        let kind = kind::of_component(component, &self.engine)?;
+        let linked: ComponentPre<State> = self
+            .linkers
+            .component
+            .instantiate_pre(component)
+            .map_err(|error| imports::unknown_in_component(error, component, &self.engine))?;
+        let code = match kind {
+            ModuleKind::HttpHandler => ProxyPre::new(linked).map(Code::HttpHandler),
+            ModuleKind::Command | ModuleKind::CoreCommand => {
+                CommandPre::new(linked).map(Code::Command)
+            }
+        };
+        // The interface has the right name, so it is its functions' types that are wrong.
+        code.map_err(|error| LoadError::Invalid {
+            message: format!("{error:#}"),
+            source: error,
+        })
+    }
+
+    /// From the cache, or else compiled and put there. The cache is only an aid: without it, things are slower.
+    fn compiled<A: Artifact>(&self, digest: Digest, wasm: &[u8]) -> Result<A, LoadError> {
+        let Some(cache) = &self.cache else {
+            return compile(&self.engine, wasm);
+        };
+        match cache.find(digest) {
+            Ok(Some(path)) => {
+                // SAFETY: the cache only returns artifacts of this engine that are as they were written.
+                match unsafe { A::map(&self.engine, &path) } {
+                    Ok(artifact) => return Ok(artifact),
+                    Err(error) => {
+                        tracing::warn!(%digest, %error, "compiled code can't be used; compiling again")
+                    }
+                }
+                cache.remove(digest);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(%digest, %error, "compiled code can't be used; compiling again");
+                cache.remove(digest);
+            }
+        }
+        let artifact: A = compile(&self.engine, wasm)?;
+        let stored = artifact.bytes().map(|bytes| cache.put(digest, &bytes));
+        match stored {
+            // What lies in the page cache anyway is shared and can be dropped; what was just compiled can't.
+            // SAFETY: as above.
+            Ok(Ok(path)) => Ok(unsafe { A::map(&self.engine, &path) }.unwrap_or(artifact)),
+            Ok(Err(error)) => {
+                tracing::warn!(%digest, %error, "compiled code can't be cached");
+                Ok(artifact)
+            }
+            Err(error) => {
+                tracing::warn!(%digest, %error, "compiled code can't be cached");
+                Ok(artifact)
+            }
+        }
+    }
+}
+
+fn compile<A: Artifact>(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<A, LoadError> {
+    A::compile(engine, wasm).map_err(|error| LoadError::Invalid {
+        message: format!("{error:#}"),
+        source: error,
+    })
+}
+
+/// What the engine compiles to: modules and components alike.
+trait Artifact: Sized {
+    fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self>;
+    fn bytes(&self) -> wasmtime::Result<Vec<u8>>;
+
+    /// # Safety
+    ///
+    /// The file must hold what [`bytes`](Self::bytes) gave for this engine, and must never change.
+    unsafe fn map(engine: &wasmtime::Engine, path: &std::path::Path) -> wasmtime::Result<Self>;
+}
+
+impl Artifact for CoreModule {
+    fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self> {
+        Self::from_binary(engine, wasm)
+    }
+
+    fn bytes(&self) -> wasmtime::Result<Vec<u8>> {
+        self.serialize()
+    }
+
+    unsafe fn map(engine: &wasmtime::Engine, path: &std::path::Path) -> wasmtime::Result<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::deserialize_file(engine, path) }
+    }
+}
+
+impl Artifact for Component {
+    fn compile(engine: &wasmtime::Engine, wasm: &[u8]) -> wasmtime::Result<Self> {
+        Self::from_binary(engine, wasm)
+    }
+
+    fn bytes(&self) -> wasmtime::Result<Vec<u8>> {
+        self.serialize()
+    }
+
+    unsafe fn map(engine: &wasmtime::Engine, path: &std::path::Path) -> wasmtime::Result<Self> {
+        // SAFETY: the caller's promise.
+        unsafe { Self::deserialize_file(engine, path) }
+    }
+}

@@ -1,0 +1,116 @@
+//! Pods: namespaces that processes share.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::{CancellationToken, DropGuard};
+use vaquita_net::PodNetwork;
+
+use crate::process::{Process, ProcessConfig, StartError};
+use crate::runtime::Shared;
+
+/// What a pod is made of.
+#[derive(Clone, Debug)]
+pub struct PodConfig {
+    /// For people: in logs and errors.
+    pub name: String,
+    /// The name by which the pod knows itself; its processes find it in `HOSTNAME`, unless they are given another.
+    pub hostname: String,
+    /// Its address, loopback and ports. The pod closes it when it ends.
+    pub network: PodNetwork,
+}
+
+/// A set of namespaces and the processes in them. Cheap to clone; when the last clone is dropped, its processes are
+/// killed and its network is closed.
+#[derive(Clone)]
+pub struct Pod {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Arc<Shared>,
+    config: PodConfig,
+    ended: CancellationToken,
+    _end: DropGuard,
+    processes: Mutex<Vec<Process>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.config.network.close();
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(runtime: Arc<Shared>, config: PodConfig) -> Self {
+        let ended = runtime.ended.child_token();
+        let inner = Inner {
+            runtime,
+            config,
+            _end: ended.clone().drop_guard(),
+            ended,
+            processes: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
+    }
+
+    /// The address that all its processes share.
+    pub fn ip(&self) -> IpAddr {
+        self.inner.config.network.ip()
+    }
+
+    /// Starts a process. When this returns, an HTTP handler's ports accept connections; a program may not have
+    /// got to its first instruction yet.
+    pub async fn start(&self, config: ProcessConfig) -> Result<Process, StartError> {
+        if self.inner.ended.is_cancelled() {
+            return Err(StartError::ShutDown);
+        }
+        let pod = &self.inner;
+        let process = Process::start(&pod.runtime, &pod.config, &pod.ended, config)?;
+        let mut processes = pod.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.retain(|process| process.exit().is_none());
+        processes.push(process.clone());
+        Ok(process)
+    }
+
+    /// The processes that have not ended, oldest first.
+    pub fn processes(&self) -> Vec<Process> {
+        let processes = self
+            .inner
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        processes
+            .iter()
+            .filter(|process| process.exit().is_none())
+            .cloned()
+            .collect()
+    }
+
+    /// Kills all processes, waits until they are gone, and gives up the pod's address. Nothing can be started
+    /// in it from then on. To let processes finish, [`terminate`](Process::terminate) them before.
+    pub async fn shutdown(&self) {
+        self.inner.ended.cancel();
+        for process in self.processes() {
+            process.wait().await;
+        }
+        self.inner.config.network.close();
+    }
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pod")
+            .field("name", &self.inner.config.name)
+            .field("ip", &self.ip())
+            .finish_non_exhaustive()
+    }
+}

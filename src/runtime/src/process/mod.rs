@@ -1,0 +1,342 @@
+//! One module running in a pod.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vaquita_net::{Listener, PodNetwork};
+
+use crate::budget::Budget;
+use crate::http::Server;
+use crate::log::{LogSink, LogStream};
+use crate::module::Code;
+use crate::pod::PodConfig;
+use crate::runtime::Shared;
+
+mod config;
+mod exit;
+mod program;
+
+pub use config::{ProcessConfig, StartError};
+pub use exit::{Exit, Usage};
+
+pub(crate) use exit::Failure;
+pub(crate) use program::yield_in_turns;
+
+/// What every instance of a process is given.
+pub(crate) struct Environment {
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) network: PodNetwork,
+    pub(crate) log: Arc<dyn LogSink>,
+    pub(crate) accounts: Arc<Accounts>,
+}
+
+impl Environment {
+    fn new(pod: &PodConfig, config: &mut ProcessConfig) -> Self {
+        let mut args = std::mem::take(&mut config.args);
+        if args.is_empty() {
+            args.push(config.name.clone());
+        }
+        let mut env = std::mem::take(&mut config.env);
+        if !env.iter().any(|(name, _)| name == "HOSTNAME") {
+            env.push(("HOSTNAME".into(), pod.hostname.clone()));
+        }
+        Self {
+            args,
+            env,
+            network: pod.network.clone(),
+            log: Arc::clone(&config.log),
+            accounts: Accounts::new(config.memory_limit),
+        }
+    }
+
+    /// Tells the process's log what its guest can't say any more.
+    pub(crate) fn report(&self, message: &str) {
+        for line in message.lines() {
+            self.log
+                .write(LogStream::Stderr, format!("{line}\n").as_bytes());
+        }
+    }
+}
+
+/// What all instances of a process use together.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    pub(crate) memory: Arc<Budget>,
+    /// Nanoseconds.
+    pub(crate) cpu: Arc<AtomicU64>,
+    pub(crate) instances: AtomicU64,
+    pub(crate) requests: AtomicU64,
+}
+
+impl Accounts {
+    fn new(memory_limit: Option<u64>) -> Arc<Self> {
+        Arc::new(Self {
+            memory: Budget::new(memory_limit),
+            cpu: Arc::default(),
+            instances: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+        })
+    }
+
+    /// Counts an instance as long as the result lives.
+    pub(crate) fn count_instance(self: &Arc<Self>) -> Counted {
+        self.instances.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(self))
+    }
+}
+
+/// See [`Accounts::count_instance`].
+pub(crate) struct Counted(Arc<Accounts>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How a process is asked to end.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    /// Ended at once, wherever it is.
+    pub(crate) killed: CancellationToken,
+    /// The grace that was granted, once the end is wanted.
+    pub(crate) terminated: watch::Receiver<Option<Duration>>,
+}
+
+impl Orders {
+    /// Waits for [`Process::terminate`].
+    pub(crate) async fn terminated(&mut self) -> Duration {
+        if self.terminated.wait_for(Option::is_some).await.is_err() {
+            // Nobody is left who could ask for it; being killed is all that can happen.
+            return std::future::pending().await;
+        }
+        self.terminated.borrow_and_update().unwrap_or_default()
+    }
+
+    /// Waits until `grace` is over, or the shorter one that is granted meanwhile.
+    pub(crate) async fn grace_over(&mut self, grace: Duration) {
+        let mut end = Instant::now().checked_add(grace);
+        loop {
+            let over = async {
+                match end {
+                    Some(end) => tokio::time::sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => return,
+                grace = next(&mut self.terminated) => {
+                    let sooner = Instant::now().checked_add(grace);
+                    end = [end, sooner].into_iter().flatten().min();
+                }
+            }
+        }
+    }
+}
+
+/// The next grace that is granted.
+async fn next(terminated: &mut watch::Receiver<Option<Duration>>) -> Duration {
+    match terminated.changed().await {
+        Ok(()) => terminated.borrow_and_update().unwrap_or_default(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// One module running in a pod. Cheap to clone; it runs on when all clones are dropped, until its pod ends.
+#[derive(Clone)]
+pub struct Process {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: String,
+    accounts: Arc<Accounts>,
+    listening: Vec<SocketAddr>,
+    killed: CancellationToken,
+    terminated: watch::Sender<Option<Duration>>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Process {
+    pub(crate) fn start(
+        runtime: &Arc<Shared>,
+        pod: &PodConfig,
+        pod_ended: &CancellationToken,
+        mut config: ProcessConfig,
+    ) -> Result<Self, StartError> {
+        let environment = Arc::new(Environment::new(pod, &mut config));
+        let (terminated, orders) = watch::channel(None);
+        let orders = Orders {
+            killed: pod_ended.child_token(),
+            terminated: orders,
+        };
+        let listeners = match config.module.inner.code {
+            Code::HttpHandler(_) => listen(&pod.network, &config.listen)?,
+            Code::CoreCommand(_) | Code::Command(_) => Vec::new(),
+        };
+        let (exited, exit) = watch::channel(None);
+        let inner = Inner {
+            name: config.name.clone(),
+            accounts: Arc::clone(&environment.accounts),
+            listening: listeners.iter().map(Listener::local_addr).collect(),
+            killed: orders.killed.clone(),
+            terminated,
+            exit,
+        };
+        let running = run(Arc::clone(runtime), config, environment, listeners, orders);
+        runtime
+            .threads
+            .spawn(async move { exited.send_replace(Some(running.await)) });
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The name it was given.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Where an HTTP handler is served; empty for other kinds.
+    pub fn listening(&self) -> &[SocketAddr] {
+        &self.inner.listening
+    }
+
+    /// How it ended, if it has.
+    pub fn exit(&self) -> Option<Exit> {
+        let exit = self.inner.exit.borrow().clone();
+        // Without a sender, the task is gone without a word: the runtime was dropped.
+        exit.or_else(|| {
+            self.inner
+                .exit
+                .has_changed()
+                .is_err()
+                .then_some(Exit::Killed)
+        })
+    }
+
+    /// Waits until it has ended. Any number of callers may wait, before and after.
+    pub async fn wait(&self) -> Exit {
+        let mut exit = self.inner.exit.clone();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or(Exit::Killed),
+            Err(_) => Exit::Killed,
+        }
+    }
+
+    /// Asks it to end. An HTTP handler accepts no more connections, answers the requests it has, and ends with exit
+    /// code 0; what is not answered within `grace` is cut, and the process counts as [killed](Exit::Killed).
+    ///
+    /// WASI has no signals, so a program can't be asked: it is ended at once, as a native one without
+    /// a handler for SIGTERM would be.
+    ///
+    /// Returns at once. When called again, the shorter grace counts.
+    pub fn terminate(&self, grace: Duration) {
+        self.inner.terminated.send_if_modified(|current| {
+            let shorter = current.is_none_or(|current| grace < current);
+            if shorter {
+                *current = Some(grace);
+            }
+            shorter
+        });
+    }
+
+    /// Ends it at once, wherever it is. Returns at once, too; [`wait`](Self::wait) tells when it is gone.
+    pub fn kill(&self) {
+        self.inner.killed.cancel();
+    }
+
+    /// What it uses now and has used so far.
+    pub fn usage(&self) -> Usage {
+        let accounts = &self.inner.accounts;
+        Usage {
+            memory: accounts.memory.used(),
+            peak_memory: accounts.memory.peak(),
+            cpu: Duration::from_nanos(accounts.cpu.load(Ordering::Relaxed)),
+            instances: accounts.instances.load(Ordering::Relaxed),
+            requests: accounts.requests.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("name", &self.inner.name)
+            .field("exit", &self.exit())
+            .finish_non_exhaustive()
+    }
+}
+
+fn listen(network: &PodNetwork, ports: &[u16]) -> Result<Vec<Listener>, StartError> {
+    let listen = |port: &u16| {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, *port));
+        network
+            .listen(address)
+            .map_err(|source| StartError::Listen {
+                port: *port,
+                source,
+            })
+    };
+    ports.iter().map(listen).collect()
+}
+
+/// The whole life of a process.
+async fn run(
+    runtime: Arc<Shared>,
+    config: ProcessConfig,
+    environment: Arc<Environment>,
+    listeners: Vec<Listener>,
+    mut orders: Orders,
+) -> Exit {
+    let exit = match &config.module.inner.code {
+        Code::HttpHandler(handler) => {
+            let server = Server::new(runtime, handler.clone(), environment, &config.http, orders);
+            return server.run(listeners).await;
+        }
+        Code::CoreCommand(program) => {
+            let running = program::run_core(&runtime, program, &environment);
+            until_ordered(
+                &mut orders,
+                runtime
+                    .clock
+                    .drive(running, environment.accounts.cpu.clone()),
+            )
+            .await
+        }
+        Code::Command(program) => {
+            let running = program::run_component(&runtime, program, &environment);
+            until_ordered(
+                &mut orders,
+                runtime
+                    .clock
+                    .drive(running, environment.accounts.cpu.clone()),
+            )
+            .await
+        }
+    };
+    match &exit {
+        Exit::Trapped { message } => environment.report(message),
+        Exit::OutOfMemory => environment.report("out of memory"),
+        Exit::Failed { message } => environment.report(message),
+        Exit::Exited(_) | Exit::Terminated | Exit::Killed => {}
+    }
+    exit
+}
+
+async fn until_ordered(orders: &mut Orders, program: impl Future<Output = Exit>) -> Exit {
+    let killed = orders.killed.clone();
+    tokio::select! {
+        biased;
+        () = killed.cancelled() => Exit::Killed,
+        _ = orders.terminated() => Exit::Terminated,
+        exit = program => exit,
+    }
+}

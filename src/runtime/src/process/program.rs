@@ -1,0 +1,61 @@
+//! Programs: modules that run once, from an entry point to an exit code.
+
+use std::sync::Arc;
+
+use wasmtime::{InstancePre, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+use super::{Environment, Exit, Failure};
+use crate::runtime::Shared;
+use crate::state::{CoreState, State};
+
+pub(crate) async fn run_core(
+    runtime: &Shared,
+    program: &InstancePre<CoreState>,
+    environment: &Arc<Environment>,
+) -> Exit {
+    let _counted = environment.accounts.count_instance();
+    let share = runtime.share(environment);
+    let refusals = share.refusals();
+    let mut store = Store::new(&runtime.engine.wasmtime, CoreState::new(environment, share));
+    store.limiter(|state| &mut state.share);
+    yield_in_turns(&mut store);
+    let result = async {
+        let instance = program.instantiate_async(&mut store).await?;
+        let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+        start.call_async(&mut store, ()).await
+    };
+    match result.await {
+        Ok(()) => Exit::Exited(0),
+        Err(error) => Failure::of(&error, &refusals).into(),
+    }
+}
+
+pub(crate) async fn run_component(
+    runtime: &Shared,
+    program: &CommandPre<State>,
+    environment: &Arc<Environment>,
+) -> Exit {
+    let _counted = environment.accounts.count_instance();
+    let share = runtime.share(environment);
+    let refusals = share.refusals();
+    let mut store = Store::new(&runtime.engine.wasmtime, State::new(environment, share));
+    store.limiter(|state| &mut state.share);
+    yield_in_turns(&mut store);
+    let result = async {
+        let command = program.instantiate_async(&mut store).await?;
+        command.wasi_cli_run().call_run(&mut store).await
+    };
+    match result.await {
+        Ok(Ok(())) => Exit::Exited(0),
+        Ok(Err(())) if refusals.any() => Exit::OutOfMemory,
+        Ok(Err(())) => Exit::Exited(1),
+        Err(error) => Failure::of(&error, &refusals).into(),
+    }
+}
+
+/// Has guests give up their thread whenever the epoch advances. There they can be ended, too.
+pub(crate) fn yield_in_turns<T: 'static>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+}

@@ -1,0 +1,213 @@
+//! The root object: the engine, the threads, and the modules that are loaded.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+use crate::budget::Share;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::linker::Linkers;
+use crate::module::{self, Digest, LoadError, Loader, Module};
+use crate::pod::{Pod, PodConfig};
+use crate::process::Environment;
+use crate::ticker::{Clock, Ticker};
+
+/// Guests share their threads with their sockets' and timers' events. Looking for these once in so many turns, of a
+/// time slice each at the most, keeps them prompt while every thread computes.
+const TURNS_BETWEEN_EVENTS: u32 = 5;
+
+/// Why a runtime could not be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// The engine refused its settings, or there is no address space for even the smallest pool of instances.
+    #[error("starting the engine")]
+    Engine(#[source] wasmtime::Error),
+    /// The standard interfaces could not be set up.
+    #[error("setting up what guests can import")]
+    Link(#[source] wasmtime::Error),
+    /// The cache directory can't be used.
+    #[error("opening the cache of compiled code")]
+    Cache(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("starting threads for guests")]
+    Threads(#[source] io::Error),
+}
+
+/// Runs pods. Cheap to clone; when the last clone is dropped, all that it runs is killed.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+    _owner: Arc<Owner>,
+}
+
+/// What pods and processes use of their runtime. They may outlive it; then they are killed.
+pub(crate) struct Shared {
+    pub(crate) engine: Engine,
+    pub(crate) clock: Clock,
+    pub(crate) threads: tokio::runtime::Handle,
+    pub(crate) ended: CancellationToken,
+    loader: Loader,
+    loaded: Mutex<HashMap<Digest, Slot>>,
+}
+
+/// A module that is loaded or being loaded; locked while it is, so that nobody else does the same.
+type Slot = Arc<tokio::sync::Mutex<Weak<module::Inner>>>;
+
+/// What ends with the last handle.
+struct Owner {
+    ended: CancellationToken,
+    threads: Option<tokio::runtime::Runtime>,
+    _ticker: Ticker,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        if let Some(threads) = self.threads.take() {
+            // It must not wait: this may be an asynchronous task of the embedder.
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl Runtime {
+    /// Starts threads and reserves address space as `config` says.
+    pub fn new(config: Config) -> Result<Self, RuntimeError> {
+        let engine = Engine::new(&config).map_err(RuntimeError::Engine)?;
+        let linkers = Linkers::new(&engine.wasmtime).map_err(RuntimeError::Link)?;
+        let cache = config
+            .cache_dir
+            .as_deref()
+            .map(|dir| Cache::open(dir, &engine.wasmtime));
+        let cache = cache.transpose().map_err(RuntimeError::Cache)?;
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.threads.max(1))
+            .thread_name("vaquita-guest")
+            .event_interval(TURNS_BETWEEN_EVENTS)
+            .enable_all()
+            .build()
+            .map_err(RuntimeError::Threads)?;
+        let ticker = Ticker::start(config.time_slice, {
+            let engine = engine.wasmtime.weak();
+            move || {
+                if let Some(engine) = engine.upgrade() {
+                    engine.increment_epoch();
+                }
+            }
+        })
+        .map_err(RuntimeError::Threads)?;
+        let ended = CancellationToken::new();
+        let shared = Shared {
+            clock: ticker.clock(),
+            threads: threads.handle().clone(),
+            ended: ended.clone(),
+            loader: Loader {
+                engine: engine.wasmtime.clone(),
+                linkers,
+                cache,
+                max_size: config.max_module_size,
+            },
+            engine,
+            loaded: Mutex::default(),
+        };
+        let owner = Owner {
+            ended,
+            threads: Some(threads),
+            _ticker: ticker,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            _owner: Arc::new(owner),
+        })
+    }
+
+    /// Makes a module of its bytes: checks, compiles and links it. Bytes that were loaded before and are still in use
+    /// give the same module, without any work.
+    ///
+    /// Compiling takes about half a second for each megabyte; it is done on other threads.
+    pub async fn load(&self, wasm: Bytes) -> Result<Module, LoadError> {
+        self.shared.loader.check_size(&wasm)?;
+        let shared = Arc::clone(&self.shared);
+        let task = self
+            .shared
+            .threads
+            .spawn(async move { shared.load(wasm).await });
+        task.await.unwrap_or(Err(LoadError::ShuttingDown))
+    }
+
+    /// Makes an empty pod.
+    pub fn pod(&self, config: PodConfig) -> Pod {
+        Pod::new(Arc::clone(&self.shared), config)
+    }
+
+    /// How many linear memories can exist at once: [`Config::max_instances`], or fewer if the machine's
+    /// address space does not suffice.
+    pub fn max_instances(&self) -> u32 {
+        self.shared.engine.instances
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("engine", &self.shared.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// A new instance's share of its process's memory.
+    pub(crate) fn share(&self, environment: &Environment) -> Share {
+        Share::new(
+            Arc::clone(&environment.accounts.memory),
+            self.engine.ceilings,
+        )
+    }
+
+    async fn load(self: Arc<Self>, wasm: Bytes) -> Result<Module, LoadError> {
+        let (digest, wasm) = blocking(move || (Digest::of(&wasm), wasm)).await?;
+        let slot = self.slot(digest);
+        let mut slot = slot.lock().await;
+        if let Some(inner) = slot.upgrade() {
+            return Ok(Module { inner });
+        }
+        let inner = blocking(move || self.loader.load(digest, &wasm)).await??;
+        let inner = Arc::new(inner);
+        *slot = Arc::downgrade(&inner);
+        Ok(Module { inner })
+    }
+
+    fn slot(&self, digest: Digest) -> Slot {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if !loaded.contains_key(&digest) {
+            // Modules come and go; what nobody uses is forgotten here, where the map would grow.
+            loaded.retain(|_, slot| {
+                Arc::strong_count(slot) > 1
+                    || slot
+                        .try_lock()
+                        .is_ok_and(|module| module.strong_count() > 0)
+            });
+        }
+        Arc::clone(loaded.entry(digest).or_default())
+    }
+}
+
+/// `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, LoadError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => LoadError::ShuttingDown,
+        })
+}

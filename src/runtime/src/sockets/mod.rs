@@ -1,0 +1,92 @@
+//! `wasi:sockets@0.2` over the pod's virtual network.
+//!
+//! The interfaces' types are those of `wasmtime-wasi`; what is behind a handle is ours. A handle is an index into the
+//! instance's resource table, where [`host`] and [`guest`] put another type under the same index. The table checks the type
+//! of what it is asked for, so a mix-up would be an error, never a misinterpretation.
+
+use vaquita_net::{NetError, PodNetwork, ResolveError};
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, LinkOptions};
+use wasmtime_wasi::p2::bindings::sockets::{
+    instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp_create_socket,
+};
+
+use crate::state::State;
+
+mod lookup;
+mod options;
+mod stream;
+mod tcp_host;
+mod tcp_socket;
+mod unconnected;
+
+/// What the interfaces' functions work on.
+pub(crate) struct View<'a> {
+    table: &'a mut ResourceTable,
+    network: &'a PodNetwork,
+}
+
+struct Sockets;
+
+impl HasData for Sockets {
+    type Data<'a> = View<'a>;
+}
+
+/// Puts the pod's sockets in the place of the host's.
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    fn view(state: &mut State) -> View<'_> {
+        View {
+            table: &mut state.table,
+            network: &state.network,
+        }
+    }
+    instance_network::add_to_linker::<State, Sockets>(linker, view)?;
+    network::add_to_linker::<State, Sockets>(linker, &LinkOptions::default(), view)?;
+    tcp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
+    tcp::add_to_linker::<State, Sockets>(linker, view)?;
+    udp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
+    ip_name_lookup::add_to_linker::<State, Sockets>(linker, view)
+}
+
+/// What we keep behind a handle that the guest gave.
+fn host<Ours, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours>
+where
+    Ours: 'static,
+{
+    if handle.owned() {
+        Resource::new_own(handle.rep())
+    } else {
+        Resource::new_borrow(handle.rep())
+    }
+}
+
+/// A handle for the guest on what we keep.
+fn guest<Ours: 'static, Theirs: 'static>(kept: &Resource<Ours>) -> Resource<Theirs> {
+    Resource::new_own(kept.rep())
+}
+
+fn code_of(error: NetError) -> ErrorCode {
+    match error {
+        NetError::AddrInUse(_) => ErrorCode::AddressInUse,
+        NetError::AddrNotAvailable(_) => ErrorCode::AddressNotBindable,
+        NetError::ConnectionRefused(_) => ErrorCode::ConnectionRefused,
+        NetError::HostUnreachable(_) | NetError::NetworkUnreachable(_) | NetError::Closed => {
+            ErrorCode::RemoteUnreachable
+        }
+        NetError::TimedOut(_) => ErrorCode::Timeout,
+        NetError::Denied(_) => ErrorCode::AccessDenied,
+        NetError::TooMany { .. } => ErrorCode::NewSocketLimit,
+        NetError::MessageTooLong { .. } => ErrorCode::DatagramTooLarge,
+        NetError::Host(error) => error.into(),
+        _ => ErrorCode::Unknown,
+    }
+}
+
+fn code_of_lookup(error: &ResolveError) -> ErrorCode {
+    match error {
+        ResolveError::Invalid(_) => ErrorCode::InvalidArgument,
+        ResolveError::NotFound(_) => ErrorCode::NameUnresolvable,
+        ResolveError::Outside { .. } => ErrorCode::TemporaryResolverFailure,
+        _ => ErrorCode::PermanentResolverFailure,
+    }
+}

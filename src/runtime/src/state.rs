@@ -1,0 +1,84 @@
+//! What the host keeps for one instance.
+
+use vaquita_net::PodNetwork;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+use crate::budget::Share;
+use crate::http::Outgoing;
+use crate::log::LogStream;
+use crate::process::Environment;
+use crate::stdio::Output;
+
+/// The most handles (streams, sockets, pollables, header maps, ...) that an instance may hold.
+const MOST_RESOURCES: usize = 64 << 10;
+
+/// The state of a component's instance.
+pub(crate) struct State {
+    wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    pub(crate) network: PodNetwork,
+    pub(crate) share: Share,
+}
+
+impl State {
+    pub(crate) fn new(environment: &Environment, share: Share) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MOST_RESOURCES);
+        Self {
+            wasi: context(environment).build(),
+            table,
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing::new(environment.network.clone()),
+            network: environment.network.clone(),
+            share,
+        }
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
+    }
+}
+
+/// The state of a core module's instance.
+pub(crate) struct CoreState {
+    pub(crate) wasi: WasiP1Ctx,
+    pub(crate) share: Share,
+}
+
+impl CoreState {
+    pub(crate) fn new(environment: &Environment, share: Share) -> Self {
+        let mut wasi = context(environment).build_p1();
+        wasi.ctx().table.set_max_capacity(MOST_RESOURCES);
+        Self { wasi, share }
+    }
+}
+
+fn context(environment: &Environment) -> WasiCtxBuilder {
+    let mut context = WasiCtxBuilder::new();
+    context
+        .args(&environment.args)
+        .envs(&environment.env)
+        .stdout(Output::new(environment.log.clone(), LogStream::Stdout))
+        .stderr(Output::new(environment.log.clone(), LogStream::Stderr));
+    context
+}
