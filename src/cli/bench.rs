@@ -64,7 +64,10 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     report.progress("cleaning up");
-    let deleted = namespace.delete(&target).await;
+    let deleted = tokio::select! {
+        deleted = namespace.delete(&target) => deleted,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted while cleaning up")),
+    };
     report.finish();
     // What went wrong first is what to tell.
     result.and(deleted)

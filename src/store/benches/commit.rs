@@ -37,6 +37,9 @@ fn main() {
             measure(&store, "update", writers, each, Expect::Anything).await;
         }
         reads(&*store).await;
+        // Beside the removal of everything that was compacted.
+        measure(&store, "update", 64, 500, Expect::Anything).await;
+        measure(&store, "update", 1, 500, Expect::Anything).await;
         store.close().await;
     });
     let size = std::fs::metadata(dir.path().join("store.redb")).map_or(0, |file| file.len());

@@ -1,6 +1,9 @@
 //! Writes on their way to the one who writes them.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
@@ -105,15 +108,21 @@ impl Queue {
         Ok(())
     }
 
-    /// Everything that is queued; waits for something unless told not to. `None` once the queue is closed and empty.
-    pub(super) fn take(&self, wait: bool) -> Option<Batch> {
-        let mut state = self.lock();
-        while wait && state.batch.is_empty() && !state.closed {
-            state = self
+    /// Everything that is queued, as soon as there is something; or nothing, once `patience` is over. `None` when the
+    /// queue is closed and empty.
+    pub(super) fn take(&self, patience: Option<Duration>) -> Option<Batch> {
+        let idle = |state: &mut State| state.batch.is_empty() && !state.closed;
+        let state = self.lock();
+        let mut state = match patience {
+            None => self
                 .filled
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+                .wait_while(state, idle)
+                .unwrap_or_else(PoisonError::into_inner),
+            Some(patience) => {
+                let waited = self.filled.wait_timeout_while(state, patience, idle);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
         if state.closed && state.batch.is_empty() {
             return None;
         }
@@ -151,7 +160,7 @@ mod tests {
         assert_eq!(queue.write(pending(0)), Ok(()));
         assert_eq!(queue.write(pending(0)), Ok(()));
         assert_eq!(queue.write(pending(0)), Err(Rejected::Full));
-        assert_eq!(queue.take(true).unwrap().writes.len(), 2);
+        assert_eq!(queue.take(None).unwrap().writes.len(), 2);
         assert_eq!(queue.write(pending(0)), Ok(()));
     }
 
@@ -160,7 +169,7 @@ mod tests {
         let queue = Queue::new(10, 100);
         assert_eq!(queue.write(pending(1000)), Ok(()));
         assert_eq!(queue.write(pending(0)), Err(Rejected::Full));
-        assert_eq!(queue.take(true).unwrap().writes.len(), 1);
+        assert_eq!(queue.take(None).unwrap().writes.len(), 1);
         assert_eq!(queue.write(pending(90)), Ok(()));
         assert_eq!(queue.write(pending(8)), Ok(()));
         assert_eq!(queue.write(pending(0)), Err(Rejected::Full));
@@ -172,12 +181,17 @@ mod tests {
         assert_eq!(queue.write(pending(0)), Ok(()));
         queue.close();
         assert_eq!(queue.write(pending(0)), Err(Rejected::Closed));
-        assert_eq!(queue.take(true).unwrap().writes.len(), 1);
-        assert!(queue.take(true).is_none());
+        assert_eq!(queue.take(None).unwrap().writes.len(), 1);
+        assert!(queue.take(None).is_none());
     }
 
     #[test]
-    fn does_not_wait_if_told_so() {
-        assert!(Queue::new(1, 1).take(false).unwrap().is_empty());
+    fn waits_no_longer_than_it_may() {
+        assert!(
+            Queue::new(1, 1)
+                .take(Some(Duration::ZERO))
+                .unwrap()
+                .is_empty()
+        );
     }
 }

@@ -27,10 +27,18 @@ use crate::{BackendError, CommitError, Committed, CompactError, Event};
 /// Opens the database, again after it failed.
 pub(super) type Opener = Box<dyn Fn() -> Result<(Database, Position), OpenFailure> + Send>;
 
-/// Revisions that are swept along with a batch of writes. Small, because the writes wait for it.
-const SWEEP_BESIDE_WRITES: u64 = 64;
-/// Revisions that are swept at one go when nobody waits. A write that comes then waits for a few milliseconds.
-const SWEEP_ALONE: u64 = 512;
+/// Revisions that are swept at one go while nobody writes. A write that comes then waits for some milliseconds.
+const SWEEP_ALONE: u64 = 256;
+/// How long nobody must have written for that.
+const QUIET: Duration = Duration::from_millis(2);
+
+/// Revisions that are swept along with so many writes, which wait for it: few, but more than the writes add.
+fn sweep_beside(writes: usize) -> u64 {
+    u64::try_from(writes)
+        .unwrap_or(u64::MAX)
+        .saturating_mul(2)
+        .clamp(16, SWEEP_ALONE)
+}
 
 pub(super) struct Writer {
     /// Dropped before everybody learns that the store is closed.
@@ -69,7 +77,7 @@ impl Writer {
 
     /// Writes until the queue is closed.
     pub(super) fn run(mut self) {
-        while let Some(batch) = self.shared.queue.take(!self.can_sweep()) {
+        while let Some(batch) = self.shared.queue.take(self.can_sweep().then_some(QUIET)) {
             self.step(batch);
         }
     }
@@ -192,7 +200,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.0.queue.close();
         // Only a panic leaves something here. Its writers see that nobody will answer.
-        drop(self.0.queue.take(false));
+        drop(self.0.queue.take(Some(Duration::ZERO)));
         self.0.hide(Reading::Closed);
         self.0.head.close();
     }
@@ -214,11 +222,12 @@ fn transact(
         tables.position.compacted = tables.position.compacted.max(compaction.to);
     }
     if tables.position.unswept() {
-        tables.sweep(if batch.is_empty() {
+        let most = if batch.is_empty() {
             SWEEP_ALONE
         } else {
-            SWEEP_BESIDE_WRITES
-        })?;
+            sweep_beside(batch.writes.len())
+        };
+        tables.sweep(most)?;
     }
     let position = tables.position;
     drop(tables);
