@@ -300,7 +300,8 @@ impl Ring {
         let mut lost = 0;
         self.change(|state| {
             lost = state.clear();
-            let hearing = matches!(state.phase, Phase::Open | Phase::Finished);
+            // If the writer has finished, what is left of the direction is the same either way.
+            let hearing = state.phase == Phase::Open;
             if hearing {
                 state.phase = Phase::Deaf;
             }
@@ -436,7 +437,7 @@ impl End {
     /// See [`Stream::try_write`](crate::Stream::try_write).
     pub(crate) fn write(&self, data: &mut Bytes) -> io::Result<usize> {
         self.outgoing().write(data.len(), |state, length| {
-            state.push(data.split_to(length))
+            state.push(data.split_to(length));
         })
     }
 
@@ -480,3 +481,6 @@ impl Drop for End {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

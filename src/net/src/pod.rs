@@ -163,14 +163,9 @@ impl BoundPort {
     }
 
     /// Connects from this port: see [`PodNetwork::connect`].
-    pub fn connect(
-        self,
-        to: SocketAddr,
-    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
-        async move {
-            let pod = self.hold.pod.clone();
-            pod.connect(Some(self.hold), to).await
-        }
+    pub async fn connect(self, to: SocketAddr) -> Result<Stream, NetError> {
+        let pod = self.hold.pod.clone();
+        pod.connect(Some(self.hold), to).await
     }
 }
 

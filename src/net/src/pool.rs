@@ -229,10 +229,13 @@ mod tests {
             let mut held = BTreeSet::new();
             for op in ops {
                 match op {
-                    Op::Take => match pool.take() {
-                        Ok(ip) => prop_assert!(held.insert(ip)),
-                        Err(_) => prop_assert_eq!(held.len(), pool.capacity()),
-                    },
+                    Op::Take => {
+                        let taken = pool.take();
+                        prop_assert_eq!(taken.is_err(), held.len() == pool.capacity());
+                        if let Ok(ip) = taken {
+                            prop_assert!(held.insert(ip));
+                        }
+                    }
                     Op::TakeThis(last) => {
                         let ip = Ipv4Addr::new(192, 168, 0, last);
                         let possible = (2..15).contains(&last) && !held.contains(&ip);

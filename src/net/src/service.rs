@@ -196,8 +196,8 @@ struct Service {
 
 struct Port {
     protocol: Protocol,
-    port: u16,
-    node_port: Option<u16>,
+    number: u16,
+    on_node: Option<u16>,
     balancer: Arc<Balancer>,
 }
 
@@ -260,14 +260,14 @@ impl Service {
         addresses.sort_unstable();
         addresses.dedup();
         let turn_of = |port: &ServicePort| {
-            let same = |old: &&Port| (old.protocol, old.port) == (port.protocol, port.port);
+            let same = |old: &&Port| (old.protocol, old.number) == (port.protocol, port.port);
             let old = before.and_then(|before| before.ports.iter().find(same));
             old.map_or(0, |old| old.balancer.turn.load(Ordering::Relaxed))
         };
         let make = |port: &ServicePort| Port {
             protocol: port.protocol,
-            port: port.port,
-            node_port: port.node_port,
+            number: port.port,
+            on_node: port.node_port,
             balancer: Arc::new(Balancer {
                 endpoints: port.endpoints.clone(),
                 affinity: spec.affinity,
@@ -314,7 +314,7 @@ impl Snapshot {
             *self.addresses.entry(ip).or_insert(0) += 1;
             for port in &service.ports {
                 self.ports.insert(
-                    (port.protocol, SocketAddr::new(ip, port.port)),
+                    (port.protocol, SocketAddr::new(ip, port.number)),
                     port.balancer.clone(),
                 );
             }
@@ -332,13 +332,13 @@ impl Snapshot {
             for port in &service.ports {
                 remove_own(
                     &mut self.ports,
-                    &(port.protocol, SocketAddr::new(*ip, port.port)),
+                    &(port.protocol, SocketAddr::new(*ip, port.number)),
                     port,
                 );
             }
         }
         for port in &service.ports {
-            if let Some(number) = port.node_port {
+            if let Some(number) = port.on_node {
                 remove_own(&mut self.node_ports, &(port.protocol, number), port);
             }
         }
@@ -371,7 +371,7 @@ impl ServiceTable {
         let wanted: Vec<_> = service
             .ports
             .iter()
-            .filter_map(|port| Some(((port.protocol, port.node_port?), &port.balancer)))
+            .filter_map(|port| Some(((port.protocol, port.on_node?), &port.balancer)))
             .collect();
         node_ports.close_others(key, |open| {
             wanted.iter().any(|&(node_port, _)| node_port == open)

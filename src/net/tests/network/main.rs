@@ -1,0 +1,9 @@
+//! The virtual network as its users see it.
+
+mod names;
+mod node_ports;
+mod pods;
+mod policy;
+mod services;
+mod streams;
+mod tools;
