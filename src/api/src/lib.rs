@@ -10,10 +10,22 @@ mod kinds;
 pub mod meta;
 pub mod names;
 pub mod patch;
+pub mod pod {
+    //! What is done to pods by other ways than writing them.
+
+    pub use crate::kinds::pod::{BindError, bind};
+}
 pub mod quantity;
 pub mod registry;
 pub mod schema;
 pub mod selector;
+pub mod service {
+    //! What services need to be given, and where it is written.
+
+    pub use crate::kinds::service::{
+        cluster_ips, needs_cluster_ip, needs_node_ports, node_ports, set_cluster_ip, set_node_port,
+    };
+}
 pub mod status;
 pub mod table;
 mod validate;

@@ -3,19 +3,46 @@
 //! To add a kind: a file with its `resource()` and its `impl Kind`, and a line in [`all`].
 
 mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+pub(crate) mod pod;
+mod pod_spec;
+mod print;
+mod replication_controller;
+mod secret;
+pub(crate) mod service;
+mod service_account;
+#[cfg(test)]
+mod testing;
 
-use crate::registry::{Kind, Resource, Typed, Verb};
+use k8s_openapi::ListableResource;
+
+use crate::registry::{Kind, Resource, ScalePaths, Subresource, Typed, Verb};
 
 /// Every built-in resource.
 pub(crate) fn all() -> Vec<Resource> {
-    vec![config_map::resource()]
+    vec![
+        config_map::resource(),
+        endpoint_slice::resource(),
+        endpoints::resource(),
+        event::resource(),
+        lease::resource(),
+        namespace::resource(),
+        node::resource(),
+        pod::resource(),
+        replication_controller::resource(),
+        secret::resource(),
+        service::resource(),
+        service_account::resource(),
+    ]
 }
 
-/// The entry of a kind with the usual verbs; the rest is added by the methods below.
-fn stored<K: Kind>(singular: &str, namespaced: bool) -> Resource
-where
-    K: k8s_openapi::ListableResource,
-{
+/// The entry of a kind that is stored and has all the usual verbs.
+fn stored<K: Kind + ListableResource>(singular: &str, namespaced: bool) -> Resource {
     Resource {
         group: K::GROUP.to_owned(),
         version: K::VERSION.to_owned(),
@@ -33,9 +60,58 @@ where
     }
 }
 
+/// What entries are refined by.
 impl Resource {
     fn short(mut self, names: &[&str]) -> Self {
         self.short_names = names.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// Puts the kind among those that `kubectl get all` shows.
+    fn in_all(mut self) -> Self {
+        self.categories.push("all".to_owned());
+        self
+    }
+
+    /// A subresource that shows the object itself.
+    fn view(self, name: &str, verbs: &[Verb]) -> Self {
+        let (group, version, kind) = (self.group.clone(), self.version.clone(), self.kind.clone());
+        self.sub(name, (&group, &version, &kind), verbs)
+    }
+
+    fn with_status(self) -> Self {
+        self.view("status", &[Verb::Get, Verb::Patch, Verb::Update])
+    }
+
+    /// A subresource of another group, version and kind.
+    fn sub(
+        mut self,
+        name: &str,
+        (group, version, kind): (&str, &str, &str),
+        verbs: &[Verb],
+    ) -> Self {
+        self.subresources.push(Subresource {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            version: version.to_owned(),
+            kind: kind.to_owned(),
+            verbs: verbs.to_vec(),
+        });
+        self
+    }
+
+    /// The `scale` subresource over the usual three fields.
+    fn scalable(mut self) -> Self {
+        let path = |fields: [&str; 2]| fields.map(str::to_owned).to_vec();
+        self.scale = Some(ScalePaths {
+            replicas: path(["spec", "replicas"]),
+            status_replicas: path(["status", "replicas"]),
+            selector: path(["spec", "selector"]),
+        });
+        self.sub(
+            "scale",
+            ("autoscaling", "v1", "Scale"),
+            &[Verb::Get, Verb::Patch, Verb::Update],
+        )
     }
 }

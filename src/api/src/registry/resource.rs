@@ -312,7 +312,7 @@ impl Resource {
         if self.rules.has_generation() {
             metadata.insert("generation".to_owned(), 1.into());
         }
-        if self.has_status() {
+        if self.has_status() && !self.rules.status_on_create() {
             object.remove("status");
         }
         self.rules.prepare_create(object);

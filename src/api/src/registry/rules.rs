@@ -27,6 +27,9 @@ pub(crate) trait Kind:
     /// Whether `metadata.generation` counts the changes of the specification.
     const GENERATION: bool = false;
 
+    /// Whether a new object brings its status along, rather than starting without one.
+    const STATUS_ON_CREATE: bool = false;
+
     /// What a name must look like.
     const NAME: fn(&str) -> Problems = names::dns1123_subdomain;
 
@@ -92,6 +95,7 @@ pub(crate) const METADATA_FIELDS: &[SelectableField] = &[
 pub(crate) trait Rules: Send + Sync {
     fn schema(&self) -> &Schema;
     fn has_generation(&self) -> bool;
+    fn status_on_create(&self) -> bool;
     fn name_check(&self) -> fn(&str) -> Problems;
     fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
     fn prepare_create(&self, object: &mut Object);
@@ -141,6 +145,10 @@ impl<K: Kind> Rules for Typed<K> {
 
     fn has_generation(&self) -> bool {
         K::GENERATION
+    }
+
+    fn status_on_create(&self) -> bool {
+        K::STATUS_ON_CREATE
     }
 
     fn name_check(&self) -> fn(&str) -> Problems {

@@ -1,0 +1,56 @@
+//! Cells that several kinds' tables have.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Container;
+use serde_json::Value;
+
+/// What a cell shows for nothing.
+pub(super) const NONE: &str = "<none>";
+
+/// The text, or `<none>`.
+pub(super) fn or_none(text: Option<&str>) -> Value {
+    Value::from(text.filter(|text| !text.is_empty()).unwrap_or(NONE))
+}
+
+/// `a=b,c=d`, or `<none>`.
+pub(super) fn labels(labels: Option<&BTreeMap<String, String>>) -> Value {
+    let pairs: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    or_none(Some(&pairs.join(",")))
+}
+
+/// The names of containers, and their images.
+pub(super) fn containers(containers: &[Container]) -> (Value, Value) {
+    let names: Vec<&str> = containers
+        .iter()
+        .map(|container| container.name.as_str())
+        .collect();
+    let images: Vec<&str> = containers
+        .iter()
+        .map(|container| container.image.as_deref().unwrap_or_default())
+        .collect();
+    (names.join(",").into(), images.join(",").into())
+}
+
+/// The first three of a list, and how many more there are; `empty` for an empty list.
+pub(super) fn first_three(items: impl Iterator<Item = String>, empty: &str) -> Value {
+    let mut shown = Vec::with_capacity(3);
+    let mut more = 0;
+    for item in items {
+        if shown.len() < 3 {
+            shown.push(item);
+        } else {
+            more += 1;
+        }
+    }
+    let list = shown.join(",");
+    Value::from(match (list.as_str(), more) {
+        ("", _) => empty.to_owned(),
+        (_, 0) => list,
+        _ => format!("{list} + {more} more..."),
+    })
+}
