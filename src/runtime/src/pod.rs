@@ -69,6 +69,10 @@ impl Pod {
 
     /// Starts a process. When this returns, an HTTP handler's ports accept connections; a program may not have
     /// got to its first instruction yet.
+    #[expect(
+        clippy::unused_async,
+        reason = "part of the interface: what a pod will mount, it will have to wait for"
+    )]
     pub async fn start(&self, config: ProcessConfig) -> Result<Process, StartError> {
         if self.inner.ended.is_cancelled() {
             return Err(StartError::ShutDown);

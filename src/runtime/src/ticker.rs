@@ -157,26 +157,22 @@ mod tests {
 
     #[test]
     fn it_sleeps_when_idle_and_wakes_for_a_guest() {
-        let (ticks, ticked) = mpsc::channel();
+        let (sender, ticks) = mpsc::channel();
         let ticker = Ticker::start(Duration::from_micros(10), move || {
-            let _ = ticks.send(());
+            let _ = sender.send(());
         })
         .expect("a thread");
         while !ticker.clock.shared.parked.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
-        while ticked.try_recv().is_ok() {}
+        while ticks.try_recv().is_ok() {}
 
         let clock = ticker.clock();
         let running = clock.enter();
-        ticked.recv().expect("a tick for the guest");
+        ticks.recv().expect("a tick for the guest");
         drop(running);
         drop(ticker);
-        while ticked.try_recv().is_ok() {}
-        assert_eq!(
-            ticked.recv(),
-            Err(mpsc::RecvError),
-            "the thread has ended with the ticker"
-        );
+        // It ends when the thread does, for the ticks come from there alone.
+        ticks.iter().for_each(drop);
     }
 }

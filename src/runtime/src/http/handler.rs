@@ -100,7 +100,7 @@ impl Handler {
                 plain(StatusCode::INTERNAL_SERVER_ERROR)
             }
             // The instance is gone, and the means to answer with it.
-            Err(_) => self.unanswered(stopped.await.unwrap_or(Err(Stopped::Cut))),
+            Err(_) => self.unanswered(&stopped.await.unwrap_or(Err(Stopped::Cut))),
         }
     }
 
@@ -124,9 +124,10 @@ impl Handler {
             result = guest => result,
         };
         match &result {
-            Err(Stopped::Failed(Failure::Trapped(message))) => self.environment.report(message),
             Err(Stopped::Failed(Failure::OutOfMemory)) => self.environment.report("out of memory"),
-            Err(Stopped::Failed(Failure::Full(message))) => self.environment.report(message),
+            Err(Stopped::Failed(Failure::Trapped(message) | Failure::Full(message))) => {
+                self.environment.report(message);
+            }
             Err(Stopped::TimedOut) => self.environment.report("a request took too long"),
             Ok(())
             | Err(Stopped::Failed(Failure::Exited(_)) | Stopped::Malformed | Stopped::Cut) => {}
@@ -186,7 +187,7 @@ impl Handler {
     }
 
     /// The answer to a request that the guest has not answered.
-    fn unanswered(&self, result: Result<(), Stopped>) -> Answer {
+    fn unanswered(&self, result: &Result<(), Stopped>) -> Answer {
         match result {
             Ok(()) | Err(Stopped::Failed(Failure::Exited(_))) => {
                 self.environment

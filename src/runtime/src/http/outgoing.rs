@@ -18,7 +18,7 @@ use vaquita_net::{NetError, PodNetwork, ResolveError, Stream};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 /// How long a guest waits that set no limit of its own: for a connection, for an answer, and for each further piece of it.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 type Sending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 

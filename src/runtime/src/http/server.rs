@@ -20,7 +20,7 @@ use crate::runtime::Shared;
 use crate::state::State;
 
 /// The longest a client may take to send a request's head, or leave its connection idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// An HTTP handler's process.
 pub(crate) struct Server {

@@ -228,44 +228,42 @@ impl Loader {
         let Some(cache) = &self.cache else {
             return compile(&self.engine, wasm);
         };
-        match cache.find(digest) {
-            Ok(Some(path)) => {
-                // SAFETY: the cache only returns artifacts of this engine that are as they were written.
-                match unsafe { A::map(&self.engine, &path) } {
-                    Ok(artifact) => return Ok(artifact),
-                    Err(error) => {
-                        tracing::warn!(%digest, %error, "compiled code can't be used; compiling again")
-                    }
-                }
-                cache.remove(digest);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%digest, %error, "compiled code can't be used; compiling again");
-                cache.remove(digest);
-            }
+        if let Some(artifact) = cached(&self.engine, cache, digest) {
+            return Ok(artifact);
         }
         let artifact: A = compile(&self.engine, wasm)?;
-        let stored = artifact.bytes().map(|bytes| cache.put(digest, &bytes));
-        match stored {
-            // What lies in the page cache anyway is shared and can be dropped; what was just compiled can't.
-            // SAFETY: as above.
-            Ok(Ok(path)) => Ok(unsafe { A::map(&self.engine, &path) }.unwrap_or(artifact)),
-            Ok(Err(error)) => {
-                tracing::warn!(%digest, %error, "compiled code can't be cached");
-                Ok(artifact)
-            }
-            Err(error) => {
-                tracing::warn!(%digest, %error, "compiled code can't be cached");
-                Ok(artifact)
-            }
-        }
+        let stored = artifact
+            .bytes()
+            .and_then(|bytes| Ok(cache.put(digest, &bytes)?));
+        // What is mapped shares its memory with the file's other readers; what was just compiled does not.
+        // SAFETY: as above, in `cached`.
+        let mapped = stored.and_then(|path| unsafe { A::map(&self.engine, &path) });
+        Ok(mapped.unwrap_or_else(|error| {
+            tracing::warn!(%digest, %error, "compiled code can't be cached");
+            artifact
+        }))
     }
 }
 
+/// What the cache has, if it can be used; if not, it is forgotten.
+fn cached<A: Artifact>(engine: &wasmtime::Engine, cache: &Cache, digest: Digest) -> Option<A> {
+    let found = cache.find(digest).map_err(wasmtime::Error::from);
+    let mapped = found.and_then(|path| {
+        // SAFETY: the cache only gives artifacts of this engine that are as they were written.
+        path.map(|path| unsafe { A::map(engine, &path) })
+            .transpose()
+    });
+    mapped.unwrap_or_else(|error| {
+        tracing::warn!(%digest, %error, "compiled code can't be used; compiling again");
+        cache.remove(digest);
+        None
+    })
+}
+
 fn compile<A: Artifact>(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<A, LoadError> {
+    // The outer layers tell what the compiler was doing; what is wrong with the module is innermost.
     A::compile(engine, wasm).map_err(|error| LoadError::Invalid {
-        message: format!("{error:#}"),
+        message: error.root_cause().to_string(),
         source: error,
     })
 }

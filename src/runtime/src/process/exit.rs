@@ -117,20 +117,14 @@ impl From<Failure> for Exit {
     }
 }
 
-/// The cause first, then where it happened.
+/// The cause first, then where it happened, with the names of functions as their programmers know them.
 fn describe(error: &wasmtime::Error) -> String {
     let mut message = error.root_cause().to_string();
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        for (at, frame) in backtrace.frames().iter().enumerate() {
-            let module = frame.module().name().unwrap_or("<unnamed>");
-            let function = frame
-                .symbols()
-                .first()
-                .and_then(|symbol| symbol.name())
-                .or_else(|| frame.func_name());
-            let function =
-                function.map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
-            message.push_str(&format!("\n  {at}: {module}!{function}"));
+        // Its first line is a heading.
+        for frame in backtrace.to_string().lines().skip(1) {
+            message.push('\n');
+            message.push_str(frame);
         }
     }
     truncate(&mut message);

@@ -323,9 +323,8 @@ async fn run(
         }
     };
     match &exit {
-        Exit::Trapped { message } => environment.report(message),
+        Exit::Trapped { message } | Exit::Failed { message } => environment.report(message),
         Exit::OutOfMemory => environment.report("out of memory"),
-        Exit::Failed { message } => environment.report(message),
         Exit::Exited(_) | Exit::Terminated | Exit::Killed => {}
     }
     exit

@@ -30,7 +30,7 @@ impl View<'_> {
 
     fn streams<T>(
         &mut self,
-        parent: Resource<TcpSocket>,
+        parent: &Resource<TcpSocket>,
         reader: Reader,
         writer: Writer,
     ) -> SocketResult<Connected<Resource<T>>>
@@ -39,9 +39,9 @@ impl View<'_> {
     {
         let input: DynInputStream = Box::new(reader);
         let output: DynOutputStream = Box::new(writer);
-        let input = self.table.push_child(input, &parent)?;
-        let output = self.table.push_child(output, &parent)?;
-        Ok((guest(&parent), input, output))
+        let input = self.table.push_child(input, parent)?;
+        let output = self.table.push_child(output, parent)?;
+        Ok((guest(parent), input, output))
     }
 }
 
@@ -83,7 +83,7 @@ impl HostTcpSocket for View<'_> {
         this: Resource<Handle>,
     ) -> SocketResult<(Resource<DynInputStream>, Resource<DynOutputStream>)> {
         let (reader, writer) = self.socket(&this)?.finish_connect()?;
-        let (_, input, output) = self.streams::<Handle>(host(&this), reader, writer)?;
+        let (_, input, output) = self.streams::<Handle>(&host(&this), reader, writer)?;
         Ok((input, output))
     }
 
@@ -101,7 +101,7 @@ impl HostTcpSocket for View<'_> {
             .table
             .push(socket)
             .map_err(|_| ErrorCode::NewSocketLimit)?;
-        self.streams(socket, reader, writer)
+        self.streams(&socket, reader, writer)
     }
 
     fn local_address(&mut self, this: Resource<Handle>) -> SocketResult<IpSocketAddress> {

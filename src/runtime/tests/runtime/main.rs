@@ -1,0 +1,6 @@
+//! The runtime as its embedders see it. Guests are text, and as small as what they show.
+
+mod http;
+mod load;
+mod program;
+mod support;
