@@ -261,10 +261,10 @@ pub static EVICTION: BodyType<Eviction> = BodyType::new("policy", "v1", "Evictio
 pub static BINDING: BodyType<Binding> = BodyType::new("", "v1", "Binding");
 /// `autoscaling/v1` Scale, for every `scale` subresource.
 pub static SCALE: BodyType<Scale> = BodyType::new("autoscaling", "v1", "Scale");
-/// `authentication.k8s.io/v1` TokenRequest, for `serviceaccounts/token`.
+/// `authentication.k8s.io/v1` `TokenRequest`, for `serviceaccounts/token`.
 pub static TOKEN_REQUEST: BodyType<TokenRequest> =
     BodyType::new("authentication.k8s.io", "v1", "TokenRequest");
-/// `v1` DeleteOptions, which clients send with the group and version of whatever they delete.
+/// `v1` `DeleteOptions`, which clients send with the group and version of whatever they delete.
 pub static DELETE_OPTIONS: BodyType<DeleteOptions> = BodyType::new("", "v1", "DeleteOptions");
 
 impl<T: DeserializeOwned> BodyType<T> {
@@ -344,6 +344,8 @@ impl From<DecodeError> for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use serde_json::json;
 
     use super::*;
@@ -369,16 +371,11 @@ mod tests {
         assert!(json(b"{} {}").is_err());
         assert!(json("[".repeat(100_000).as_bytes()).is_err());
         assert!(yaml("[".repeat(100_000).as_bytes()).is_err());
-        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned()
-            + &(b'b'..=b'j')
-                .map(|c| {
-                    let (c, previous) = (char::from(c), char::from(c - 1));
-                    format!(
-                        "{c}: &{c} [{}]\n",
-                        vec![format!("*{previous}"); 9].join(",")
-                    )
-                })
-                .collect::<String>();
+        let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (previous, next) in ('a'..'j').zip('b'..='j') {
+            let repeated = vec![format!("*{previous}"); 9].join(",");
+            writeln!(bomb, "{next}: &{next} [{repeated}]").unwrap();
+        }
         assert!(yaml(bomb.as_bytes()).is_err());
     }
 

@@ -32,6 +32,7 @@ impl<'a> Path<'a> {
     }
 
     /// `self.field`. The field may itself hold dots.
+    #[must_use]
     pub fn child(&'a self, field: &'a str) -> Path<'a> {
         Path {
             parent: Some(self),
@@ -40,6 +41,7 @@ impl<'a> Path<'a> {
     }
 
     /// `self[index]`, an element of a list.
+    #[must_use]
     pub fn index(&'a self, index: usize) -> Path<'a> {
         Path {
             parent: Some(self),
@@ -48,6 +50,7 @@ impl<'a> Path<'a> {
     }
 
     /// `self[key]`, an entry of a map.
+    #[must_use]
     pub fn key(&'a self, key: &'a str) -> Path<'a> {
         Path {
             parent: Some(self),

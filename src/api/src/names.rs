@@ -210,11 +210,11 @@ pub fn config_map_key(text: &str) -> Problems {
 
 /// The name of an environment variable: printable ASCII without `=`.
 pub fn env_var_name(text: &str) -> Problems {
+    const RULE: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
     let printable = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b'=';
     if !text.is_empty() && text.bytes().all(printable) {
         return Problems::new();
     }
-    const RULE: &str = "a valid environment variable name must consist only of printable ASCII characters other than '='";
     vec![format!(
         "{RULE} (e.g. 'my.env-name', or 'MY_ENV.NAME', or 'MyEnvName1', regex used for validation is '[ -<>-~]+')"
     )]
@@ -262,7 +262,12 @@ mod tests {
 
     #[test]
     fn accepts_and_refuses() {
-        let cases: [(fn(&str) -> Problems, &[&str], &[&str]); 8] = [
+        type Case = (
+            fn(&str) -> Problems,
+            &'static [&'static str],
+            &'static [&'static str],
+        );
+        let cases: [Case; 8] = [
             (
                 dns1123_label,
                 &["a", "0", "a-b", "0-9"],

@@ -299,6 +299,7 @@ impl Sub for Quantity {
 
 impl fmt::Display for Quantity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SUFFIXES: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
         if self.nano == 0 {
             return f.write_str("0");
         }
@@ -319,7 +320,6 @@ impl fmt::Display for Quantity {
                 write!(f, "e{}", thousands * 3)
             };
         }
-        const SUFFIXES: [&str; 10] = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
         let suffix = usize::try_from(thousands + 3)
             .ok()
             .and_then(|at| SUFFIXES.get(at));

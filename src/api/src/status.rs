@@ -16,7 +16,12 @@ use crate::field::FieldError;
 ///
 /// Serializes to the wire form, `kind` and `apiVersion` included.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Status {
+#[serde(transparent)]
+pub struct Status(Box<Body>);
+
+/// Behind a pointer, for it is the error of nearly everything and would make every result as large as itself.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Body {
     kind: &'static str,
     #[serde(rename = "apiVersion")]
     api_version: &'static str,
@@ -27,7 +32,7 @@ pub struct Status {
     #[serde(skip_serializing_if = "str::is_empty")]
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<Box<Details>>,
+    details: Option<Details>,
     code: u16,
 }
 
@@ -84,7 +89,7 @@ fn qualified(group: &str, name: &str) -> String {
 
 impl Status {
     fn failure(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Body {
             kind: "Status",
             api_version: "v1",
             metadata: Object::new(),
@@ -93,11 +98,11 @@ impl Status {
             reason,
             details: None,
             code,
-        }
+        }))
     }
 
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
-        let details = self.details.get_or_insert_default();
+        let details = self.0.details.get_or_insert_default();
         group.clone_into(&mut details.group);
         kind.clone_into(&mut details.kind);
         name.clone_into(&mut details.name);
@@ -105,7 +110,8 @@ impl Status {
     }
 
     fn cause(mut self, reason: &str, message: impl Into<String>) -> Self {
-        self.details
+        self.0
+            .details
             .get_or_insert_default()
             .causes
             .push(StatusCause {
@@ -117,16 +123,16 @@ impl Status {
     }
 
     fn retry_after(mut self, seconds: u32) -> Self {
-        self.details.get_or_insert_default().retry_after_seconds = seconds;
+        self.0.details.get_or_insert_default().retry_after_seconds = seconds;
         self
     }
 
     /// 200 `Success`, as the answer to a deletion which leaves nothing to show; `plural` and `group` name the resource.
     pub fn success(group: &str, plural: &str, name: &str, uid: &str) -> Self {
         let mut status = Self::failure(200, "", "");
-        status.status = "Success";
+        status.0.status = "Success";
         let mut status = status.about(group, plural, name);
-        uid.clone_into(&mut status.details.get_or_insert_default().uid);
+        uid.clone_into(&mut status.0.details.get_or_insert_default().uid);
         status
     }
 
@@ -193,7 +199,7 @@ impl Status {
         };
         let message = format!("{} {name:?} is invalid: {list}", qualified(group, kind));
         let mut status = Self::failure(422, "Invalid", message).about(group, kind, name);
-        status.details.get_or_insert_default().causes =
+        status.0.details.get_or_insert_default().causes =
             errors.iter().map(FieldError::cause).collect();
         status
     }
@@ -323,29 +329,29 @@ impl Status {
 
     /// The HTTP code.
     pub fn code(&self) -> u16 {
-        self.code
+        self.0.code
     }
 
     /// The machine-readable reason, such as `NotFound`; empty for success.
     pub fn reason(&self) -> &'static str {
-        self.reason
+        self.0.reason
     }
 
     /// The message for people.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// What it is about, if it says.
     pub fn details(&self) -> Option<&Details> {
-        self.details.as_deref()
+        self.0.details.as_ref()
     }
 
     /// The wire form as a JSON value.
     pub fn to_value(&self) -> Value {
         // Serializing strings and numbers into memory has no way to fail; the fallback keeps this free of panics.
         serde_json::to_value(self)
-            .unwrap_or_else(|_| json!({"kind": "Status", "apiVersion": "v1", "code": self.code}))
+            .unwrap_or_else(|_| json!({"kind": "Status", "apiVersion": "v1", "code": self.0.code}))
     }
 
     /// The wire form as JSON bytes.
@@ -356,7 +362,7 @@ impl Status {
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 

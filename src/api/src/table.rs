@@ -55,6 +55,7 @@ impl Column {
     }
 
     /// The same column, shown with `-o wide` only.
+    #[must_use]
     pub const fn wide(mut self) -> Self {
         self.priority = 1;
         self
@@ -97,16 +98,24 @@ pub fn definitions(columns: &[Column]) -> Value {
     columns.iter().map(Column::to_value).collect()
 }
 
+/// An object of these fields. Unlike `json!` it takes the values over as they are, without a copy.
+fn assembled<const N: usize>(fields: [(&str, Value); N]) -> Value {
+    Value::Object(
+        fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
 /// One row. `object` must be complete: with `apiVersion`, `kind` and `resourceVersion`.
 pub fn row(cells: Vec<Value>, object: &Object, include: IncludeObject) -> Value {
-    let mut row = json!({"cells": cells});
     let whole = match include {
-        IncludeObject::None => return row,
+        IncludeObject::None => return assembled([("cells", cells.into())]),
         IncludeObject::Metadata => partial(object),
         IncludeObject::Object => Value::Object(object.clone()),
     };
-    row["object"] = whole;
-    row
+    assembled([("cells", cells.into()), ("object", whole)])
 }
 
 /// The object's metadata alone, as a `meta.k8s.io/v1` `PartialObjectMetadata`.
@@ -120,10 +129,13 @@ pub fn partial(object: &Object) -> Value {
 /// A whole table of `meta.k8s.io/v1`. `metadata` is the list's (or, for a single object, holds its `resourceVersion`);
 /// `columns` is left empty in the later events of a watch.
 pub fn table(metadata: Value, columns: &[Column], rows: Vec<Value>) -> Value {
-    json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": definitions(columns), "rows": rows,
-    })
+    assembled([
+        ("kind", "Table".into()),
+        ("apiVersion", "meta.k8s.io/v1".into()),
+        ("metadata", metadata),
+        ("columnDefinitions", definitions(columns)),
+        ("rows", rows.into()),
+    ])
 }
 
 /// How long ago `since` was, as the `AGE` column has it; `<unknown>` where there is no time.
@@ -156,8 +168,8 @@ pub fn human_duration(seconds: i64) -> String {
         }
     };
     match seconds {
-        ..-1 => "<invalid>".to_owned(),
-        ..0 => "0s".to_owned(),
+        ..=-2 => "<invalid>".to_owned(),
+        -1 => "0s".to_owned(),
         0..120 => format!("{seconds}s"),
         120..600 => pair(MINUTE, "m", 1, "s"),
         600..10_800 => format!("{}m", seconds / MINUTE),

@@ -1,5 +1,7 @@
 //! `v1` ConfigMap.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
@@ -66,8 +68,8 @@ impl Kind for ConfigMap {
     }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {
-        let keys = self.data.as_ref().map_or(0, |data| data.len())
-            + self.binary_data.as_ref().map_or(0, |data| data.len());
+        let keys = self.data.as_ref().map_or(0, BTreeMap::len)
+            + self.binary_data.as_ref().map_or(0, BTreeMap::len);
         vec![self.name_cell(), keys.into(), self.age_cell(now)]
     }
 }

@@ -192,7 +192,7 @@ fn validate_address(
             "must be an IPv6 address",
         )),
         ("IPv4" | "IPv6", Err(_)) => {
-            errors.push(FieldError::invalid(path, address, network::NOT_AN_IP))
+            errors.push(FieldError::invalid(path, address, network::NOT_AN_IP));
         }
         ("FQDN", _) => {
             let name = address.strip_suffix('.').unwrap_or(address);

@@ -333,7 +333,7 @@ mod tests {
             "Ready,SchedulingDisabled"
         );
         let moved = changed(&old, |node| {
-            node["spec"] = json!({"podCIDR": "10.1.0.0/24"})
+            node["spec"] = json!({"podCIDR": "10.1.0.0/24"});
         });
         assert!(updated(&resource(), &old, moved, Part::Main).is_err());
     }

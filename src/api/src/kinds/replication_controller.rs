@@ -141,7 +141,7 @@ fn validate_spec(spec: &ReplicationControllerSpec, path: &Path<'_>, errors: &mut
     match &spec.template {
         None => errors.push(FieldError::required(&at, "")),
         Some(template) => {
-            validate_template(template, &LabelSelector::from_map(&selector), &at, errors)
+            validate_template(template, &LabelSelector::from_map(&selector), &at, errors);
         }
     }
 }
@@ -318,7 +318,7 @@ mod tests {
             (2, &json!(3))
         );
         let wrong = changed(&new, |rc| {
-            rc["status"] = json!({"replicas": 1, "readyReplicas": 2})
+            rc["status"] = json!({"replicas": 1, "readyReplicas": 2});
         });
         assert_eq!(
             causes(updated(&resource(), &new, wrong, Part::Status)),

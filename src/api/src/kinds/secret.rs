@@ -1,5 +1,7 @@
 //! `v1` Secret.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -79,7 +81,7 @@ impl Kind for Secret {
     }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {
-        let keys = self.data.as_ref().map_or(0, |data| data.len());
+        let keys = self.data.as_ref().map_or(0, BTreeMap::len);
         let kind = self.type_.clone().unwrap_or_default();
         vec![
             self.name_cell(),

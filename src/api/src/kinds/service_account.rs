@@ -1,4 +1,4 @@
-//! `v1` ServiceAccount.
+//! `v1` `ServiceAccount`.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceAccount;

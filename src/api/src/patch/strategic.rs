@@ -196,7 +196,7 @@ impl<'s> Merger<'s> {
             let id = identity.of(&item)?;
             match (places.get(&id).and_then(|place| old.get_mut(*place)), item) {
                 (Some(Value::Object(existing)), Value::Object(item)) => {
-                    self.object(existing, item, item_type)?
+                    self.object(existing, item, item_type)?;
                 }
                 (Some(existing), item) => *existing = item,
                 (None, item) => {

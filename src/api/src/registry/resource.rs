@@ -367,7 +367,6 @@ impl Resource {
         keep_system_metadata(new, old);
         match part {
             Part::Main if self.has_status() => keep(new, old, "status"),
-            Part::Main => {}
             Part::Status => {
                 for (field, value) in old {
                     if !matches!(field.as_str(), "metadata" | "status") {
@@ -378,7 +377,7 @@ impl Resource {
                     matches!(field.as_str(), "metadata" | "status") || old.contains_key(field)
                 });
             }
-            Part::Finalize => {}
+            Part::Main | Part::Finalize => {}
         }
         self.rules.prepare_update(new, old, part, now);
         if part == Part::Main && self.rules.has_generation() {

@@ -209,14 +209,12 @@ impl<K: Kind> Rules for Typed<K> {
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        match K::deserialize(object) {
-            Ok(typed) => typed.row(now),
-            // Whatever is stored has been normalised once; a row that says so little still shows that it is there.
-            Err(_) => {
-                let mut cells = vec![Value::Null; K::COLUMNS.len()];
-                cells[0] = meta::name(object).into();
-                cells
-            }
+        if let Ok(typed) = K::deserialize(object) {
+            return typed.row(now);
         }
+        // Whatever is stored has been normalised once; a row that says so little still shows that it is there.
+        let mut cells = vec![Value::Null; K::COLUMNS.len()];
+        cells[0] = meta::name(object).into();
+        cells
     }
 }

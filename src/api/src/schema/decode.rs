@@ -1,5 +1,7 @@
 //! Makes a JSON value fit its schema: checks types, drops what the schema does not know, brings leaves to canonical form.
 
+use std::fmt::Write as _;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -211,7 +213,9 @@ impl<'s> Walk<'s> {
                     }
                     path.push_str(name);
                 }
-                Step::Index(index) if indices => path.push_str(&format!("[{index}]")),
+                Step::Index(index) if indices => {
+                    let _ = write!(path, "[{index}]");
+                }
                 Step::Index(_) => {}
             }
         }
@@ -327,7 +331,7 @@ fn base64(text: &mut String) -> Result<(), DecodeError> {
         .position(|byte| !(byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')));
     match stray {
         Some(at) => Err(DecodeError::Base64 { at }),
-        None if bytes.len() % 4 != 0 => Err(DecodeError::Base64 {
+        None if !bytes.len().is_multiple_of(4) => Err(DecodeError::Base64 {
             at: bytes.len() - bytes.len() % 4,
         }),
         None => Ok(()),

@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    fn on_create(metadata: Value) -> Vec<String> {
+    fn on_create(metadata: &Value) -> Vec<String> {
         let mut errors = Vec::new();
         create(
             &object(json!({"metadata": metadata})),
@@ -229,14 +229,14 @@ mod tests {
     #[test]
     fn finds_bad_names_labels_and_annotations() {
         assert_eq!(
-            on_create(json!({"name": "a", "namespace": "b", "labels": {"x/y": ""}})),
+            on_create(&json!({"name": "a", "namespace": "b", "labels": {"x/y": ""}})),
             [""; 0]
         );
         assert_eq!(
-            on_create(json!({"namespace": "b"})),
+            on_create(&json!({"namespace": "b"})),
             ["metadata.name: Required value: name or generateName is required"]
         );
-        let errors = on_create(json!({"name": "A", "namespace": "b", "labels": {"a b": "c d"}}));
+        let errors = on_create(&json!({"name": "A", "namespace": "b", "labels": {"a b": "c d"}}));
         assert_eq!(errors.len(), 3);
         assert!(
             errors[0]
@@ -248,7 +248,7 @@ mod tests {
         );
         let huge = "x".repeat(ANNOTATIONS_MAX);
         assert_eq!(
-            on_create(json!({"name": "a", "namespace": "b", "annotations": {"x": huge}})),
+            on_create(&json!({"name": "a", "namespace": "b", "annotations": {"x": huge}})),
             ["metadata.annotations: Too long: may not be more than 262144 bytes"]
         );
     }
@@ -257,11 +257,11 @@ mod tests {
     fn allows_one_controller() {
         let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
         assert_eq!(
-            on_create(json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x")]})),
+            on_create(&json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x")]})),
             [""; 0]
         );
         let errors = on_create(
-            json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x"), owner("y")]}),
+            &json!({"name": "a", "namespace": "b", "ownerReferences": [owner("x"), owner("y")]}),
         );
         assert!(
             errors[0].ends_with("Found \"true\" in references for x and y"),

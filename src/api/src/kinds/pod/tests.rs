@@ -152,12 +152,12 @@ fn refuses_mistakes_in_the_whole() {
 fn may_change_its_image_and_little_else() {
     let old = created(&resource(), pod());
     let image = changed(&old, |pod| {
-        pod["spec"]["containers"][0]["image"] = "x:2".into()
+        pod["spec"]["containers"][0]["image"] = "x:2".into();
     });
     let new = updated(&resource(), &old, image, Part::Main).unwrap();
     assert_eq!(meta::generation(&new), 2);
     let port = changed(&old, |pod| {
-        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}])
+        pod["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80}]);
     });
     let errors = causes(updated(&resource(), &old, port, Part::Main));
     assert_eq!(errors.len(), 1);
@@ -169,7 +169,7 @@ fn may_change_its_image_and_little_else() {
         "{errors:?}"
     );
     let more = changed(&old, |pod| {
-        pod["spec"]["containers"] = json!([{"name": "d", "image": "x"}])
+        pod["spec"]["containers"] = json!([{"name": "d", "image": "x"}]);
     });
     assert_eq!(
         causes(updated(&resource(), &old, more, Part::Main)),
@@ -221,13 +221,13 @@ fn gets_time_to_end_only_where_it_runs() {
     let pending = created(&resource(), pod());
     assert_eq!(resource().grace_period(&pending, Some(5)), 0);
     let running = object(changed(&pending, |pod| {
-        pod["spec"]["nodeName"] = "n".into()
+        pod["spec"]["nodeName"] = "n".into();
     }));
     assert_eq!(resource().grace_period(&running, None), 30);
     assert_eq!(resource().grace_period(&running, Some(5)), 5);
     assert_eq!(resource().grace_period(&running, Some(0)), 0);
     let ended = object(changed(&Object::clone(&running), |pod| {
-        pod["status"]["phase"] = "Failed".into()
+        pod["status"]["phase"] = "Failed".into();
     }));
     assert_eq!(resource().grace_period(&ended, None), 0);
 }
@@ -250,13 +250,13 @@ fn status_of(status: Value) -> String {
     cells(status, |_| {})[2].clone()
 }
 
-fn container(state: Value) -> Value {
+fn container(state: &Value) -> Value {
     json!({"name": "c", "state": state, "ready": state.get("running").is_some()})
 }
 
 #[test]
 fn summarises_its_containers() {
-    let running = |state| json!({"phase": "Running", "containerStatuses": [container(state)]});
+    let running = |state| json!({"phase": "Running", "containerStatuses": [container(&state)]});
     assert_eq!(status_of(json!({"phase": "Pending"})), "Pending");
     assert_eq!(
         status_of(json!({"phase": "Failed", "reason": "Evicted"})),
@@ -288,7 +288,7 @@ fn summarises_its_containers() {
         "Completed"
     );
     let two = json!({"phase": "Running", "containerStatuses": [
-        container(json!({"terminated": {"exitCode": 0, "reason": "Completed"}})), container(json!({"running": {}})),
+        container(&json!({"terminated": {"exitCode": 0, "reason": "Completed"}})), container(&json!({"running": {}})),
     ]});
     assert_eq!(status_of(two), "NotReady");
 }
@@ -298,14 +298,11 @@ fn summarises_its_init_containers() {
     let with = |state: Value| {
         let status =
             json!({"phase": "Pending", "initContainerStatuses": [{"name": "i", "state": state}]});
-        cells(
-            status,
-            |pod| {
-                pod["spec"]["initContainers"] =
-                    json!([{"name": "i", "image": "x"}, {"name": "j", "image": "x"}])
-            },
-        )[2]
-        .clone()
+        cells(status, |pod| {
+            pod["spec"]["initContainers"] =
+                json!([{"name": "i", "image": "x"}, {"name": "j", "image": "x"}]);
+        })[2]
+            .clone()
     };
     assert_eq!(with(json!({"running": {}})), "Init:0/2");
     assert_eq!(
@@ -352,7 +349,7 @@ fn shows_deletion_restarts_and_addresses() {
         ]
     );
     let row = cells(status, |pod| {
-        pod["metadata"]["deletionTimestamp"] = "1970-01-01T00:59:00Z".into()
+        pod["metadata"]["deletionTimestamp"] = "1970-01-01T00:59:00Z".into();
     });
     assert_eq!(row[2], "Terminating");
 }

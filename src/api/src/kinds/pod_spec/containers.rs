@@ -89,6 +89,7 @@ fn validate_name<'c>(
 
 /// An init container ends before others start, so that there is nothing to probe, unless it is a sidecar.
 fn validate_init(container: &Container, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    const DETAIL: &str = "may not be set for init containers without restartPolicy=Always";
     if let Some(policy) = &container.restart_policy {
         one_of(
             Some(policy),
@@ -100,7 +101,6 @@ fn validate_init(container: &Container, path: &Path<'_>, errors: &mut Vec<FieldE
     if is_sidecar(container) {
         return;
     }
-    const DETAIL: &str = "may not be set for init containers without restartPolicy=Always";
     for (field, given) in [
         ("lifecycle", container.lifecycle.is_some()),
         ("livenessProbe", container.liveness_probe.is_some()),

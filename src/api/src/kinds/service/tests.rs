@@ -154,7 +154,7 @@ fn keeps_what_it_was_given() {
     .unwrap();
     assert_eq!(new["spec"], old["spec"]);
     let moved = changed(&old, |service| {
-        service["spec"]["clusterIP"] = "10.96.0.6".into()
+        service["spec"]["clusterIP"] = "10.96.0.6".into();
     });
     assert_eq!(
         causes(updated(&resource(), &old, moved, Part::Main)),

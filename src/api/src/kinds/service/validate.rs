@@ -241,6 +241,7 @@ fn validate_policies(
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
+    const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     let at = path.child("externalTrafficPolicy");
     let policy = spec
         .external_traffic_policy
@@ -265,7 +266,6 @@ fn validate_policies(
         errors.push(FieldError::forbidden(&at, DETAIL));
     }
     let at = path.child("trafficDistribution");
-    const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     one_of(
         spec.traffic_distribution.as_deref(),
         &DISTRIBUTIONS,
