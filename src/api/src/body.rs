@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::field::Path;
 use crate::schema::{DecodeError, Schema};
 use crate::status::Status;
 
@@ -81,34 +82,10 @@ pub fn yaml(bytes: &[u8]) -> Result<Parsed, ParseError> {
     })
 }
 
-/// A link of the way from the root to the value at hand; it lives on the stack for as long as that value is read.
-struct Link<'p> {
-    parent: Option<&'p Link<'p>>,
-    step: Step<'p>,
-}
-
-enum Step<'p> {
-    Field(&'p str),
-    Index(usize),
-}
-
-impl fmt::Display for Link<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(parent) = self.parent {
-            parent.fmt(f)?;
-        }
-        match self.step {
-            Step::Field(name) if self.parent.is_none() => f.write_str(name),
-            Step::Field(name) => write!(f, ".{name}"),
-            Step::Index(index) => write!(f, "[{index}]"),
-        }
-    }
-}
-
 /// Reads any JSON value.
 #[derive(Clone, Copy)]
 struct Node<'p> {
-    at: Option<&'p Link<'p>>,
+    at: Option<&'p Path<'p>>,
     duplicates: &'p RefCell<Vec<String>>,
 }
 
@@ -168,14 +145,12 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
-            let link = Link {
-                parent: self.at,
-                step: Step::Index(list.len()),
-            };
-            match items.next_element_seed(Node {
-                at: Some(&link),
+            let at = self.at.map(|at| at.index(list.len()));
+            let item = Node {
+                at: at.as_ref(),
                 duplicates: self.duplicates,
-            })? {
+            };
+            match items.next_element_seed(item)? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::Array(list)),
             }
@@ -184,26 +159,28 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        while let Some(key) = entries.next_key::<Key>()? {
-            let key = key.0;
-            let link = Link {
-                parent: self.at,
-                step: Step::Field(&key),
-            };
-            let value = entries.next_value_seed(Node {
-                at: Some(&link),
+        while let Some(Key(key)) = entries.next_key()? {
+            let path = Path::below(self.at, &key);
+            let entry = Node {
+                at: Some(&path),
                 duplicates: self.duplicates,
-            })?;
+            };
+            let value = entries.next_value_seed(entry)?;
             if map.contains_key(&key) {
-                let mut duplicates = self.duplicates.borrow_mut();
-                let path = link.to_string();
-                if duplicates.len() < Parsed::LIMIT && !duplicates.contains(&path) {
-                    duplicates.push(path);
-                }
+                self.report(path.to_string());
             }
             map.insert(key, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+impl Node<'_> {
+    fn report(&self, duplicate: String) {
+        let mut duplicates = self.duplicates.borrow_mut();
+        if duplicates.len() < Parsed::LIMIT && !duplicates.contains(&duplicate) {
+            duplicates.push(duplicate);
+        }
     }
 }
 

@@ -31,6 +31,15 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// `parent.field`, or the top-level field where there is no parent.
+    #[must_use]
+    pub fn below(parent: Option<&'a Path<'a>>, field: &'a str) -> Self {
+        Self {
+            parent,
+            segment: Segment::Field(field),
+        }
+    }
+
     /// `self.field`. The field may itself hold dots.
     #[must_use]
     pub fn child(&'a self, field: &'a str) -> Path<'a> {
@@ -56,6 +65,23 @@ impl<'a> Path<'a> {
             parent: Some(self),
             segment: Segment::Key(key),
         }
+    }
+}
+
+impl Path<'_> {
+    /// The path without list indices: `spec.containers.ports`.
+    pub(crate) fn without_indices(&self) -> String {
+        let mut text = match self.parent {
+            Some(parent) => parent.without_indices(),
+            None => String::new(),
+        };
+        if let Segment::Field(name) | Segment::Key(name) = self.segment {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(name);
+        }
+        text
     }
 }
 

@@ -11,8 +11,10 @@
 
 mod resource;
 mod rules;
+mod scale;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use resource::{
     Decoded, NewObject, Part, Resource, ScalePaths, SelectableField, Subresource, Verb,
@@ -22,51 +24,45 @@ pub(crate) use rules::{Kind, Typed};
 
 use crate::kinds;
 
-/// Group, version and plural name.
-type Key = (String, String, String);
-
-/// All resources that are served, by group, version and plural.
-#[derive(Debug, Default)]
+/// All resources that are served. Cheap to clone.
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
-    resources: BTreeMap<Key, Resource>,
+    /// Sorted by group, version and plural.
+    resources: Vec<Arc<Resource>>,
+}
+
+fn key(resource: &Resource) -> (&str, &str, &str) {
+    (&resource.group, &resource.version, &resource.plural)
 }
 
 impl Registry {
     /// The built-in kinds.
     pub fn builtin() -> Self {
-        let mut registry = Self::default();
-        for resource in kinds::all() {
-            registry.insert(resource);
-        }
-        registry
-    }
-
-    /// Adds a resource, replacing one of the same group, version and plural.
-    pub fn insert(&mut self, resource: Resource) {
-        let key = (
-            resource.group.clone(),
-            resource.version.clone(),
-            resource.plural.clone(),
-        );
-        self.resources.insert(key, resource);
+        let mut resources: Vec<_> = kinds::all().into_iter().map(Arc::new).collect();
+        resources.sort_by(|a, b| key(a).cmp(&key(b)));
+        Self { resources }
     }
 
     /// The resource behind a URL: `get("", "v1", "pods")`.
-    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Resource> {
-        self.resources
-            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        let wanted = (group, version, plural);
+        let at = self
+            .resources
+            .binary_search_by(|resource| key(resource).cmp(&wanted))
+            .ok()?;
+        self.resources.get(at)
     }
 
     /// The resource of a kind: `by_kind("", "v1", "Pod")`.
-    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Resource> {
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
         self.iter().find(|resource| {
             resource.group == group && resource.version == version && resource.kind == kind
         })
     }
 
     /// All resources, sorted by group, version and plural.
-    pub fn iter(&self) -> impl Iterator<Item = &Resource> {
-        self.resources.values()
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.iter()
     }
 
     /// The groups with their versions, the core group (named "") first; for discovery.
@@ -81,3 +77,6 @@ impl Registry {
         groups
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,10 @@
 //! Makes a JSON value fit its schema: checks types, drops what the schema does not know, brings leaves to canonical form.
 
-use std::fmt::Write as _;
-
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{Field, Schema, Struct, Type};
+use crate::field::Path;
 use crate::quantity::Quantity;
 
 /// What [`Schema::normalise`] noticed besides errors.
@@ -78,64 +77,53 @@ impl Schema {
     ///
     /// Required fields are not its business: absent ones are for validation to find.
     pub fn normalise(&self, value: &mut Value) -> Result<Normalised, DecodeError> {
-        let mut walk = Walk {
-            schema: self,
-            at: Vec::new(),
-            owner: "",
-            unknown: Vec::new(),
-        };
         if let (Some(root), false) = (self.structure(&self.root), value.is_object()) {
             return Err(DecodeError::NotAnObject {
                 found: found(value),
                 expected: format!("v1.{}", root.name),
             });
         }
-        walk.value(&self.root, value)?;
+        let mut walk = Walk {
+            schema: self,
+            owner: "",
+            unknown: Vec::new(),
+        };
+        walk.value(&self.root, value, None)?;
         Ok(Normalised {
             unknown: walk.unknown,
         })
     }
 }
 
-/// One step of the way from the root to the value at hand. Both names live at least as long as the walk's step.
-enum Step {
-    Field(String),
-    Index(usize),
-}
-
 struct Walk<'s> {
     schema: &'s Schema,
-    at: Vec<Step>,
     /// The struct that has the innermost field.
     owner: &'s str,
     unknown: Vec<String>,
 }
 
 impl<'s> Walk<'s> {
-    fn value(&mut self, ty: &'s Type, value: &mut Value) -> Result<(), DecodeError> {
+    fn value(
+        &mut self,
+        ty: &'s Type,
+        value: &mut Value,
+        at: Option<&Path<'_>>,
+    ) -> Result<(), DecodeError> {
+        let is_int32 = |number: &Number| number.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
         match (ty, &mut *value) {
-            (Type::Struct(id), Value::Object(map)) => self.structure(self.schema.get(*id), map),
-            (Type::List(item), Value::Array(items)) => self.list(item, items),
-            (Type::Map(entry), Value::Object(map)) => self.map(entry, map),
-            (Type::Int32, Value::Number(n))
-                if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
-            {
-                Ok(())
-            }
-            (Type::Int64, Value::Number(n)) if n.is_i64() => Ok(()),
-            (Type::IntOrString, Value::Number(n))
-                if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) =>
-            {
-                Ok(())
-            }
+            (Type::Struct(id), Value::Object(map)) => self.structure(self.schema.get(*id), map, at),
+            (Type::List(item), Value::Array(items)) => self.list(item, items, at),
+            (Type::Map(entry), Value::Object(map)) => self.map(entry, map, at),
+            (Type::Int32 | Type::IntOrString, Value::Number(number)) if is_int32(number) => Ok(()),
+            (Type::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
             (Type::String | Type::IntOrString, Value::String(_))
             | (Type::Bool, Value::Bool(_))
             | (Type::Float, Value::Number(_))
             | (Type::Any, _) => Ok(()),
-            (Type::Quantity, Value::String(_) | Value::Number(_)) => self.quantity(value),
+            (Type::Quantity, Value::String(_) | Value::Number(_)) => quantity(value, at),
             (Type::Time | Type::MicroTime, Value::String(text)) => time(ty, text),
             (Type::Bytes, Value::String(text)) => base64(text),
-            _ => Err(self.wrong_type(ty, value)),
+            _ => Err(self.wrong_type(ty, value, at)),
         }
     }
 
@@ -143,99 +131,63 @@ impl<'s> Walk<'s> {
         &mut self,
         structure: &'s Struct,
         map: &mut Map<String, Value>,
+        at: Option<&Path<'_>>,
     ) -> Result<(), DecodeError> {
         let outer = std::mem::replace(&mut self.owner, &structure.name);
-        let mut dropped: Vec<String> = Vec::new();
-        for (name, value) in map.iter_mut() {
+        let mut outcome = Ok(());
+        map.retain(|name, value| {
+            if outcome.is_err() {
+                return true;
+            }
+            let path = Path::below(at, name);
             let Some(field) = structure.field(name) else {
-                self.report_unknown(name);
-                dropped.push(name.clone());
-                continue;
+                if self.unknown.len() < Normalised::LIMIT {
+                    self.unknown.push(path.to_string());
+                }
+                return false;
             };
             if value.is_null() && field.ty != Type::Any {
-                dropped.push(name.clone());
-                continue;
+                return false;
             }
-            self.at.push(Step::Field(name.clone()));
-            self.value(&field.ty, value)?;
-            self.at.pop();
-            if is_empty(field, value) {
-                dropped.push(name.clone());
-            }
-        }
-        for name in &dropped {
-            map.remove(name);
-        }
+            outcome = self.value(&field.ty, value, Some(&path));
+            !is_empty(field, value)
+        });
         self.owner = outer;
-        Ok(())
+        outcome
     }
 
-    fn list(&mut self, item: &'s Type, items: &mut [Value]) -> Result<(), DecodeError> {
+    fn list(
+        &mut self,
+        item: &'s Type,
+        items: &mut [Value],
+        at: Option<&Path<'_>>,
+    ) -> Result<(), DecodeError> {
         for (index, value) in items.iter_mut().enumerate() {
             replace_null(item, value);
-            self.at.push(Step::Index(index));
-            self.value(item, value)?;
-            self.at.pop();
+            let path = at.map(|at| at.index(index));
+            self.value(item, value, path.as_ref())?;
         }
         Ok(())
     }
 
-    fn map(&mut self, entry: &'s Type, map: &mut Map<String, Value>) -> Result<(), DecodeError> {
+    fn map(
+        &mut self,
+        entry: &'s Type,
+        map: &mut Map<String, Value>,
+        at: Option<&Path<'_>>,
+    ) -> Result<(), DecodeError> {
         for (key, value) in map.iter_mut() {
             replace_null(entry, value);
-            self.at.push(Step::Field(key.clone()));
-            self.value(entry, value)?;
-            self.at.pop();
+            self.value(entry, value, Some(&Path::below(at, key)))?;
         }
         Ok(())
     }
 
-    fn quantity(&self, value: &mut Value) -> Result<(), DecodeError> {
-        let text = match &mut *value {
-            Value::String(text) => std::mem::take(text),
-            other => other.to_string(),
-        };
-        let quantity: Quantity = text.parse().map_err(|source| DecodeError::Quantity {
-            path: self.path(true),
-            source,
-        })?;
-        *value = Value::String(quantity.to_string());
-        Ok(())
-    }
-
-    fn path(&self, indices: bool) -> String {
-        let mut path = String::new();
-        for step in &self.at {
-            match step {
-                Step::Field(name) => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(name);
-                }
-                Step::Index(index) if indices => {
-                    let _ = write!(path, "[{index}]");
-                }
-                Step::Index(_) => {}
-            }
-        }
-        path
-    }
-
-    fn report_unknown(&mut self, name: &str) {
-        if self.unknown.len() < Normalised::LIMIT {
-            self.at.push(Step::Field(name.to_owned()));
-            let path = self.path(true);
-            self.at.pop();
-            self.unknown.push(path);
-        }
-    }
-
-    fn wrong_type(&self, ty: &Type, value: &Value) -> DecodeError {
+    fn wrong_type(&self, ty: &Type, value: &Value, at: Option<&Path<'_>>) -> DecodeError {
         DecodeError::WrongType {
             found: found(value),
             owner: self.owner.to_owned(),
-            path: self.path(false),
+            path: at.map(Path::without_indices).unwrap_or_default(),
             expected: self.go_name(ty),
         }
     }
@@ -255,6 +207,20 @@ impl<'s> Walk<'s> {
             Type::Struct(id) => format!("v1.{}", self.schema.get(*id).name),
         }
     }
+}
+
+/// Brings a quantity into its canonical form.
+fn quantity(value: &mut Value, at: Option<&Path<'_>>) -> Result<(), DecodeError> {
+    let text = match &mut *value {
+        Value::String(text) => std::mem::take(text),
+        other => other.to_string(),
+    };
+    let quantity: Quantity = text.parse().map_err(|source| DecodeError::Quantity {
+        path: at.map(ToString::to_string).unwrap_or_default(),
+        source,
+    })?;
+    *value = Value::String(quantity.to_string());
+    Ok(())
 }
 
 /// `null` inside of a list or map stands for the type's empty value.

@@ -1,0 +1,264 @@
+//! Laws that hold for every built-in kind.
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::schema::{Schema, Type};
+
+#[test]
+fn entries_are_complete_and_distinct() {
+    let registry = Registry::builtin();
+    for resource in registry.iter() {
+        let found = registry
+            .get(&resource.group, &resource.version, &resource.plural)
+            .unwrap();
+        assert!(Arc::ptr_eq(found, resource));
+        assert!(
+            registry
+                .by_kind(&resource.group, &resource.version, &resource.kind)
+                .is_some()
+        );
+        assert_eq!(resource.list_kind, format!("{}List", resource.kind));
+        assert_eq!(resource.selectable()[0].label, "metadata.name");
+        assert_eq!(
+            resource.selectable()[1].label == "metadata.namespace",
+            resource.namespaced,
+            "{resource:?}"
+        );
+        assert!(
+            resource
+                .columns()
+                .iter()
+                .any(|column| column.format == "name")
+        );
+    }
+    assert_eq!(registry.groups().keys().next(), Some(&""));
+    assert!(registry.get("", "v1", "unicorns").is_none());
+}
+
+#[test]
+fn rows_have_a_cell_for_each_column() {
+    for resource in Registry::builtin().iter() {
+        let object = resource
+            .decode(json!({"metadata": {"name": "a"}}))
+            .unwrap()
+            .object;
+        let row = resource.row(&object, Timestamp::UNIX_EPOCH);
+        assert_eq!(row.len(), resource.columns().len(), "{resource:?}");
+    }
+}
+
+#[test]
+fn tells_other_kinds_apart() {
+    let registry = Registry::builtin();
+    let pods = registry.get("", "v1", "pods").unwrap();
+    let message = |value| pods.decode(value).unwrap_err().message().to_owned();
+    assert_eq!(
+        message(json!({"apiVersion": "v1", "kind": "Service"})),
+        "Service in version \"v1\" cannot be handled as a Pod"
+    );
+    assert_eq!(
+        message(json!({"apiVersion": "v2", "kind": "Pod"})),
+        "the API version in the data (v2) does not match the expected API version (v1)"
+    );
+    assert_eq!(
+        message(json!({"spec": {"containers": [{"ports": [{"containerPort": "http"}]}]}})),
+        "Pod in version \"v1\" cannot be handled as a Pod: json: cannot unmarshal string into Go struct field \
+         ContainerPort.spec.containers.ports.containerPort of type int32"
+    );
+    assert_eq!(
+        pods.strict_error(&["spec.x".to_owned()], &["spec.y".to_owned()])
+            .message(),
+        "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: duplicate field \"spec.y\", \
+         unknown field \"spec.x\""
+    );
+    assert!(pods.decode(json!([])).is_err());
+}
+
+#[test]
+fn scales() {
+    let registry = Registry::builtin();
+    let controllers = registry.get("", "v1", "replicationcontrollers").unwrap();
+    let value = json!({
+        "metadata": {"name": "web", "resourceVersion": "7"},
+        "spec": {"replicas": 2, "selector": {"app": "web", "tier": "front"}}, "status": {"replicas": 1},
+    });
+    let Value::Object(mut object) = value else {
+        unreachable!()
+    };
+    let scale = controllers.scale_of(&object).unwrap();
+    assert_eq!(scale["spec"], json!({"replicas": 2}));
+    assert_eq!(
+        scale["status"],
+        json!({"replicas": 1, "selector": "app=web,tier=front"})
+    );
+    assert_eq!(
+        scale["metadata"],
+        json!({"name": "web", "resourceVersion": "7"})
+    );
+    controllers.set_scale(&mut object, 5).unwrap();
+    assert_eq!(object["spec"]["replicas"], 5);
+    assert_eq!(
+        controllers.set_scale(&mut object, -1).unwrap_err().code(),
+        422
+    );
+    assert!(
+        registry
+            .get("", "v1", "pods")
+            .unwrap()
+            .scale_of(&object)
+            .is_none()
+    );
+}
+
+/// Any value of a type, at most `depth` structs deep.
+fn value_of(schema: &Schema, ty: &Type, depth: u32) -> BoxedStrategy<Value> {
+    match ty {
+        Type::String => "[a-z:/.]{0,3}".prop_map(Value::from).boxed(),
+        Type::Bool => any::<bool>().prop_map(Value::from).boxed(),
+        Type::Int32 => any::<i32>().prop_map(Value::from).boxed(),
+        Type::Int64 => any::<i64>().prop_map(Value::from).boxed(),
+        Type::Float => any::<i16>()
+            .prop_map(|n| Value::from(f64::from(n) / 4.0))
+            .boxed(),
+        Type::Time => Just(json!("2020-02-03T04:05:06.789+01:00")).boxed(),
+        Type::MicroTime => Just(json!("2020-02-03T04:05:06Z")).boxed(),
+        Type::Quantity => {
+            prop::sample::select(vec![json!("1.5Gi"), json!(0.25), json!("3e3"), json!("0")])
+                .boxed()
+        }
+        Type::IntOrString => prop_oneof![Just(json!(80)), Just(json!("http"))].boxed(),
+        Type::Bytes => Just(json!("aGVs\nbG8=")).boxed(),
+        Type::Any => prop::sample::select(vec![json!({"a": null}), json!([1]), json!("x")]).boxed(),
+        Type::List(item) => prop::collection::vec(value_of(schema, item, depth), 0..3)
+            .prop_map(Value::from)
+            .boxed(),
+        Type::Map(entry) => {
+            prop::collection::btree_map("[a-c]", value_of(schema, entry, depth), 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect()))
+                .boxed()
+        }
+        Type::Struct(_) if depth == 0 => Just(json!({})).boxed(),
+        Type::Struct(id) => {
+            let fields = schema
+                .get(*id)
+                .fields()
+                .iter()
+                .filter(|field| !matches!(field.name.as_str(), "apiVersion" | "kind"));
+            let fields: Vec<_> = fields
+                .map(|field| {
+                    let name = field.name.clone();
+                    // Few of the many fields at once, or the objects would be huge.
+                    prop::option::weighted(0.3, value_of(schema, &field.ty, depth - 1))
+                        .prop_map(move |value| (name.clone(), value))
+                })
+                .collect();
+            fields
+                .prop_map(|fields| {
+                    Value::Object(
+                        fields
+                            .into_iter()
+                            .filter_map(|(name, value)| Some((name, value?)))
+                            .collect::<Map<_, _>>(),
+                    )
+                })
+                .boxed()
+        }
+    }
+}
+
+fn any_object() -> impl Strategy<Value = (Arc<Resource>, Value)> {
+    let resources: Vec<Arc<Resource>> = Registry::builtin().iter().cloned().collect();
+    prop::sample::select(resources).prop_flat_map(|resource| {
+        let objects = value_of(resource.schema(), resource.schema().root(), 4);
+        objects.prop_map(move |object| (resource.clone(), object))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Whatever fits the schema decodes without loss of a field, and what has been decoded once stays as it is.
+    #[test]
+    fn decoding_is_total_and_idempotent((resource, value) in any_object()) {
+        let once = resource.decode(value).unwrap();
+        prop_assert!(once.unknown.is_empty());
+        let twice = resource.decode(Value::Object(once.object.clone())).unwrap();
+        prop_assert_eq!(&twice.object, &once.object);
+        // None of these may panic on an object that is merely well-typed.
+        let mut created = once.object.clone();
+        let new = NewObject { namespace: "ns", now: Timestamp::UNIX_EPOCH, uid: "u".to_owned(), entropy: 1 };
+        let placed = resource.prepare_create(&mut created, &new);
+        prop_assert!(placed.is_ok() || resource.namespaced);
+        let _ = resource.validate_create(&created);
+        for part in [Part::Main, Part::Status, Part::Finalize] {
+            let mut updated = once.object.clone();
+            let _ = resource.prepare_update(&mut updated, &created, part, Timestamp::UNIX_EPOCH);
+            let _ = resource.validate_update(&updated, &created, part);
+        }
+        prop_assert_eq!(resource.row(&created, Timestamp::UNIX_EPOCH).len(), resource.columns().len());
+        // What has been prepared is still of the kind's type.
+        if placed.is_ok() {
+            let again = resource.decode(Value::Object(created.clone())).unwrap();
+            prop_assert_eq!(again.unknown, Vec::<String>::new());
+        }
+    }
+
+    /// Anything else is refused, or decoded to something that is stable.
+    #[test]
+    fn decoding_survives_any_json((resource, mut value) in any_object(), junk in junk(), at in any::<prop::sample::Index>()) {
+        let n = at.index(count(&value));
+        replace_nth(&mut value, n, &junk);
+        if let Ok(decoded) = resource.decode(value) {
+            let again = resource.decode(Value::Object(decoded.object.clone())).unwrap();
+            prop_assert_eq!(again.object, decoded.object);
+        }
+    }
+}
+
+fn junk() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1.5),
+        json!(1e300),
+        json!(""),
+        json!("ä"),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!({"x": null}),
+        json!(9_999_999_999_i64),
+        json!([[]]),
+        json!(18_446_744_073_709_551_615_u64),
+    ])
+}
+
+fn count(value: &Value) -> usize {
+    1 + match value {
+        Value::Array(items) => items.iter().map(count).sum(),
+        Value::Object(map) => map.values().map(count).sum(),
+        _ => 0,
+    }
+}
+
+/// Replaces the value that comes as the `n`th in a walk over all values. Gives how many are left to skip.
+fn replace_nth(value: &mut Value, n: usize, junk: &Value) -> Option<usize> {
+    if n == 0 {
+        *value = junk.clone();
+        return None;
+    }
+    let mut left = n - 1;
+    let children: Vec<&mut Value> = match value {
+        Value::Array(items) => items.iter_mut().collect(),
+        Value::Object(map) => map.values_mut().collect(),
+        _ => Vec::new(),
+    };
+    for child in children {
+        left = replace_nth(child, left, junk)?;
+    }
+    Some(left)
+}
