@@ -1,1 +1,46 @@
 //! Reconcile loops that keep what users declared.
+//!
+//! Each controller watches a few kinds through shared [`informer`]s, puts the names of objects that need a look into a
+//! [`queue`], and brings them closer to what they should be, one look at a time ([`drive`]). All of it goes through a
+//! [`kube::Client`]: the controllers run inside a Vaquita cluster and beside any other Kubernetes API server alike.
+//!
+//! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
+
+mod backoff;
+mod context;
+pub mod drive;
+pub mod informer;
+mod key;
+mod meta;
+mod pods;
+pub mod queue;
+mod record;
+mod replicas;
+pub mod replication;
+#[cfg(test)]
+mod testing;
+
+use kube::Client;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::{
+    backoff::Backoff,
+    context::{Context, Options},
+    key::ObjectKey,
+    record::Recorder,
+    replicas::{ClaimError, Expectations},
+};
+
+/// Runs all controllers until `shutdown` is cancelled, then lets work in flight end for a moment.
+pub async fn run(client: Client, options: Options, shutdown: CancellationToken) {
+    let context = Context::new(client, options, shutdown);
+    let mut running = JoinSet::new();
+    running.spawn(replication::run(context.clone()));
+    while let Some(ended) = running.join_next().await {
+        if let Err(panic) = ended.map_err(JoinError::into_panic) {
+            // A bug: whoever runs us must hear of it rather than go on with half of the controllers.
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
