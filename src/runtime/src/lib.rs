@@ -26,6 +26,7 @@ mod linker;
 mod log;
 mod module;
 mod pod;
+mod preview1;
 mod process;
 mod runtime;
 mod sockets;

@@ -5,8 +5,8 @@ use std::fmt;
 use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{p1, p2};
 
-use crate::sockets;
 use crate::state::{CoreState, State};
+use crate::{preview1, sockets};
 
 /// Everything that is provided to modules of each format. A process's configuration decides what these functions give
 /// access to, never which of them exist.
@@ -25,6 +25,7 @@ impl Linkers {
     pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
         let mut core = Linker::new(engine);
         p1::add_to_linker_async(&mut core, |state: &mut CoreState| &mut state.wasi)?;
+        preview1::add_to_linker(&mut core)?;
 
         let mut component = component::Linker::new(engine);
         p2::add_to_linker_async(&mut component)?;

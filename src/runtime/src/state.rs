@@ -9,6 +9,7 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use crate::budget::Share;
 use crate::http::Outgoing;
 use crate::log::LogStream;
+use crate::preview1::Descriptors;
 use crate::process::Environment;
 use crate::stdio::Output;
 
@@ -62,6 +63,7 @@ impl WasiHttpView for State {
 /// The state of a core module's instance.
 pub(crate) struct CoreState {
     pub(crate) wasi: WasiP1Ctx,
+    pub(crate) sockets: Descriptors,
     pub(crate) share: Share,
 }
 
@@ -69,7 +71,12 @@ impl CoreState {
     pub(crate) fn new(environment: &Environment, share: Share) -> Self {
         let mut wasi = context(environment).build_p1();
         wasi.ctx().table.set_max_capacity(MOST_RESOURCES);
-        Self { wasi, share }
+        let sockets = Descriptors::new(environment.network.clone(), &environment.listen);
+        Self {
+            wasi,
+            sockets,
+            share,
+        }
     }
 }
 

@@ -25,7 +25,8 @@ pub struct ProcessConfig {
     pub memory_limit: Option<u64>,
     /// Ports that an HTTP handler is served at, on all addresses of the pod. Default: 8080.
     ///
-    /// A core module finds them as listening sockets: file descriptors 3, 4, ... in this order.
+    /// A core module finds them as listening sockets: file descriptors 3, 4, ... in this order. Each takes its port
+    /// when it is first used.
     /// Other programs bind their ports themselves, so it means nothing to them.
     pub listen: Vec<u16>,
     /// How an HTTP handler is served.

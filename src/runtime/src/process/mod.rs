@@ -33,6 +33,7 @@ pub(crate) struct Environment {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) network: PodNetwork,
+    pub(crate) listen: Vec<u16>,
     pub(crate) log: Arc<dyn LogSink>,
     pub(crate) accounts: Arc<Accounts>,
 }
@@ -51,6 +52,7 @@ impl Environment {
             args,
             env,
             network: pod.network.clone(),
+            listen: config.listen.clone(),
             log: Arc::clone(&config.log),
             accounts: Accounts::new(config.memory_limit),
         }

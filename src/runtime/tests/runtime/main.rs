@@ -2,5 +2,6 @@
 
 mod http;
 mod load;
+mod network;
 mod program;
 mod support;

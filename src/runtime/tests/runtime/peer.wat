@@ -1,0 +1,248 @@
+;; A program of WASI 0.2 with sockets; what it does is put in by the test. It can use
+;;   (call $listen PORT) -> socket    on all addresses, and says so
+;;   (call $next SOCKET)              waits for a connection; it is then $in and $out
+;;   (call $dial PORT)                connects to 127.0.0.1; it is then $in and $out
+;;   (call $copy FROM TO)             until FROM's end
+;;   (call $end_sending)              on $out
+;;   (call $say AT LENGTH TO)
+;; When something fails, it prints the error code as a letter, and traps.
+(component
+  (import "wasi:io/error@0.2.0" (instance $io-error (export "error" (type (sub resource)))))
+  (alias export $io-error "error" (type $error))
+  (import "wasi:io/poll@0.2.0" (instance $poll
+    (export "pollable" (type $pollable (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow $pollable))))))
+  (alias export $poll "pollable" (type $pollable))
+  (import "wasi:io/streams@0.2.0" (instance $streams
+    (alias outer 1 $error (type $outer-error))
+    (export "error" (type $error (eq $outer-error)))
+    (export "input-stream" (type $input (sub resource)))
+    (export "output-stream" (type $output (sub resource)))
+    (type $stream-error-def (variant (case "last-operation-failed" (own $error)) (case "closed")))
+    (export "stream-error" (type $stream-error (eq $stream-error-def)))
+    (export "[method]input-stream.blocking-read"
+      (func (param "self" (borrow $input)) (param "len" u64)
+        (result (result (list u8) (error $stream-error)))))
+    (export "[method]output-stream.blocking-write-and-flush"
+      (func (param "self" (borrow $output)) (param "contents" (list u8))
+        (result (result (error $stream-error)))))))
+  (alias export $streams "input-stream" (type $input))
+  (alias export $streams "output-stream" (type $output))
+  (import "wasi:cli/stdout@0.2.0" (instance $stdout
+    (alias outer 1 $output (type $outer-output))
+    (export "output-stream" (type $output (eq $outer-output)))
+    (export "get-stdout" (func (result (own $output))))))
+  (import "wasi:sockets/network@0.2.0" (instance $network-interface
+    (export "network" (type $network (sub resource)))
+    (type $code-def (enum "unknown" "access-denied" "not-supported" "invalid-argument" "out-of-memory"
+      "timeout" "concurrency-conflict" "not-in-progress" "would-block" "invalid-state" "new-socket-limit"
+      "address-not-bindable" "address-in-use" "remote-unreachable" "connection-refused" "connection-reset"
+      "connection-aborted" "datagram-too-large" "name-unresolvable" "temporary-resolver-failure"
+      "permanent-resolver-failure"))
+    (export "error-code" (type $code (eq $code-def)))
+    (type $family-def (enum "ipv4" "ipv6"))
+    (export "ip-address-family" (type $family (eq $family-def)))
+    (type $v4-def (tuple u8 u8 u8 u8))
+    (export "ipv4-address" (type $v4 (eq $v4-def)))
+    (type $v6-def (tuple u16 u16 u16 u16 u16 u16 u16 u16))
+    (export "ipv6-address" (type $v6 (eq $v6-def)))
+    (type $v4-socket-def (record (field "port" u16) (field "address" $v4)))
+    (export "ipv4-socket-address" (type $v4-socket (eq $v4-socket-def)))
+    (type $v6-socket-def (record
+      (field "port" u16) (field "flow-info" u32) (field "address" $v6) (field "scope-id" u32)))
+    (export "ipv6-socket-address" (type $v6-socket (eq $v6-socket-def)))
+    (type $address-def (variant (case "ipv4" $v4-socket) (case "ipv6" $v6-socket)))
+    (export "ip-socket-address" (type $address (eq $address-def)))))
+  (alias export $network-interface "network" (type $network))
+  (alias export $network-interface "error-code" (type $code))
+  (alias export $network-interface "ip-address-family" (type $family))
+  (alias export $network-interface "ip-socket-address" (type $address))
+  (import "wasi:sockets/instance-network@0.2.0" (instance $instance-network
+    (alias outer 1 $network (type $outer))
+    (export "network" (type $network (eq $outer)))
+    (export "instance-network" (func (result (own $network))))))
+  (import "wasi:sockets/tcp@0.2.0" (instance $tcp
+    (alias outer 1 $network (type $outer-network))
+    (export "network" (type $network (eq $outer-network)))
+    (alias outer 1 $code (type $outer-code))
+    (export "error-code" (type $code (eq $outer-code)))
+    (alias outer 1 $address (type $outer-address))
+    (export "ip-socket-address" (type $address (eq $outer-address)))
+    (alias outer 1 $input (type $outer-input))
+    (export "input-stream" (type $input (eq $outer-input)))
+    (alias outer 1 $output (type $outer-output))
+    (export "output-stream" (type $output (eq $outer-output)))
+    (alias outer 1 $pollable (type $outer-pollable))
+    (export "pollable" (type $pollable (eq $outer-pollable)))
+    (export "tcp-socket" (type $socket (sub resource)))
+    (type $shutdown-def (enum "receive" "send" "both"))
+    (export "shutdown-type" (type $shutdown (eq $shutdown-def)))
+    (type $start (func (param "self" (borrow $socket)) (param "network" (borrow $network))
+      (param "local-address" $address) (result (result (error $code)))))
+    (export "[method]tcp-socket.start-bind" (func (type $start)))
+    (export "[method]tcp-socket.start-connect" (func (param "self" (borrow $socket))
+      (param "network" (borrow $network)) (param "remote-address" $address) (result (result (error $code)))))
+    (type $step (func (param "self" (borrow $socket)) (result (result (error $code)))))
+    (export "[method]tcp-socket.finish-bind" (func (type $step)))
+    (export "[method]tcp-socket.start-listen" (func (type $step)))
+    (export "[method]tcp-socket.finish-listen" (func (type $step)))
+    (export "[method]tcp-socket.finish-connect" (func (param "self" (borrow $socket))
+      (result (result (tuple (own $input) (own $output)) (error $code)))))
+    (export "[method]tcp-socket.accept" (func (param "self" (borrow $socket))
+      (result (result (tuple (own $socket) (own $input) (own $output)) (error $code)))))
+    (export "[method]tcp-socket.subscribe" (func (param "self" (borrow $socket)) (result (own $pollable))))
+    (export "[method]tcp-socket.shutdown" (func (param "self" (borrow $socket))
+      (param "shutdown-type" $shutdown) (result (result (error $code)))))))
+  (alias export $tcp "tcp-socket" (type $socket))
+  (import "wasi:sockets/tcp-create-socket@0.2.0" (instance $create
+    (alias outer 1 $code (type $outer-code))
+    (export "error-code" (type $code (eq $outer-code)))
+    (alias outer 1 $family (type $outer-family))
+    (export "ip-address-family" (type $family (eq $outer-family)))
+    (alias outer 1 $socket (type $outer-socket))
+    (export "tcp-socket" (type $socket (eq $outer-socket)))
+    (export "create-tcp-socket" (func (param "address-family" $family)
+      (result (result (own $socket) (error $code)))))))
+
+  ;; Memory, and an allocator that always gives the same place: what was read is used before the next read.
+  (core module $memory
+    (memory (export "memory") 2)
+    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 65536)))
+  (core instance $m (instantiate $memory))
+  (alias core export $m "memory" (core memory $memory))
+  (alias core export $m "realloc" (core func $realloc))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $read (canon lower
+    (func $streams "[method]input-stream.blocking-read") (memory $memory) (realloc $realloc)))
+  (core func $write (canon lower
+    (func $streams "[method]output-stream.blocking-write-and-flush") (memory $memory)))
+  (core func $get-stdout (canon lower (func $stdout "get-stdout")))
+  (core func $get-network (canon lower (func $instance-network "instance-network")))
+  (core func $make (canon lower (func $create "create-tcp-socket") (memory $memory)))
+  (core func $start-bind (canon lower (func $tcp "[method]tcp-socket.start-bind") (memory $memory)))
+  (core func $finish-bind (canon lower (func $tcp "[method]tcp-socket.finish-bind") (memory $memory)))
+  (core func $start-listen (canon lower (func $tcp "[method]tcp-socket.start-listen") (memory $memory)))
+  (core func $finish-listen (canon lower (func $tcp "[method]tcp-socket.finish-listen") (memory $memory)))
+  (core func $start-connect (canon lower (func $tcp "[method]tcp-socket.start-connect") (memory $memory)))
+  (core func $finish-connect (canon lower (func $tcp "[method]tcp-socket.finish-connect") (memory $memory)))
+  (core func $accept (canon lower (func $tcp "[method]tcp-socket.accept") (memory $memory)))
+  (core func $subscribe (canon lower (func $tcp "[method]tcp-socket.subscribe")))
+  (core func $shutdown (canon lower (func $tcp "[method]tcp-socket.shutdown") (memory $memory)))
+
+  (core module $main
+    (import "" "memory" (memory 2))
+    (import "" "block" (func $block (param i32)))
+    (import "" "read" (func $read (param i32 i64 i32)))
+    (import "" "write" (func $write (param i32 i32 i32 i32)))
+    (import "" "get-stdout" (func $get_stdout (result i32)))
+    (import "" "get-network" (func $get_network (result i32)))
+    (import "" "make" (func $make (param i32 i32)))
+    (import "" "start-bind" (func $start_bind
+      (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "" "finish-bind" (func $finish_bind (param i32 i32)))
+    (import "" "start-listen" (func $start_listen (param i32 i32)))
+    (import "" "finish-listen" (func $finish_listen (param i32 i32)))
+    (import "" "start-connect" (func $start_connect
+      (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "" "finish-connect" (func $finish_connect (param i32 i32)))
+    (import "" "accept" (func $accept (param i32 i32)))
+    (import "" "subscribe" (func $subscribe (param i32) (result i32)))
+    (import "" "shutdown" (func $shutdown (param i32 i32 i32)))
+    (data (i32.const 1024) "listening\npong\nping\n")
+    (global $network (mut i32) (i32.const 0))
+    (global $stdout (mut i32) (i32.const 0))
+    (global $socket (mut i32) (i32.const 0))
+    (global $in (mut i32) (i32.const 0))
+    (global $out (mut i32) (i32.const 0))
+
+    (func $say (param $at i32) (param $length i32) (param $to i32)
+      (call $write (local.get $to) (local.get $at) (local.get $length) (i32.const 512))
+      (call $fail_if (i32.const 512) (i32.const 4)))
+
+    ;; The error code is at another place for each type of result.
+    (func $fail_if (param $result i32) (param $code i32)
+      (if (i32.load8_u (local.get $result)) (then
+        (i32.store8 (i32.const 600)
+          (i32.add (i32.const 65) (i32.load8_u (i32.add (local.get $result) (local.get $code)))))
+        (i32.store8 (i32.const 601) (i32.const 10))
+        (call $write (global.get $stdout) (i32.const 600) (i32.const 2) (i32.const 512))
+        (unreachable))))
+
+    (func $create (result i32)
+      (call $make (i32.const 0) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 4))
+      (i32.load (i32.const 4)))
+
+    (func $listen (param $port i32) (result i32)
+      (local $socket i32)
+      (local.set $socket (call $create))
+      (call $start_bind (local.get $socket) (global.get $network) (i32.const 0) (local.get $port)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1))
+      (call $finish_bind (local.get $socket) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1))
+      (call $start_listen (local.get $socket) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1))
+      (call $finish_listen (local.get $socket) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1))
+      (call $say (i32.const 1024) (i32.const 10) (global.get $stdout))
+      (local.get $socket))
+
+    (func $next (param $socket i32)
+      (call $block (call $subscribe (local.get $socket)))
+      (call $accept (local.get $socket) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 4))
+      (global.set $socket (i32.load (i32.const 4)))
+      (global.set $in (i32.load (i32.const 8)))
+      (global.set $out (i32.load (i32.const 12))))
+
+    (func $dial (param $port i32)
+      (global.set $socket (call $create))
+      (call $start_connect (global.get $socket) (global.get $network) (i32.const 0) (local.get $port)
+        (i32.const 127) (i32.const 0) (i32.const 0) (i32.const 1)
+        (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1))
+      (call $block (call $subscribe (global.get $socket)))
+      (call $finish_connect (global.get $socket) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 4))
+      (global.set $in (i32.load (i32.const 4)))
+      (global.set $out (i32.load (i32.const 8))))
+
+    (func $end_sending
+      (call $shutdown (global.get $socket) (i32.const 1) (i32.const 0))
+      (call $fail_if (i32.const 0) (i32.const 1)))
+
+    (func $copy (param $from i32) (param $to i32)
+      (loop $more
+        (call $read (local.get $from) (i64.const 4096) (i32.const 0))
+        (if (i32.eqz (i32.load8_u (i32.const 0))) (then
+          (call $say (i32.load (i32.const 4)) (i32.load (i32.const 8)) (local.get $to))
+          (br $more)))))
+
+    (func (export "run") (result i32)
+      (global.set $network (call $get_network))
+      (global.set $stdout (call $get_stdout))
+      BODY
+      (i32.const 0)))
+
+  (core instance $guest (instantiate $main (with "" (instance
+    (export "memory" (memory $memory))
+    (export "block" (func $block))
+    (export "read" (func $read))
+    (export "write" (func $write))
+    (export "get-stdout" (func $get-stdout))
+    (export "get-network" (func $get-network))
+    (export "make" (func $make))
+    (export "start-bind" (func $start-bind))
+    (export "finish-bind" (func $finish-bind))
+    (export "start-listen" (func $start-listen))
+    (export "finish-listen" (func $finish-listen))
+    (export "start-connect" (func $start-connect))
+    (export "finish-connect" (func $finish-connect))
+    (export "accept" (func $accept))
+    (export "subscribe" (func $subscribe))
+    (export "shutdown" (func $shutdown))))))
+  (func $run (result (result)) (canon lift (core func $guest "run")))
+  (instance $exported (export "run" (func $run)))
+  (export "wasi:cli/run@0.2.0" (instance $exported)))
