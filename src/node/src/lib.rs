@@ -1,1 +1,26 @@
-//! The node agent: pod workers, status, logs and the backends that run pods.
+//! The node agent: what a kubelet and a service proxy are to a cluster.
+//!
+//! Enter at [`Node::start`]. A node registers itself, takes the pods that are bound to it, runs their containers on a
+//! backend (WebAssembly, by `vaquita-runtime`), reports their status and events, keeps their logs, and gives its virtual
+//! network the cluster's Services. It speaks to the cluster by a [`kube::Client`] alone, so it can be a node of any
+//! cluster. Reasons and messages are upstream's kubelet's, because people and tools look for them.
+//!
+//! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
+//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`;
+//! `proxy` Services; `http` what the node answers.
+
+mod backend;
+mod config;
+mod events;
+mod host;
+mod http;
+mod images;
+mod logs;
+mod node;
+mod pod;
+mod pods;
+mod proxy;
+mod registration;
+
+pub use config::{Capacity, LogLimits, NodeConfig, StartError};
+pub use node::Node;

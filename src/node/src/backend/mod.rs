@@ -1,0 +1,161 @@
+//! What runs pods, as seen from their workers.
+//!
+//! A [`Backend`] makes sandboxes: what the containers of a pod share, above all one network address. In a
+//! [`Sandbox`], containers are started from images; each is an [`Instance`] until it ends.
+
+mod wasm;
+
+use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncWrite};
+use vaquita_image::Image;
+use vaquita_runtime::LogSink;
+
+pub(crate) use wasm::WasmBackend;
+
+/// Makes sandboxes.
+#[async_trait]
+pub(crate) trait Backend: Send + Sync + 'static {
+    async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError>;
+}
+
+/// Whom a sandbox is for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SandboxConfig {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) hostname: String,
+    pub(crate) subdomain: Option<String>,
+    /// Suffixes to try when a name is looked up, in place of the cluster's.
+    pub(crate) searches: Option<Vec<String>>,
+    /// Further entries of the hosts file.
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    /// The address that the pod had before, which it gets again if it is free.
+    pub(crate) wanted_ip: Option<IpAddr>,
+}
+
+/// Why there is no sandbox.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to set up the pod's network: {0}")]
+pub(crate) struct SandboxError(#[from] vaquita_net::AttachError);
+
+/// What the containers of a pod share.
+#[async_trait]
+pub(crate) trait Sandbox: Send + Sync {
+    fn ip(&self) -> IpAddr;
+
+    /// Starts a container. When this returns, it runs.
+    async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError>;
+
+    /// Connects to a port of the pod's address, from the node.
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>>;
+
+    /// Ends whatever still runs and gives up the address.
+    async fn shutdown(&self);
+}
+
+/// A byte stream to a pod.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// What to start.
+pub(crate) struct ContainerConfig {
+    pub(crate) name: String,
+    pub(crate) image: Image,
+    /// The whole argument vector, the program's name first.
+    pub(crate) args: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    /// Bytes.
+    pub(crate) memory_limit: Option<u64>,
+    /// TCP ports that the manifest declares.
+    pub(crate) ports: Vec<u16>,
+    pub(crate) log: Arc<dyn LogSink>,
+}
+
+impl fmt::Debug for ContainerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerConfig")
+            .field("name", &self.name)
+            .field("image", &self.image)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a container did not start. The variants are the reasons that it then waits with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// It could not even be made: the image is not runnable, or asks for what there is not.
+    #[error("{0}")]
+    Create(String),
+    /// It was made but could not begin.
+    #[error("{0}")]
+    Run(String),
+}
+
+impl StartError {
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "CreateContainerError",
+            Self::Run(_) => "RunContainerError",
+        }
+    }
+}
+
+/// A container that runs, or has run.
+#[async_trait]
+pub(crate) trait Instance: Send + Sync {
+    /// Waits until it has ended. May be called any number of times.
+    async fn wait(&self) -> Exit;
+
+    /// Asks it to end within `grace`; afterwards it is ended. Returns at once. The shortest grace counts.
+    fn terminate(&self, grace: Duration);
+
+    /// Ends it. Returns at once.
+    fn kill(&self);
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: i32,
+    pub(crate) reason: ExitReason,
+    pub(crate) message: Option<String>,
+}
+
+/// Why a container ended, in the words that a container's status has for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitReason {
+    Completed,
+    Error,
+    OomKilled,
+    StartError,
+}
+
+impl ExitReason {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OomKilled => "OOMKilled",
+            Self::StartError => "StartError",
+        }
+    }
+}
+
+impl Exit {
+    /// An exit by the program itself.
+    pub(crate) fn with_code(code: i32) -> Self {
+        let reason = if code == 0 {
+            ExitReason::Completed
+        } else {
+            ExitReason::Error
+        };
+        Self {
+            code,
+            reason,
+            message: None,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! What a node is made with.
+
+use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
+
+use vaquita_image::ImageStore;
+use vaquita_net::Fabric;
+use vaquita_runtime::Runtime;
+
+use crate::host;
+
+/// What a [`Node`](crate::Node) is made with. [`NodeConfig::new`] has the defaults.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// Name of the Node object, a DNS subdomain.
+    pub name: String,
+    /// The machine's addresses, the preferred one first: `status.addresses` of the node, `hostIP` of its pods.
+    /// Default `127.0.0.1`.
+    pub addresses: Vec<IpAddr>,
+    /// What pods can have. Default: what the machine has.
+    pub capacity: Capacity,
+    /// Labels of the Node object, besides those that every node has (hostname, operating system, architecture).
+    pub labels: BTreeMap<String, String>,
+    /// The network of the node's pods.
+    pub fabric: Fabric,
+    /// Where images are found.
+    pub images: ImageStore,
+    /// What runs Wasm images.
+    pub runtime: Runtime,
+    /// Directory of the containers' logs; made if absent.
+    pub log_dir: PathBuf,
+    /// How much of the logs is kept.
+    pub log_limits: LogLimits,
+    /// How often the lease is renewed and the node's status is looked at. Default 10 s.
+    pub heartbeat: Duration,
+}
+
+/// What the pods of a node can have together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capacity {
+    /// Cores.
+    pub cpus: u32,
+    /// Bytes.
+    pub memory: u64,
+    /// How many pods; more are refused.
+    pub pods: u32,
+}
+
+/// How much of a container's log is kept on disk. The log of the instance before the running one counts for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLimits {
+    /// A file that has grown beyond this many bytes is put aside and a new one begun. Default 10 MiB.
+    pub file_bytes: u64,
+    /// Files of one container instance, the current one included; the oldest are removed. Default 5, at least 2.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 10 << 20,
+            files: 5,
+        }
+    }
+}
+
+impl Capacity {
+    /// Pods of a node by default. An idle Wasm pod costs some kilobytes.
+    pub const DEFAULT_PODS: u32 = 5000;
+
+    /// What this machine has, as far as this process may use it.
+    pub fn of_host() -> Self {
+        Self {
+            cpus: host::cpus(),
+            memory: host::memory_total(),
+            pods: Self::DEFAULT_PODS,
+        }
+    }
+}
+
+impl NodeConfig {
+    /// The defaults.
+    pub fn new(
+        name: impl Into<String>,
+        fabric: Fabric,
+        images: ImageStore,
+        runtime: Runtime,
+        log_dir: impl Into<PathBuf>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            addresses: vec![IpAddr::from([127, 0, 0, 1])],
+            capacity: Capacity::of_host(),
+            labels: BTreeMap::new(),
+            fabric,
+            images,
+            runtime,
+            log_dir: log_dir.into(),
+            log_limits: LogLimits::default(),
+            heartbeat: Duration::from_secs(10),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        if !is_dns_subdomain(&self.name) {
+            return Err(StartError::Name(self.name.clone()));
+        }
+        if self.addresses.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("name", &self.name)
+            .field("addresses", &self.addresses)
+            .field("capacity", &self.capacity)
+            .field("log_dir", &self.log_dir)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node could not start. What needs the API server is retried instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The name is no DNS subdomain.
+    #[error(
+        "the node name {0:?} is no DNS name: lower-case letters, digits, '-' and '.' are allowed, \
+         beginning and ending with a letter or digit"
+    )]
+    Name(String),
+    /// There is no address.
+    #[error("the node has no address")]
+    NoAddress,
+    /// The log directory cannot be used.
+    #[error("cannot use the log directory {}", path.display())]
+    LogDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// RFC 1123, as the API server checks it.
+fn is_dns_subdomain(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(is_inner)
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_names_are_dns_names() {
+        for name in ["a", "node-1", "n1.example.com"] {
+            assert!(is_dns_subdomain(name), "{name}");
+        }
+        for name in [
+            "",
+            "-a",
+            "a-",
+            "a..b",
+            "UPPER",
+            "a_b",
+            "a/b",
+            &"a".repeat(254),
+        ] {
+            assert!(!is_dns_subdomain(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Puts the parts of a node together.
+
+use std::sync::Arc;
+
+use axum::Router;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    NodeConfig, StartError,
+    backend::WasmBackend,
+    events, host, http,
+    images::Images,
+    logs::LogStore,
+    pod::Context,
+    pods::{Manager, Registry},
+    proxy::{Proxy, ServiceLinks},
+    registration::{Machine, Registration},
+};
+
+/// A node of a cluster: registers itself, runs the pods that are bound to it, and gives them the cluster's Services.
+///
+/// It knows the cluster only by its client. While the API server cannot be reached, what runs goes on running, and the
+/// node keeps trying.
+///
+/// Cheap to clone; clones are the same node.
+#[derive(Clone)]
+pub struct Node {
+    name: String,
+    registry: Registry,
+    logs: LogStore,
+    registered: watch::Receiver<bool>,
+    tasks: TaskTracker,
+}
+
+impl Node {
+    /// Starts a node, in the background: [`ready`](Self::ready) tells when the cluster knows it. It ends when
+    /// `shutdown` is cancelled: its pods' processes are cut off, their objects stay, and a node of the same name starts
+    /// them again.
+    ///
+    /// Must be called within a tokio runtime, which then runs the node.
+    pub async fn start(
+        client: Client,
+        config: NodeConfig,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        config.check()?;
+        let (dir, limits) = (config.log_dir.clone(), config.log_limits.clone());
+        let opened = tokio::task::spawn_blocking(move || LogStore::open(&dir, limits)).await;
+        let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let logs = opened.map_err(|source| StartError::LogDir {
+            path: config.log_dir.clone(),
+            source,
+        })?;
+
+        let tasks = TaskTracker::new();
+        let (events, writer) = events::channel(client.clone(), config.name.clone());
+        tasks.spawn(writer.run(shutdown.clone()));
+        let services = ServiceLinks::new();
+        let proxy = Proxy::new(
+            client.clone(),
+            config.fabric.services(),
+            events.clone(),
+            services.clone(),
+        );
+        tasks.spawn(proxy.run(shutdown.clone()));
+        let images = Images::new(config.images.clone());
+        tasks.spawn(images.clone().watch(shutdown.clone()));
+
+        let registry = Registry::default();
+        let context = Arc::new(Context {
+            sources: Arc::new(client.clone()),
+            client: client.clone(),
+            host_ips: config.addresses.clone(),
+            capacity: config.capacity.clone(),
+            backend: Arc::new(WasmBackend::new(
+                config.fabric.clone(),
+                config.runtime.clone(),
+                config.images.clone(),
+            )),
+            images: images.clone(),
+            events: events.clone(),
+            logs: logs.clone(),
+            services,
+        });
+        tasks.spawn(
+            Manager::new(context, config.name.clone(), registry.clone()).run(shutdown.clone()),
+        );
+
+        let (registered, is_registered) = watch::channel(false);
+        let registration = Registration {
+            client,
+            machine: Machine {
+                name: config.name.clone(),
+                addresses: config.addresses,
+                capacity: config.capacity,
+                labels: config.labels,
+                info: host::system_info(),
+            },
+            images,
+            log_dir: logs.dir().to_owned(),
+            heartbeat: config.heartbeat,
+            registered,
+        };
+        tasks.spawn(registration.run(shutdown));
+        events.normal(&about(&config.name), "Starting", "Starting kubelet.");
+        tasks.close();
+        Ok(Self {
+            name: config.name,
+            registry,
+            logs,
+            registered: is_registered,
+            tasks,
+        })
+    }
+
+    /// Name of its Node object.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the API server asks a node for, at the kubelet's paths: `/containerLogs/{namespace}/{pod}/{container}`,
+    /// `/pods` and `/healthz`. It checks no credentials: whoever may reach it may read every log.
+    pub fn router(&self) -> Router {
+        http::router(self.registry.clone(), self.logs.clone())
+    }
+
+    /// Waits until this process has reported the node as Ready. (What the Node object says may be left from a process
+    /// before.) Returns false if the node was shut down before.
+    pub async fn ready(&self) -> bool {
+        let mut registered = self.registered.clone();
+        registered.wait_for(|registered| *registered).await.is_ok()
+    }
+
+    /// Waits until the node has ended, after its shutdown.
+    pub async fn stopped(&self) {
+        self.tasks.wait().await;
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What events about the node are about. Upstream's kubelet uses the name as uid, too: `kubectl describe` looks for it.
+fn about(name: &str) -> Arc<ObjectReference> {
+    Arc::new(ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: Some(name.to_owned()),
+        uid: Some(name.to_owned()),
+        ..ObjectReference::default()
+    })
+}

@@ -1,0 +1,233 @@
+//! What is known of a pod on this node: one board for each pod, written by those who run its containers, read by those
+//! who report it.
+
+use std::{
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use tokio::sync::watch;
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Runs to its end before the next one begins.
+    Init,
+    /// An init container that stays (`restartPolicy: Always`): the next one begins when it has started.
+    Sidecar,
+    /// What the pod is for.
+    Main,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum State {
+    Waiting {
+        reason: &'static str,
+        message: Option<String>,
+    },
+    Running {
+        since: Timestamp,
+        /// Whether the startup probe has succeeded, if there is one.
+        started: bool,
+        /// What the readiness probe says, if there is one.
+        ready: bool,
+    },
+    Terminated {
+        end: Termination,
+        /// Whether the restart policy leaves it at that.
+        for_good: bool,
+    },
+}
+
+/// How an instance of a container ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Termination {
+    pub(crate) code: i32,
+    pub(crate) reason: String,
+    pub(crate) message: Option<String>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Option<Timestamp>,
+    pub(crate) container_id: Option<String>,
+}
+
+/// A container, as it is reported.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) state: State,
+    /// The end of the instance before the present one.
+    pub(crate) last: Option<Termination>,
+    pub(crate) restarts: u32,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) container_id: Option<String>,
+}
+
+impl Record {
+    /// A container that nothing has been done about.
+    pub(crate) fn new(container: &Container, role: Role, reason: &'static str) -> Self {
+        Self {
+            name: container.name.clone(),
+            role,
+            state: State::Waiting {
+                reason,
+                message: None,
+            },
+            last: None,
+            restarts: 0,
+            image: container.image.clone().unwrap_or_default(),
+            image_id: String::new(),
+            container_id: None,
+        }
+    }
+
+    /// The end of the present instance if it has ended, of the one before otherwise.
+    pub(crate) fn latest_end(&self) -> Option<&Termination> {
+        match &self.state {
+            State::Terminated { end, .. } => Some(end),
+            State::Waiting { .. } | State::Running { .. } => self.last.as_ref(),
+        }
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.state, State::Running { started: true, .. })
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self.state, State::Terminated { for_good: true, .. })
+    }
+}
+
+/// Why the pod as a whole has failed, whatever its containers did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// All that is known of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Facts {
+    /// Init containers first, in the manifest's order.
+    pub(crate) containers: Vec<Record>,
+    pub(crate) ip: Option<IpAddr>,
+    /// When the node first saw the pod.
+    pub(crate) start_time: Option<Timestamp>,
+    /// Whether the pod has its network.
+    pub(crate) has_sandbox: bool,
+    pub(crate) verdict: Option<Verdict>,
+    /// Whether the pod is being deleted and nothing of it runs any more.
+    pub(crate) is_stopped: bool,
+}
+
+impl Facts {
+    /// A pod that the node has not seen before.
+    pub(crate) fn new(pod: &Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        let init = spec.map(init_containers).unwrap_or_default();
+        // Without init containers there is nothing to initialize: so upstream says it.
+        let reason = if init.is_empty() {
+            "ContainerCreating"
+        } else {
+            "PodInitializing"
+        };
+        let main = spec
+            .map(|spec| spec.containers.as_slice())
+            .unwrap_or_default();
+        let containers = init
+            .iter()
+            .map(|container| Record::new(container, init_role(container), "PodInitializing"));
+        let containers = containers.chain(
+            main.iter()
+                .map(|container| Record::new(container, Role::Main, reason)),
+        );
+        Self {
+            containers: containers.collect(),
+            ip: None,
+            start_time: None,
+            has_sandbox: false,
+            verdict: None,
+            is_stopped: false,
+        }
+    }
+
+    pub(crate) fn of_role(&self, role: Role) -> impl Iterator<Item = &Record> {
+        self.containers
+            .iter()
+            .filter(move |record| record.role == role)
+    }
+
+    /// Whether no main container will run any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.of_role(Role::Main).all(Record::is_done)
+    }
+}
+
+/// The init containers, sidecars among them.
+pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
+    spec.init_containers.as_deref().unwrap_or_default()
+}
+
+/// What an init container is.
+pub(crate) fn init_role(container: &Container) -> Role {
+    if container.restart_policy.as_deref() == Some("Always") {
+        Role::Sidecar
+    } else {
+        Role::Init
+    }
+}
+
+/// The facts, shared.
+#[derive(Debug)]
+pub(crate) struct Board {
+    facts: Mutex<Facts>,
+    changed: watch::Sender<()>,
+}
+
+impl Board {
+    pub(crate) fn new(facts: Facts) -> Self {
+        Self {
+            facts: Mutex::new(facts),
+            changed: watch::Sender::default(),
+        }
+    }
+
+    /// The facts of this moment.
+    pub(crate) fn facts(&self) -> Facts {
+        self.lock().clone()
+    }
+
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Facts) -> T) -> T {
+        look(&self.lock())
+    }
+
+    pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
+        let outcome = change(&mut self.lock());
+        self.changed.send_replace(());
+        outcome
+    }
+
+    /// Tells of each update after the call.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until the facts are as wanted.
+    pub(crate) async fn wait_until(&self, wanted: impl Fn(&Facts) -> bool) {
+        let mut changes = self.changes();
+        while !self.read(&wanted) {
+            if changes.changed().await.is_err() {
+                // The sender is in `self`: it cannot be gone.
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,623 @@
+//! One container's life: find its image, resolve its configuration, start it, watch over it, and do it all again as
+//! the restart policy says.
+//!
+//! A [`Runner`] never gives up by itself while there is hope: what fails is tried again, with waits in between that
+//! grow, and the board says meanwhile what it waits for. It returns when the container has ended for good, or was
+//! stopped.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
+use kube::{Resource as _, ResourceExt as _};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep, sleep_until},
+};
+use vaquita_api::quantity::Quantity;
+use vaquita_image::Image;
+
+use super::{
+    Context, Feed,
+    backoff::BackOff,
+    board::{Board, Record, Role, State, Termination, init_containers},
+    environment::{self, Place},
+    features, full_name, own_grace,
+    probe::{self, Checks, Kind, Signal},
+};
+use crate::{
+    backend::{ContainerConfig, Exit, Instance, Sandbox},
+    images::ImageProblem,
+    logs::{ContainerLog, PodKey},
+    registration::image_id,
+};
+
+/// How long a container shows that its image could not be pulled before it shows that it waits to try again.
+const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
+/// How soon an incomplete configuration is looked at again: what is missing is usually about to be created.
+const CONFIG_RETRY: Duration = Duration::from_secs(2);
+/// How much longer than its grace an instance may take to end before it is killed from outside.
+const SLACK: Duration = Duration::from_secs(1);
+/// The longest message about an end, in bytes: upstream's limit for termination messages.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// What happens to containers that end: `spec.restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+impl RestartPolicy {
+    pub(crate) fn of(pod: &Pod) -> Self {
+        match pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref())
+        {
+            Some("Never") => Self::Never,
+            Some("OnFailure") => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
+
+    /// Whether a container of that role that ended with that code starts again.
+    pub(crate) fn restarts(self, role: Role, code: i32) -> bool {
+        match (role, self) {
+            (Role::Sidecar, _) | (Role::Main, Self::Always) => true,
+            (Role::Main | Role::Init, Self::Never) => false,
+            (Role::Main, Self::OnFailure) | (Role::Init, _) => code != 0,
+        }
+    }
+}
+
+/// Runs one container.
+pub(super) struct Runner {
+    pub(super) context: Arc<Context>,
+    pub(super) feed: watch::Receiver<Feed>,
+    pub(super) board: Arc<Board>,
+    /// The container's place on the board.
+    pub(super) index: usize,
+    pub(super) sandbox: Arc<dyn Sandbox>,
+    /// The grace, once the container is to be stopped.
+    pub(super) stop: watch::Receiver<Option<Duration>>,
+    pub(super) memory: Memory,
+}
+
+/// What a runner remembers from one instance to the next.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    crashes: BackOff,
+    /// When the last instance failed, until that has been waited for.
+    failed: Option<Instant>,
+}
+
+/// An instance that runs.
+struct Running {
+    instance: Box<dyn Instance>,
+    log: Arc<ContainerLog>,
+    container: Container,
+}
+
+/// Why a container could not be started, as its status says it.
+struct Problem {
+    reason: &'static str,
+    message: String,
+    /// Whether the wait until the next attempt grows.
+    grows: bool,
+}
+
+impl Runner {
+    /// Runs the container until it has ended for good, or was stopped.
+    pub(super) async fn run(mut self) {
+        loop {
+            let mut stop = self.stop.clone();
+            let running = tokio::select! {
+                biased;
+                () = ordered(&mut stop) => return,
+                running = self.bring_up() => running,
+            };
+            let (exit, is_replaced) = self.watch_over(&running).await;
+            running.log.close();
+            if self.take_down(exit, is_replaced) {
+                return;
+            }
+        }
+    }
+
+    /// The container as the manifest has it now. Only its image can change.
+    fn container(&self) -> Container {
+        let (role, name) = self.board.read(|facts| {
+            let record = &facts.containers[self.index];
+            (record.role, record.name.clone())
+        });
+        let pod = self.pod();
+        let spec = pod.spec.as_ref();
+        let all = match role {
+            Role::Main => spec.map(|spec| spec.containers.as_slice()),
+            Role::Init | Role::Sidecar => spec.map(init_containers),
+        };
+        let found = all
+            .unwrap_or_default()
+            .iter()
+            .find(|container| container.name == name);
+        found.cloned().unwrap_or_else(|| Container {
+            name,
+            ..Container::default()
+        })
+    }
+
+    fn pod(&self) -> Arc<Pod> {
+        self.feed.borrow().pod.clone()
+    }
+
+    /// What events about the container are about.
+    fn about(&self) -> Arc<ObjectReference> {
+        let (role, name) = self.board.read(|facts| {
+            let record = &facts.containers[self.index];
+            (record.role, record.name.clone())
+        });
+        let list = if role == Role::Main {
+            "containers"
+        } else {
+            "initContainers"
+        };
+        let mut about = self.pod().object_ref(&());
+        about.field_path = Some(format!("spec.{list}{{{name}}}"));
+        Arc::new(about)
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        self.board
+            .update(|facts| change(&mut facts.containers[self.index]))
+    }
+
+    /// Says on the board what the container waits for.
+    fn wait_with(&self, reason: &'static str, message: Option<String>) {
+        self.update(|record| {
+            let waiting = State::Waiting { reason, message };
+            if let State::Terminated { end, .. } = std::mem::replace(&mut record.state, waiting) {
+                record.last = Some(end);
+            }
+        });
+    }
+
+    /// Waits until the container's image differs from this one.
+    async fn image_changed(&self, image: Option<&str>) {
+        let mut feed = self.feed.clone();
+        while self.container().image.as_deref() == image {
+            if feed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Starts an instance, however long it takes.
+    async fn bring_up(&mut self) -> Running {
+        self.sit_out_crash().await;
+        let mut backoff = BackOff::default();
+        loop {
+            let container = self.container();
+            let image = self.image(&container).await;
+            // Before the attempt, so that no change during it is missed.
+            let mut images = self.context.images.changes();
+            let problem = match self.start(&container, image).await {
+                Ok(running) => return running,
+                Err(problem) => problem,
+            };
+            self.context.events.warning(
+                &self.about(),
+                "Failed",
+                format!("Error: {}", problem.message),
+            );
+            self.wait_with(problem.reason, Some(problem.message));
+            let now = Instant::now();
+            backoff.attempt(now, now);
+            let retry = match backoff.due(now) {
+                Some((_, end)) if problem.grows => end,
+                _ => now + CONFIG_RETRY,
+            };
+            tokio::select! {
+                () = sleep_until(retry) => {}
+                () = self.image_changed(container.image.as_deref()) => {}
+                _ = images.changed() => {}
+            }
+        }
+    }
+
+    /// Waits after an instance has ended, the longer the more often it did.
+    async fn sit_out_crash(&mut self) {
+        let Some(failed) = self.memory.failed.take() else {
+            return;
+        };
+        if let Some((length, end)) = self.memory.crashes.due(failed) {
+            let container = self.container();
+            let (name, pod) = (&container.name, full_name(&self.pod()));
+            let length = go_duration(length);
+            let message = format!("back-off {length} restarting failed container={name} pod={pod}");
+            self.wait_with("CrashLoopBackOff", Some(message));
+            let message = format!("Back-off restarting failed container {name} in pod {pod}");
+            self.context
+                .events
+                .warning(&self.about(), "BackOff", message);
+            tokio::select! {
+                () = sleep_until(end) => {}
+                // Another image is another container: what is held against this one does not count.
+                () = self.image_changed(container.image.as_deref()) => self.memory = Memory::default(),
+            }
+        }
+        self.memory.crashes.attempt(failed, Instant::now());
+    }
+
+    /// Finds the image, however long it takes.
+    async fn image(&self, container: &Container) -> Image {
+        let events = &self.context.events;
+        let name = container.image.as_deref().unwrap_or_default();
+        let never = container.image_pull_policy.as_deref() == Some("Never");
+        let mut backoff = BackOff::default();
+        loop {
+            let mut changes = self.context.images.changes();
+            let problem = match self.context.images.find(name, never).await {
+                Ok(image) => {
+                    let message = format!("Container image \"{name}\" already present on machine");
+                    events.normal(&self.about(), "Pulled", message);
+                    return image;
+                }
+                Err(problem) => problem,
+            };
+            self.complain_about_image(name, &problem);
+            let until_change = async {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = self.image_changed(Some(name)) => {}
+                }
+            };
+            let now = Instant::now();
+            backoff.attempt(now, now);
+            let until_retry = async {
+                let (ImageProblem::Absent { .. } | ImageProblem::Store { .. }) = &problem else {
+                    // Trying again cannot help.
+                    return std::future::pending().await;
+                };
+                sleep(SHOW_PULL_ERROR).await;
+                let message = format!("Back-off pulling image \"{name}\"");
+                events.normal(&self.about(), "BackOff", message.clone());
+                events.warning(&self.about(), "Failed", "Error: ImagePullBackOff");
+                self.wait_with(
+                    "ImagePullBackOff",
+                    Some(format!("{message}: {}: {problem}", problem.reason())),
+                );
+                if let Some((_, end)) = backoff.due(now) {
+                    sleep_until(end).await;
+                }
+            };
+            tokio::select! {
+                () = until_change => {}
+                () = until_retry => {}
+            }
+        }
+    }
+
+    fn complain_about_image(&self, name: &str, problem: &ImageProblem) {
+        let (events, about) = (&self.context.events, self.about());
+        match problem {
+            ImageProblem::InvalidName { .. } => {
+                events.warning(&about, "InspectFailed", problem.to_string())
+            }
+            ImageProblem::NeverPull { .. } => {
+                events.warning(&about, "ErrImageNeverPull", problem.to_string())
+            }
+            ImageProblem::Absent { .. } | ImageProblem::Store { .. } => {
+                events.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
+                events.warning(
+                    &about,
+                    "Failed",
+                    format!("Failed to pull image \"{name}\": {problem}"),
+                );
+            }
+        }
+        events.warning(&about, "Failed", format!("Error: {}", problem.reason()));
+        self.wait_with(problem.reason(), Some(problem.to_string()));
+    }
+
+    /// One attempt to start the container.
+    async fn start(&self, container: &Container, image: Image) -> Result<Running, Problem> {
+        let pod = self.pod();
+        let config_problem = |message| Problem {
+            reason: "CreateContainerConfigError",
+            message,
+            grows: false,
+        };
+        if let Some(message) = features::unsupported(&pod, container) {
+            return Err(Problem {
+                grows: true,
+                ..config_problem(message)
+            });
+        }
+        let env = self
+            .environment(&pod, container)
+            .await
+            .map_err(config_problem)?;
+        let attempt = self.board.read(|facts| {
+            let record = &facts.containers[self.index];
+            record.restarts + u32::from(record.latest_end().is_some())
+        });
+        let log = self
+            .context
+            .logs
+            .begin(&PodKey::of(&pod), &container.name, attempt);
+        let id = image_id(&image);
+        let config = ContainerConfig {
+            name: container.name.clone(),
+            args: environment::arguments(container, &env),
+            env,
+            memory_limit: memory_limit(container),
+            ports: tcp_ports(container),
+            log: log.sink(),
+            image,
+        };
+        let started = self.sandbox.start(config).await;
+        let instance = started.map_err(|error| {
+            log.close();
+            Problem {
+                reason: error.reason(),
+                message: error.to_string(),
+                grows: true,
+            }
+        })?;
+        let (events, about, name) = (&self.context.events, self.about(), &container.name);
+        events.normal(&about, "Created", format!("Created container: {name}"));
+        events.normal(&about, "Started", format!("Started container {name}"));
+        self.show_running(container, id, attempt);
+        Ok(Running {
+            instance,
+            log,
+            container: container.clone(),
+        })
+    }
+
+    fn show_running(&self, container: &Container, image_id: String, attempt: u32) {
+        let started = container.startup_probe.is_none();
+        let ready = started && container.readiness_probe.is_none();
+        let id = format!(
+            "vaquita://{}.{}.{attempt}",
+            self.pod().uid().unwrap_or_default(),
+            container.name
+        );
+        self.update(|record| {
+            record.last = record.latest_end().cloned();
+            record.state = State::Running {
+                since: Timestamp::now(),
+                started,
+                ready,
+            };
+            record.restarts = attempt;
+            record.image = container.image.clone().unwrap_or_default();
+            record.image_id = image_id;
+            record.container_id = Some(id);
+        });
+    }
+
+    async fn environment(
+        &self,
+        pod: &Pod,
+        container: &Container,
+    ) -> Result<Vec<(String, String)>, String> {
+        let context = &self.context;
+        context.services.synced().await;
+        let namespace = pod.namespace().unwrap_or_default();
+        let all = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.enable_service_links)
+            .unwrap_or(true);
+        let services = context.services.environment(&namespace, all);
+        let place = Place {
+            pod_ip: self.sandbox.ip(),
+            host_ips: &context.host_ips,
+            capacity: &context.capacity,
+        };
+        let resolved =
+            environment::environment(pod, container, place, services, &*context.sources).await;
+        resolved.map_err(|problem| problem.to_string())
+    }
+
+    /// Waits for the instance's end, and sees to it that it comes when it must. Also says whether the instance makes
+    /// place for another one, of a new image.
+    async fn watch_over(&mut self, running: &Running) -> (Exit, bool) {
+        let (sender, mut signals) = mpsc::channel(16);
+        let checks = Checks::of(&running.container);
+        let has_readiness = checks.readiness.is_some();
+        let mut probes = pin!(probe::run(checks, &*self.sandbox, sender));
+        let mut are_probes_done = false;
+        let mut image_changed = pin!(self.image_changed(running.container.image.as_deref()));
+        let mut is_replaced = false;
+        let mut stop = self.stop.clone();
+        let mut ordered_grace = None;
+        let mut kill_at: Option<Instant> = None;
+        loop {
+            let kill = async {
+                match kill_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let grace = tokio::select! {
+                biased;
+                exit = running.instance.wait() => return (exit, is_replaced),
+                grace = shorter_order(&mut stop, ordered_grace) => {
+                    if ordered_grace.is_none() {
+                        self.say_killing(running, format!("Stopping container {}", running.container.name));
+                    }
+                    ordered_grace = Some(grace);
+                    grace
+                }
+                () = kill => {
+                    running.instance.kill();
+                    kill_at = None;
+                    continue;
+                }
+                () = &mut image_changed, if !is_replaced => {
+                    is_replaced = true;
+                    let name = &running.container.name;
+                    self.say_killing(running, format!("Container {name} definition changed, will be restarted"));
+                    own_grace(&self.pod())
+                }
+                () = &mut probes, if !are_probes_done => {
+                    are_probes_done = true;
+                    continue;
+                }
+                Some(signal) = signals.recv() => match self.heed(running, signal, has_readiness) {
+                    Some(grace) => grace,
+                    None => continue,
+                },
+            };
+            running.instance.terminate(grace);
+            let at = Instant::now() + grace + SLACK;
+            kill_at = Some(kill_at.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+
+    /// Does what a probe's outcome asks for. If that is the container's end, says within what time.
+    fn heed(&self, running: &Running, signal: Signal, has_readiness: bool) -> Option<Duration> {
+        match signal {
+            Signal::Complaint(message) => {
+                self.context
+                    .events
+                    .warning(&self.about(), "Unhealthy", message)
+            }
+            Signal::Started => self.update(|record| {
+                if let State::Running { started, ready, .. } = &mut record.state {
+                    *started = true;
+                    *ready = !has_readiness;
+                }
+            }),
+            Signal::Ready(now) => self.update(|record| {
+                if let State::Running { ready, .. } = &mut record.state {
+                    *ready = now;
+                }
+            }),
+            Signal::Dead(kind, grace) => {
+                let name = &running.container.name;
+                let probe = if kind == Kind::Startup {
+                    "startup"
+                } else {
+                    "liveness"
+                };
+                let restarts = RestartPolicy::of(&self.pod()) != RestartPolicy::Never;
+                let fate = if restarts { ", will be restarted" } else { "" };
+                self.say_killing(
+                    running,
+                    format!("Container {name} failed {probe} probe{fate}"),
+                );
+                return Some(grace.unwrap_or_else(|| own_grace(&self.pod())));
+            }
+        }
+        None
+    }
+
+    fn say_killing(&self, running: &Running, message: String) {
+        tracing::debug!(container = running.container.name, message);
+        self.context
+            .events
+            .normal(&self.about(), "Killing", message);
+    }
+
+    /// Puts the end on the board, and says whether it is for good.
+    fn take_down(&mut self, exit: Exit, is_replaced: bool) -> bool {
+        let is_stopped = self.stop.borrow().is_some();
+        let policy = RestartPolicy::of(&self.pod());
+        let for_good = self.update(|record| {
+            // Whoever is replaced starts again whatever the policy.
+            let restarts = is_replaced || policy.restarts(record.role, exit.code);
+            let for_good = is_stopped || !restarts;
+            let started_at = match record.state {
+                State::Running { since, .. } => Some(since),
+                State::Waiting { .. } | State::Terminated { .. } => None,
+            };
+            let end = Termination {
+                code: exit.code,
+                reason: exit.reason.as_str().to_owned(),
+                message: exit.message.map(cut),
+                started_at,
+                finished_at: Some(Timestamp::now()),
+                container_id: record.container_id.clone(),
+            };
+            record.state = State::Terminated { end, for_good };
+            for_good
+        });
+        self.memory.failed = Some(Instant::now()).filter(|_| !is_replaced);
+        for_good
+    }
+}
+
+/// Waits until the container is to be stopped.
+async fn ordered(stop: &mut watch::Receiver<Option<Duration>>) {
+    if stop.wait_for(Option::is_some).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Waits for an order to stop within a shorter time than before.
+async fn shorter_order(
+    stop: &mut watch::Receiver<Option<Duration>>,
+    before: Option<Duration>,
+) -> Duration {
+    let is_shorter = |order: &Option<Duration>| {
+        order.is_some_and(|grace| before.is_none_or(|before| grace < before))
+    };
+    let order = stop
+        .wait_for(is_shorter)
+        .await
+        .ok()
+        .and_then(|order| *order);
+    match order {
+        Some(grace) => grace,
+        None => std::future::pending().await,
+    }
+}
+
+fn cut(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+    message
+}
+
+/// As Go prints durations of whole seconds: `10s`, `1m20s`.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m{}s", seconds / 60, seconds % 60)
+    }
+}
+
+/// `resources.limits.memory` in bytes.
+fn memory_limit(container: &Container) -> Option<u64> {
+    let limit = container
+        .resources
+        .as_ref()?
+        .limits
+        .as_ref()?
+        .get("memory")?;
+    let bytes = limit.0.parse::<Quantity>().ok()?.value();
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
+}
+
+/// The TCP ports that the manifest declares, each once.
+fn tcp_ports(container: &Container) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for declared in container.ports.iter().flatten() {
+        let port = u16::try_from(declared.container_port)
+            .ok()
+            .filter(|port| *port != 0);
+        if let Some(port) = port
+            && declared.protocol.as_deref().unwrap_or("TCP") == "TCP"
+            && !ports.contains(&port)
+        {
+            ports.push(port);
+        }
+    }
+    ports
+}

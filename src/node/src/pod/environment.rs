@@ -1,0 +1,467 @@
+//! A container's environment and arguments, from its manifest and what that refers to.
+//!
+//! The order and the rules of expansion are upstream's `makeEnvironmentVariables`: `envFrom` first, then `env`, each of
+//! which may use those before it as `$(NAME)`, then the variables of Services, as far as nobody has set them.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret,
+};
+use kube::{Api, Client, ResourceExt as _};
+use vaquita_api::quantity::Quantity;
+
+use crate::Capacity;
+
+/// Where values come from that are not in the pod.
+#[async_trait]
+pub(crate) trait Sources: Send + Sync {
+    async fn config_map(&self, namespace: &str, name: &str) -> kube::Result<Option<ConfigMap>>;
+    async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>>;
+}
+
+#[async_trait]
+impl Sources for Client {
+    async fn config_map(&self, namespace: &str, name: &str) -> kube::Result<Option<ConfigMap>> {
+        Api::namespaced(self.clone(), namespace).get_opt(name).await
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>> {
+        Api::namespaced(self.clone(), namespace).get_opt(name).await
+    }
+}
+
+/// Why a container's configuration is not complete; the texts are upstream's where it has some.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigProblem {
+    #[error("{kind} \"{name}\" not found")]
+    Absent { kind: &'static str, name: String },
+    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    NoKey {
+        kind: &'static str,
+        namespace: String,
+        name: String,
+        key: String,
+    },
+    #[error("cannot read {kind} {namespace}/{name}: {source}")]
+    Api {
+        kind: &'static str,
+        namespace: String,
+        name: String,
+        source: kube::Error,
+    },
+    #[error("environment variable {variable}: the value of {kind} {name} is not valid UTF-8")]
+    NotText {
+        variable: String,
+        kind: &'static str,
+        name: String,
+    },
+    #[error("environment variable {variable}: unsupported fieldPath: {path}")]
+    Field { variable: String, path: String },
+    #[error("environment variable {variable}: unsupported container resource: {resource}")]
+    Resource { variable: String, resource: String },
+    #[error("environment variable {variable}: {what} is not supported")]
+    Unsupported {
+        variable: String,
+        what: &'static str,
+    },
+}
+
+/// What fields of the pod can refer to beyond its object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) pod_ip: IpAddr,
+    pub(crate) host_ips: &'a [IpAddr],
+    pub(crate) capacity: &'a Capacity,
+}
+
+/// The environment. `services` are the variables of Services.
+pub(super) async fn environment(
+    pod: &Pod,
+    container: &Container,
+    place: Place<'_>,
+    services: Vec<(String, String)>,
+    sources: &dyn Sources,
+) -> Result<Vec<(String, String)>, ConfigProblem> {
+    let mut resolver = Resolver {
+        pod,
+        container,
+        place,
+        sources,
+        namespace: pod.namespace().unwrap_or_default(),
+        config_maps: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+    };
+    let services: BTreeMap<String, String> = services.into_iter().collect();
+    let mut variables = Variables::default();
+    for source in container.env_from.iter().flatten() {
+        for (name, value) in resolver.env_from(source).await? {
+            variables.set(name, value);
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        let value = match &variable.value_from {
+            Some(source) => resolver.value_from(variable, source).await?,
+            None => Some(expand(
+                variable.value.as_deref().unwrap_or_default(),
+                |name| {
+                    variables
+                        .get(name)
+                        .or_else(|| services.get(name).map(String::as_str))
+                },
+            )),
+        };
+        // An optional source that is absent leaves what was there before.
+        if let Some(value) = value {
+            variables.set(variable.name.clone(), value);
+        }
+    }
+    for (name, value) in services {
+        if variables.get(&name).is_none() {
+            variables.set(name, value);
+        }
+    }
+    Ok(variables.list)
+}
+
+/// The argument vector. A module is its own entry point, so without a command the program is called by the container's
+/// name.
+pub(super) fn arguments(container: &Container, environment: &[(String, String)]) -> Vec<String> {
+    let lookup = |name: &str| {
+        environment
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    };
+    let command = container
+        .command
+        .as_deref()
+        .filter(|command| !command.is_empty());
+    let command = command.map_or_else(|| vec![container.name.clone()], <[String]>::to_vec);
+    let all = command.iter().chain(container.args.iter().flatten());
+    all.map(|argument| expand(argument, lookup)).collect()
+}
+
+/// Variables in the order in which they were first set.
+#[derive(Default)]
+struct Variables {
+    list: Vec<(String, String)>,
+    places: BTreeMap<String, usize>,
+}
+
+impl Variables {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.places
+            .get(name)
+            .map(|place| self.list[*place].1.as_str())
+    }
+
+    fn set(&mut self, name: String, value: String) {
+        if let Some(place) = self.places.get(&name) {
+            self.list[*place].1 = value;
+        } else {
+            self.places.insert(name.clone(), self.list.len());
+            self.list.push((name, value));
+        }
+    }
+}
+
+/// Replaces `$(NAME)` by its value. What has no value stays as it is; `$$` is a dollar sign.
+fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        expanded.push_str(&rest[..dollar]);
+        rest = &rest[dollar + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            expanded.push('$');
+            rest = after;
+            continue;
+        }
+        let reference = rest
+            .strip_prefix('(')
+            .and_then(|after| after.split_once(')'));
+        match reference {
+            Some((name, after)) => {
+                match lookup(name) {
+                    Some(value) => expanded.push_str(value),
+                    None => expanded.extend(["$(", name, ")"]),
+                }
+                rest = after;
+            }
+            None => expanded.push('$'),
+        }
+    }
+    expanded.push_str(rest);
+    expanded
+}
+
+struct Resolver<'a> {
+    pod: &'a Pod,
+    container: &'a Container,
+    place: Place<'a>,
+    sources: &'a dyn Sources,
+    namespace: String,
+    // Each is read once for a start, so that its keys belong together.
+    config_maps: BTreeMap<String, Option<ConfigMap>>,
+    secrets: BTreeMap<String, Option<Secret>>,
+}
+
+impl Resolver<'_> {
+    async fn config_map(&mut self, name: &str) -> Result<Option<&ConfigMap>, ConfigProblem> {
+        if !self.config_maps.contains_key(name) {
+            let found = self.sources.config_map(&self.namespace, name).await;
+            let found = found.map_err(|source| self.failed("ConfigMap", name, source))?;
+            self.config_maps.insert(name.to_owned(), found);
+        }
+        Ok(self.config_maps.get(name).and_then(Option::as_ref))
+    }
+
+    async fn secret(&mut self, name: &str) -> Result<Option<&Secret>, ConfigProblem> {
+        if !self.secrets.contains_key(name) {
+            let found = self.sources.secret(&self.namespace, name).await;
+            let found = found.map_err(|source| self.failed("Secret", name, source))?;
+            self.secrets.insert(name.to_owned(), found);
+        }
+        Ok(self.secrets.get(name).and_then(Option::as_ref))
+    }
+
+    fn failed(&self, kind: &'static str, name: &str, source: kube::Error) -> ConfigProblem {
+        ConfigProblem::Api {
+            kind,
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+            source,
+        }
+    }
+
+    async fn env_from(
+        &mut self,
+        source: &EnvFromSource,
+    ) -> Result<Vec<(String, String)>, ConfigProblem> {
+        let prefix = source.prefix.clone().unwrap_or_default();
+        let mut variables = Vec::new();
+        if let Some(wanted) = &source.config_map_ref {
+            match self.config_map(&wanted.name).await? {
+                Some(found) => variables.extend(found.data.clone().unwrap_or_default()),
+                None if wanted.optional == Some(true) => {}
+                None => {
+                    return Err(ConfigProblem::Absent {
+                        kind: "configmap",
+                        name: wanted.name.clone(),
+                    });
+                }
+            }
+        }
+        if let Some(wanted) = &source.secret_ref {
+            match self.secret(&wanted.name).await? {
+                Some(found) => {
+                    for (key, value) in found.data.clone().unwrap_or_default() {
+                        let value = text(&key, "Secret", &wanted.name, value.0)?;
+                        variables.push((key, value));
+                    }
+                }
+                None if wanted.optional == Some(true) => {}
+                None => {
+                    return Err(ConfigProblem::Absent {
+                        kind: "secret",
+                        name: wanted.name.clone(),
+                    });
+                }
+            }
+        }
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|byte| (0x20..0x7f).contains(&byte) && byte != b'=')
+        };
+        let variables = variables
+            .into_iter()
+            .map(|(key, value)| (format!("{prefix}{key}"), value));
+        Ok(variables.filter(|(name, _)| is_name(name)).collect())
+    }
+
+    async fn value_from(
+        &mut self,
+        variable: &EnvVar,
+        source: &EnvVarSource,
+    ) -> Result<Option<String>, ConfigProblem> {
+        let name = || variable.name.clone();
+        if let Some(field) = &source.field_ref {
+            let value = self.field(&field.field_path);
+            return value.map(Some).ok_or_else(|| ConfigProblem::Field {
+                variable: name(),
+                path: field.field_path.clone(),
+            });
+        }
+        if let Some(resource) = &source.resource_field_ref {
+            let value = self.resource(resource);
+            let problem = || ConfigProblem::Resource {
+                variable: name(),
+                resource: resource.resource.clone(),
+            };
+            return value
+                .map(|value| Some(value.to_string()))
+                .ok_or_else(problem);
+        }
+        if let Some(wanted) = &source.config_map_key_ref {
+            let optional = wanted.optional == Some(true);
+            let found = self.config_map(&wanted.name).await?;
+            let exists = found.is_some();
+            let value = found.and_then(|map| map.data.as_ref()?.get(&wanted.key).cloned());
+            return self.key(
+                value,
+                exists,
+                optional,
+                ["configmap", "ConfigMap"],
+                &wanted.name,
+                &wanted.key,
+            );
+        }
+        if let Some(wanted) = &source.secret_key_ref {
+            let optional = wanted.optional == Some(true);
+            let found = self.secret(&wanted.name).await?;
+            let exists = found.is_some();
+            let value = found.and_then(|secret| secret.data.as_ref()?.get(&wanted.key).cloned());
+            let value = value
+                .map(|value| text(&variable.name, "Secret", &wanted.name, value.0))
+                .transpose()?;
+            return self.key(
+                value,
+                exists,
+                optional,
+                ["secret", "Secret"],
+                &wanted.name,
+                &wanted.key,
+            );
+        }
+        Err(ConfigProblem::Unsupported {
+            variable: name(),
+            what: "valueFrom.fileKeyRef",
+        })
+    }
+
+    fn key(
+        &self,
+        value: Option<String>,
+        exists: bool,
+        optional: bool,
+        kind: [&'static str; 2],
+        name: &str,
+        key: &str,
+    ) -> Result<Option<String>, ConfigProblem> {
+        match value {
+            Some(value) => Ok(Some(value)),
+            None if optional => Ok(None),
+            None if !exists => Err(ConfigProblem::Absent {
+                kind: kind[0],
+                name: name.to_owned(),
+            }),
+            None => Err(ConfigProblem::NoKey {
+                kind: kind[1],
+                namespace: self.namespace.clone(),
+                name: name.to_owned(),
+                key: key.to_owned(),
+            }),
+        }
+    }
+
+    fn field(&self, path: &str) -> Option<String> {
+        let spec = self.pod.spec.as_ref();
+        let host_ips = || {
+            self.place
+                .host_ips
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        Some(match path {
+            "metadata.name" => self.pod.name_any(),
+            "metadata.namespace" => self.namespace.clone(),
+            "metadata.uid" => self.pod.uid().unwrap_or_default(),
+            "spec.nodeName" => spec?.node_name.clone().unwrap_or_default(),
+            "spec.serviceAccountName" => spec?.service_account_name.clone().unwrap_or_default(),
+            "status.hostIP" => host_ips().first().cloned().unwrap_or_default(),
+            "status.hostIPs" => host_ips().join(","),
+            "status.podIP" | "status.podIPs" => self.place.pod_ip.to_string(),
+            _ => {
+                let (map, key) = path.strip_suffix("']")?.split_once("['")?;
+                match map {
+                    "metadata.labels" => self.pod.labels().get(key).cloned().unwrap_or_default(),
+                    "metadata.annotations" => {
+                        self.pod.annotations().get(key).cloned().unwrap_or_default()
+                    }
+                    _ => return None,
+                }
+            }
+        })
+    }
+
+    /// A limit or request in units of the divisor, rounded up. A limit that is not set is what the node has.
+    fn resource(&self, field: &ResourceFieldSelector) -> Option<i64> {
+        let (which, resource) = field.resource.split_once('.')?;
+        let container = match field
+            .container_name
+            .as_deref()
+            .filter(|name| !name.is_empty())
+        {
+            None => self.container,
+            Some(name) => {
+                let spec = self.pod.spec.as_ref()?;
+                let all = spec
+                    .containers
+                    .iter()
+                    .chain(spec.init_containers.iter().flatten());
+                all.into_iter().find(|container| container.name == name)?
+            }
+        };
+        let resources = container.resources.as_ref();
+        let set = match which {
+            "limits" => resources.and_then(|resources| resources.limits.as_ref()),
+            "requests" => resources.and_then(|resources| resources.requests.as_ref()),
+            _ => return None,
+        };
+        let set = set.and_then(|set| set.get(resource)?.0.parse::<Quantity>().ok());
+        let capacity = &self.place.capacity;
+        let value = match (set, which, resource) {
+            (Some(set), _, "cpu" | "memory" | "ephemeral-storage") => set,
+            (None, "limits", "cpu") => Quantity::milli(i64::from(capacity.cpus) * 1000),
+            (None, "limits", "memory") => capacity.memory.to_string().parse().ok()?,
+            (None, "requests", "cpu" | "memory" | "ephemeral-storage") => Quantity::ZERO,
+            _ => return None,
+        };
+        let divisor = field
+            .divisor
+            .as_ref()
+            .and_then(|divisor| divisor.0.parse::<Quantity>().ok());
+        let divisor = divisor.filter(|divisor| !divisor.is_zero() && !divisor.is_negative());
+        if resource == "cpu" {
+            let divisor = divisor.map_or(1000, Quantity::milli_value);
+            return Some(round_up(value.milli_value(), divisor));
+        }
+        Some(round_up(value.value(), divisor.map_or(1, Quantity::value)))
+    }
+}
+
+fn round_up(value: i64, divisor: i64) -> i64 {
+    value / divisor + i64::from(value % divisor > 0)
+}
+
+fn text(
+    variable: &str,
+    kind: &'static str,
+    name: &str,
+    value: Vec<u8>,
+) -> Result<String, ConfigProblem> {
+    let problem = |_| ConfigProblem::NotText {
+        variable: variable.to_owned(),
+        kind,
+        name: name.to_owned(),
+    };
+    String::from_utf8(value).map_err(problem)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,121 @@
+//! What a manifest can ask for that this node cannot give. A container that asks for it does not start, and says why:
+//! better than one that runs without what it needs. Pure.
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+/// Where upstream mounts a service account's token into every container that does not refuse it. A Wasm module sees no
+/// files, and nearly none wants this one.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// The first thing that cannot be given, in words for its author.
+pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let mut mounts = container.volume_mounts.iter().flatten();
+    let mount = mounts.find(|mount| mount.mount_path != TOKEN_PATH);
+    if let Some(mount) = mount {
+        return Some(format!(
+            "volumeMounts: volume {:?} cannot be mounted: this node has no volumes",
+            mount.name
+        ));
+    }
+    let wants = [
+        (
+            spec.host_network == Some(true),
+            "hostNetwork: this node's pods have a virtual network only",
+        ),
+        (
+            spec.host_pid == Some(true),
+            "hostPID: this node's pods do not see the host's processes",
+        ),
+        (
+            spec.host_ipc == Some(true),
+            "hostIPC: this node's pods do not see the host's IPC objects",
+        ),
+        (
+            container.volume_devices.iter().flatten().next().is_some(),
+            "volumeDevices: this node has no volumes",
+        ),
+        (
+            container
+                .ports
+                .iter()
+                .flatten()
+                .any(|port| port.host_port.is_some_and(|port| port != 0)),
+            "ports: hostPort is not supported: use a Service of type NodePort",
+        ),
+        (
+            container
+                .lifecycle
+                .as_ref()
+                .is_some_and(|lifecycle| lifecycle.post_start.is_some()),
+            "lifecycle: postStart hooks are not supported",
+        ),
+        (
+            container
+                .lifecycle
+                .as_ref()
+                .is_some_and(|lifecycle| lifecycle.pre_stop.is_some()),
+            "lifecycle: preStop hooks are not supported",
+        ),
+    ];
+    wants
+        .iter()
+        .find(|(wanted, _)| *wanted)
+        .map(|(_, message)| (*message).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn check(spec: Value, container: Value) -> Option<String> {
+        let mut pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
+        let container: Container = serde_json::from_value(container).unwrap();
+        pod.spec.as_mut().unwrap().containers = vec![container.clone()];
+        unsupported(&pod, &container)
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_named() {
+        let plain = json!({"containers": []});
+        assert_eq!(
+            check(
+                plain.clone(),
+                json!({"name": "c", "ports": [{"containerPort": 80}]})
+            ),
+            None
+        );
+        let token = json!([{"name": "kube-api-access-x", "mountPath": TOKEN_PATH}]);
+        assert_eq!(
+            check(plain.clone(), json!({"name": "c", "volumeMounts": token})),
+            None
+        );
+        for (spec, container, part) in [
+            (
+                plain.clone(),
+                json!({"name": "c", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}),
+                "\"data\"",
+            ),
+            (
+                plain.clone(),
+                json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}),
+                "hostPort",
+            ),
+            (
+                plain,
+                json!({"name": "c", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}),
+                "preStop",
+            ),
+            (
+                json!({"containers": [], "hostNetwork": true}),
+                json!({"name": "c"}),
+                "hostNetwork",
+            ),
+        ] {
+            let message = check(spec, container).unwrap();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The life of a pod on this node.
+//!
+//! ```text
+//! Starting ──network──▶ Running ──done, failed, deleted──▶ Stopping ──▶ Over ──deleted──▶ (object removed)
+//!     └───────────── deleted, or it had ended before ──────────────────▶┘
+//! ```
+//!
+//! A worker begins when a pod is bound to the node, or when the node starts and the pod was bound before, and ends
+//! when its object is gone. Dropping it cuts off whatever runs.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use kube::{Resource as _, ResourceExt as _};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    Context, Feed,
+    board::{Board, Facts, Role, State, Verdict},
+    container::{Memory, Runner},
+    own_grace,
+    publish::{self, Publisher},
+    restore,
+    status::Phase,
+};
+use crate::{
+    backend::{Sandbox, SandboxConfig},
+    logs::PodKey,
+};
+
+/// How soon a network is tried to get again.
+const SANDBOX_RETRY: Duration = Duration::from_secs(1);
+
+/// Where a pod is in its life.
+enum Stage {
+    /// It has no network yet.
+    Starting,
+    /// Its containers run, or are about to.
+    Running(Crew),
+    /// Its containers are told to end.
+    Stopping(Crew),
+    /// Nothing of it runs any more.
+    Over,
+}
+
+/// The containers' runners.
+struct Crew {
+    sandbox: Arc<dyn Sandbox>,
+    /// By the container's place on the board.
+    members: BTreeMap<usize, Member>,
+}
+
+struct Member {
+    role: Role,
+    stop: watch::Sender<Option<Duration>>,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Runs one pod.
+pub(crate) struct Worker {
+    context: Arc<Context>,
+    feed: watch::Receiver<Feed>,
+    board: Arc<Board>,
+}
+
+impl Worker {
+    /// A worker for a pod that may have run here before. With a verdict, the pod is refused.
+    pub(crate) fn new(
+        context: Arc<Context>,
+        feed: watch::Receiver<Feed>,
+        verdict: Option<Verdict>,
+    ) -> Self {
+        let pod = feed.borrow().pod.clone();
+        let now = Timestamp::now();
+        let facts = restore::facts(&pod, now);
+        let facts = Facts {
+            start_time: facts.start_time.or(Some(now)),
+            verdict,
+            ..facts
+        };
+        Self {
+            context,
+            feed,
+            board: Arc::new(Board::new(facts)),
+        }
+    }
+
+    /// What is known of the pod.
+    pub(crate) fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+
+    /// Runs the pod until its object is gone.
+    pub(crate) async fn run(mut self) {
+        let (context, feed, board) = (self.context.clone(), self.feed.clone(), self.board.clone());
+        let over = CancellationToken::new();
+        let publisher = Publisher {
+            context,
+            feed,
+            board,
+        }
+        .run(over.clone());
+        let life = async {
+            self.live().await;
+            self.board.update(|facts| facts.is_stopped = true);
+            over.cancel();
+        };
+        tokio::join!(publisher, life);
+        let pod = self.pod();
+        if !self.feed.borrow().is_gone {
+            publish::delete(&self.context, &pod).await;
+        }
+        // Finalizers may keep the object; nothing is left to do for it here.
+        let _ = self.feed.wait_for(|feed| feed.is_gone).await;
+        self.context.logs.remove(&PodKey::of(&pod));
+    }
+
+    fn pod(&self) -> Arc<Pod> {
+        self.feed.borrow().pod.clone()
+    }
+
+    fn about(&self) -> Arc<ObjectReference> {
+        Arc::new(self.pod().object_ref(&()))
+    }
+
+    /// Goes through the stages, until nothing runs and the pod is to be deleted.
+    async fn live(&mut self) {
+        let had_ended = Phase::of(&self.pod()).is_final() || self.board.read(Facts::is_done);
+        let is_refused = self.board.read(|facts| facts.verdict.is_some());
+        let mut stage = if had_ended || is_refused {
+            Stage::Over
+        } else {
+            Stage::Starting
+        };
+        loop {
+            stage = match stage {
+                Stage::Starting => self.starting().await,
+                Stage::Running(crew) => self.running(crew).await,
+                Stage::Stopping(crew) => self.stopping(crew).await,
+                Stage::Over => {
+                    self.deletion().await;
+                    return;
+                }
+            };
+        }
+    }
+
+    /// Waits until the pod is to end.
+    async fn deletion(&self) {
+        // Without a sender, the node is ending, and this with it.
+        let mut feed = self.feed.clone();
+        if feed.wait_for(|feed| feed.grace().is_some()).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    async fn starting(&self) -> Stage {
+        let sandbox = tokio::select! {
+            biased;
+            () = self.deletion() => return Stage::Over,
+            sandbox = self.sandbox() => sandbox,
+        };
+        self.board.update(|facts| {
+            facts.ip = Some(sandbox.ip());
+            facts.has_sandbox = true;
+        });
+        Stage::Running(Crew {
+            sandbox,
+            members: BTreeMap::new(),
+        })
+    }
+
+    /// Gets the pod a network, however long it takes.
+    async fn sandbox(&self) -> Arc<dyn Sandbox> {
+        loop {
+            let config = sandbox_config(&self.pod(), &self.board);
+            match self.context.backend.sandbox(config).await {
+                Ok(sandbox) => return sandbox,
+                Err(error) => {
+                    let message = format!("Failed to create pod sandbox: {error}");
+                    self.context
+                        .events
+                        .warning(&self.about(), "FailedCreatePodSandBox", message);
+                }
+            }
+            sleep(SANDBOX_RETRY).await;
+        }
+    }
+
+    async fn running(&self, mut crew: Crew) -> Stage {
+        tokio::select! {
+            biased;
+            () = self.deletion() => {}
+            () = self.deadline() => {
+                let message = "Pod was active on the node longer than the specified deadline".to_owned();
+                self.context.events.normal(&self.about(), "DeadlineExceeded", message.clone());
+                self.board.update(|facts| facts.verdict = Some(Verdict { reason: "DeadlineExceeded", message }));
+            }
+            () = self.operate(&mut crew) => {}
+        }
+        Stage::Stopping(crew)
+    }
+
+    /// Waits until the pod has been active for longer than it may.
+    async fn deadline(&self) {
+        let deadline = self
+            .pod()
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.active_deadline_seconds);
+        let start = self.board.read(|facts| facts.start_time);
+        let (Some(deadline), Some(start)) = (deadline, start) else {
+            return std::future::pending().await;
+        };
+        let passed = Timestamp::now().as_second() - start.as_second();
+        let left = u64::try_from(deadline.saturating_sub(passed)).unwrap_or(0);
+        sleep(Duration::from_secs(left)).await;
+    }
+
+    /// Runs init containers in their order and then the others, until none of these will run any more.
+    async fn operate(&self, crew: &mut Crew) {
+        let roles: Vec<Role> = self
+            .board
+            .read(|facts| facts.containers.iter().map(|record| record.role).collect());
+        for (index, role) in roles
+            .iter()
+            .enumerate()
+            .filter(|(_, role)| **role != Role::Main)
+        {
+            self.hire(crew, index, *role);
+            match role {
+                Role::Sidecar => {
+                    self.board
+                        .wait_until(|facts| facts.containers[index].is_started())
+                        .await
+                }
+                Role::Init | Role::Main => {
+                    self.board
+                        .wait_until(|facts| facts.containers[index].is_done())
+                        .await;
+                    let has_failed = self.board.read(|facts| {
+                        facts.containers[index]
+                            .latest_end()
+                            .is_some_and(|end| end.code != 0)
+                    });
+                    if has_failed {
+                        return;
+                    }
+                }
+            }
+        }
+        for (index, role) in roles
+            .iter()
+            .enumerate()
+            .filter(|(_, role)| **role == Role::Main)
+        {
+            if !self.board.read(|facts| facts.containers[index].is_done()) {
+                self.hire(crew, index, *role);
+            }
+        }
+        self.board.wait_until(Facts::is_done).await;
+    }
+
+    fn hire(&self, crew: &mut Crew, index: usize, role: Role) {
+        if role == Role::Main {
+            // What has waited for the init containers waits for itself now.
+            self.board.update(|facts| {
+                if let State::Waiting { reason, .. } = &mut facts.containers[index].state {
+                    *reason = "ContainerCreating";
+                }
+            });
+        }
+        let (stop, orders) = watch::channel(None);
+        let runner = Runner {
+            context: self.context.clone(),
+            feed: self.feed.clone(),
+            board: self.board.clone(),
+            index,
+            sandbox: crew.sandbox.clone(),
+            stop: orders,
+            memory: Memory::default(),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(runner.run()));
+        crew.members.insert(index, Member { role, stop, task });
+    }
+
+    /// Ends the main containers, then the sidecars, last started first; all of them within the pod's grace.
+    async fn stopping(&mut self, mut crew: Crew) -> Stage {
+        let began = tokio::time::Instant::now();
+        let sidecars: Vec<usize> = crew
+            .members
+            .iter()
+            .filter(|(_, member)| member.role == Role::Sidecar)
+            .map(|(index, _)| *index)
+            .collect();
+        let others = crew
+            .members
+            .keys()
+            .copied()
+            .filter(|index| !sidecars.contains(index))
+            .collect();
+        let groups = std::iter::once(others).chain(sidecars.iter().rev().map(|index| vec![*index]));
+        for group in groups {
+            self.stop_group(&mut crew, &group, began).await;
+        }
+        crew.sandbox.shutdown().await;
+        self.board.update(|facts| facts.has_sandbox = false);
+        Stage::Over
+    }
+
+    async fn stop_group(&mut self, crew: &mut Crew, group: &[usize], began: tokio::time::Instant) {
+        loop {
+            let feed = self.feed.borrow_and_update().clone();
+            let grace = feed.grace().unwrap_or_else(|| own_grace(&feed.pod));
+            let left = grace.saturating_sub(began.elapsed());
+            for index in group {
+                if let Some(member) = crew.members.get(index) {
+                    member.stop.send_replace(Some(left));
+                }
+            }
+            let ended = async {
+                for index in group {
+                    if let Some(member) = crew.members.get_mut(index) {
+                        // A panic has been reported, and has ended it as well.
+                        let _ = (&mut member.task).await;
+                        crew.members.remove(index);
+                    }
+                }
+            };
+            tokio::select! {
+                () = ended => return,
+                // The grace may have been cut short.
+                changed = self.feed.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+}
+
+fn sandbox_config(pod: &Pod, board: &Board) -> SandboxConfig {
+    let spec = pod.spec.as_ref();
+    let name = pod.name_any();
+    let searches = spec.and_then(|spec| spec.dns_config.as_ref()?.searches.clone());
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+    let hosts = spec
+        .into_iter()
+        .flat_map(|spec| spec.host_aliases.iter().flatten())
+        .flat_map(|alias| {
+            let ip = alias.ip.parse().ok();
+            alias
+                .hostnames
+                .iter()
+                .flatten()
+                .filter_map(move |host| Some((host.clone(), ip?)))
+        });
+    SandboxConfig {
+        namespace: pod.namespace().unwrap_or_default(),
+        hostname: spec
+            .and_then(|spec| spec.hostname.clone())
+            .filter(|host| !host.is_empty())
+            .unwrap_or_else(|| name.clone()),
+        name,
+        subdomain: spec
+            .and_then(|spec| spec.subdomain.clone())
+            .filter(|domain| !domain.is_empty()),
+        // With any other policy they come after the cluster's, which is what most of them repeat.
+        searches: searches.filter(|_| policy == Some("None")),
+        hosts: hosts.collect(),
+        wanted_ip: board.read(|facts| facts.ip),
+    }
+}

@@ -1,0 +1,369 @@
+//! The Node object, from what is known of the machine. Pure.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ContainerImage, Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo},
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{ObjectMeta, Time},
+    },
+};
+use vaquita_image::Image;
+
+use crate::{Capacity, host};
+
+/// Images that the status lists at most, as upstream's kubelet has it.
+const MAX_IMAGES: usize = 50;
+/// Below this, there is memory pressure: upstream's default threshold for eviction.
+const LEAST_MEMORY: u64 = 100 << 20;
+/// A file system with less than this part free is under pressure: upstream's default for `nodefs.available`.
+const LEAST_DISK_PERCENT: u64 = 10;
+
+/// What does not change while the node runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) capacity: Capacity,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) info: NodeSystemInfo,
+}
+
+/// What is measured each time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Measures {
+    pub(crate) memory_available: Option<u64>,
+    pub(crate) disk: Option<host::Disk>,
+    pub(crate) images: Vec<Image>,
+}
+
+impl Machine {
+    /// The object as it is first created.
+    pub(crate) fn node(&self) -> Node {
+        Node {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                labels: Some(self.labels()),
+                ..ObjectMeta::default()
+            },
+            ..Node::default()
+        }
+    }
+
+    /// The labels that the node cares for.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        let own = [
+            ("kubernetes.io/hostname", self.name.as_str()),
+            ("kubernetes.io/os", host::operating_system()),
+            ("kubernetes.io/arch", host::architecture()),
+        ];
+        let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        self.labels.clone().into_iter().chain(own).collect()
+    }
+
+    /// The status of this moment. Conditions of types that are others' are kept from `previous`.
+    pub(crate) fn status(
+        &self,
+        measures: &Measures,
+        previous: Option<&NodeStatus>,
+        now: Timestamp,
+    ) -> NodeStatus {
+        let resources = Some(self.resources(measures));
+        NodeStatus {
+            addresses: Some(self.node_addresses()),
+            allocatable: resources.clone(),
+            capacity: resources,
+            conditions: Some(conditions(measures, previous, now)),
+            images: Some(images(&measures.images)),
+            node_info: Some(self.info.clone()),
+            ..NodeStatus::default()
+        }
+    }
+
+    fn node_addresses(&self) -> Vec<NodeAddress> {
+        let address = |type_: &str, address: String| NodeAddress {
+            type_: type_.to_owned(),
+            address,
+        };
+        let internal = self
+            .addresses
+            .iter()
+            .map(|ip| address("InternalIP", ip.to_string()));
+        internal
+            .chain([address("Hostname", self.name.clone())])
+            .collect()
+    }
+
+    fn resources(&self, measures: &Measures) -> BTreeMap<String, Quantity> {
+        let mut resources = BTreeMap::from([
+            ("cpu".to_owned(), Quantity(self.capacity.cpus.to_string())),
+            ("memory".to_owned(), kibibytes(self.capacity.memory)),
+            ("pods".to_owned(), Quantity(self.capacity.pods.to_string())),
+        ]);
+        if let Some(disk) = measures.disk {
+            resources.insert("ephemeral-storage".to_owned(), kibibytes(disk.total));
+        }
+        resources
+    }
+}
+
+fn kibibytes(bytes: u64) -> Quantity {
+    Quantity(format!("{}Ki", bytes / 1024))
+}
+
+fn images(images: &[Image]) -> Vec<ContainerImage> {
+    let describe = |image: &Image| ContainerImage {
+        names: Some(vec![image_id(image), image.reference.clone()]),
+        size_bytes: i64::try_from(image.size).ok(),
+    };
+    images.iter().take(MAX_IMAGES).map(describe).collect()
+}
+
+/// `registry/repository@sha256:...`: what `imageID` in a container's status says.
+pub(crate) fn image_id(image: &Image) -> String {
+    let name = image
+        .reference
+        .rsplit_once(':')
+        .map_or(image.reference.as_str(), |(name, _tag)| name);
+    format!("{name}@{}", image.digest)
+}
+
+/// A condition without its times.
+struct Finding {
+    type_: &'static str,
+    status: bool,
+    reason: &'static str,
+    message: &'static str,
+}
+
+fn findings(measures: &Measures) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(available) = measures.memory_available {
+        let pressure = available < LEAST_MEMORY;
+        let (reason, message) = if pressure {
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            )
+        } else {
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            )
+        };
+        findings.push(Finding {
+            type_: "MemoryPressure",
+            status: pressure,
+            reason,
+            message,
+        });
+    }
+    if let Some(disk) = measures.disk {
+        let pressure = disk.available < disk.total / 100 * LEAST_DISK_PERCENT;
+        let (reason, message) = if pressure {
+            ("KubeletHasDiskPressure", "kubelet has disk pressure")
+        } else {
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+        };
+        findings.push(Finding {
+            type_: "DiskPressure",
+            status: pressure,
+            reason,
+            message,
+        });
+    }
+    findings.push(Finding {
+        type_: "Ready",
+        status: true,
+        reason: "KubeletReady",
+        message: "kubelet is posting ready status",
+    });
+    findings
+}
+
+fn conditions(
+    measures: &Measures,
+    previous: Option<&NodeStatus>,
+    now: Timestamp,
+) -> Vec<NodeCondition> {
+    let previous = previous
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    let findings = findings(measures);
+    let others = previous
+        .iter()
+        .filter(|old| findings.iter().all(|new| new.type_ != old.type_));
+    let own = findings.iter().map(|finding| {
+        let status = if finding.status { "True" } else { "False" };
+        let unchanged = previous
+            .iter()
+            .find(|old| old.type_ == finding.type_ && old.status == status);
+        NodeCondition {
+            last_heartbeat_time: Some(Time(now)),
+            last_transition_time: unchanged
+                .and_then(|old| old.last_transition_time.clone())
+                .or(Some(Time(now))),
+            message: Some(finding.message.to_owned()),
+            reason: Some(finding.reason.to_owned()),
+            status: status.to_owned(),
+            type_: finding.type_.to_owned(),
+        }
+    });
+    others.cloned().chain(own).collect()
+}
+
+/// Whether two statuses say the same, times aside.
+pub(crate) fn says_the_same(old: &NodeStatus, new: &NodeStatus) -> bool {
+    let timeless = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+            condition.last_transition_time = None;
+        }
+        status
+            .conditions
+            .iter_mut()
+            .for_each(|all| all.sort_by(|a, b| a.type_.cmp(&b.type_)));
+        // Absent and empty are the same to the API.
+        status.images = status.images.filter(|images| !images.is_empty());
+        // What the node does not report is not compared.
+        let reported = NodeStatus {
+            addresses: status.addresses,
+            allocatable: status.allocatable,
+            capacity: status.capacity,
+            conditions: status.conditions,
+            images: status.images,
+            node_info: status.node_info,
+            ..NodeStatus::default()
+        };
+        serde_json::to_value(reported).ok()
+    };
+    timeless(old) == timeless(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine {
+            name: "n1".to_owned(),
+            addresses: vec![IpAddr::from([10, 0, 0, 1])],
+            capacity: Capacity {
+                cpus: 4,
+                memory: 8 << 30,
+                pods: 100,
+            },
+            labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+            info: host::system_info(),
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn condition<'a>(status: &'a NodeStatus, type_: &str) -> &'a NodeCondition {
+        status
+            .conditions
+            .as_ref()
+            .unwrap()
+            .iter()
+            .find(|one| one.type_ == type_)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_object_says_what_the_machine_is() {
+        let machine = machine();
+        let labels = machine.node().metadata.labels.unwrap();
+        assert_eq!(
+            (
+                labels["kubernetes.io/hostname"].as_str(),
+                labels["zone"].as_str()
+            ),
+            ("n1", "a")
+        );
+        let status = machine.status(&Measures::default(), None, at(1));
+        let capacity = status.capacity.unwrap();
+        assert_eq!(
+            (
+                capacity["cpu"].0.as_str(),
+                capacity["memory"].0.as_str(),
+                capacity["pods"].0.as_str()
+            ),
+            ("4", "8388608Ki", "100")
+        );
+        let addresses: Vec<_> = status
+            .addresses
+            .unwrap()
+            .into_iter()
+            .map(|one| (one.type_, one.address))
+            .collect();
+        assert_eq!(
+            addresses,
+            [("InternalIP", "10.0.0.1"), ("Hostname", "n1")]
+                .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        );
+    }
+
+    #[test]
+    fn transitions_are_remembered_and_others_conditions_kept() {
+        let machine = machine();
+        let measures = Measures {
+            memory_available: Some(1 << 30),
+            ..Measures::default()
+        };
+        let mut first = machine.status(&measures, None, at(1));
+        first.conditions.as_mut().unwrap().push(NodeCondition {
+            type_: "NetworkUnavailable".to_owned(),
+            status: "False".to_owned(),
+            ..NodeCondition::default()
+        });
+        let second = machine.status(&measures, Some(&first), at(60));
+        assert_eq!(
+            condition(&second, "Ready").last_transition_time,
+            Some(Time(at(1)))
+        );
+        assert_eq!(
+            condition(&second, "Ready").last_heartbeat_time,
+            Some(Time(at(60)))
+        );
+        assert_eq!(condition(&second, "NetworkUnavailable").status, "False");
+        assert!(says_the_same(&first, &second));
+
+        let measures = Measures {
+            memory_available: Some(1 << 20),
+            ..Measures::default()
+        };
+        let third = machine.status(&measures, Some(&second), at(90));
+        assert_eq!(condition(&third, "MemoryPressure").status, "True");
+        assert_eq!(
+            condition(&third, "MemoryPressure").last_transition_time,
+            Some(Time(at(90)))
+        );
+        assert!(!says_the_same(&second, &third));
+    }
+
+    #[test]
+    fn a_full_disk_is_pressure() {
+        let disk = |available| Measures {
+            disk: Some(host::Disk {
+                total: 1000,
+                available,
+            }),
+            ..Measures::default()
+        };
+        let machine = machine();
+        assert_eq!(
+            condition(&machine.status(&disk(99), None, at(1)), "DiskPressure").status,
+            "True"
+        );
+        assert_eq!(
+            condition(&machine.status(&disk(500), None, at(1)), "DiskPressure").status,
+            "False"
+        );
+    }
+}
