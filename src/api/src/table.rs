@@ -43,6 +43,28 @@ impl Column {
         }
     }
 
+    /// A column of `true` and `false`.
+    pub const fn boolean(name: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            ty: "boolean",
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
+    /// A column of times.
+    pub const fn date(name: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            ty: "date",
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
     /// A column of whole numbers.
     pub const fn integer(name: &'static str, description: &'static str) -> Self {
         Self {

@@ -19,6 +19,8 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind for Endpoints {
+    const CREATE_ON_UPDATE: bool = true;
+
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::string("Endpoints", "Addresses and ports that are ready."),

@@ -21,11 +21,11 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind for Event {
+    const CREATE_ON_UPDATE: bool = true;
+
     const NAME: fn(&str) -> Problems = names::path_segment;
 
     const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
         SelectableField::new("involvedObject.kind", &["involvedObject", "kind"], ""),
         SelectableField::new(
             "involvedObject.namespace",

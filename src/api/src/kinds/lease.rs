@@ -16,6 +16,9 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind for Lease {
+    const UNCONDITIONAL_UPDATE: bool = false;
+    const CREATE_ON_UPDATE: bool = true;
+
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::string("Holder", "Who holds the lease."),

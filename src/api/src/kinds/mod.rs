@@ -11,17 +11,22 @@ mod namespace;
 mod node;
 pub(crate) mod pod;
 mod pod_spec;
+mod pod_template;
 mod print;
+mod priority_class;
+mod rbac;
 mod replication_controller;
+mod runtime_class;
 mod secret;
 pub(crate) mod service;
 mod service_account;
+mod storage_class;
 #[cfg(test)]
 mod testing;
 
 use k8s_openapi::ListableResource;
 
-use crate::registry::{Kind, Resource, ScalePaths, Subresource, Typed, Verb};
+use crate::registry::{Kind, Resource, ScalePaths, SelectableField, Subresource, Typed, Verb};
 
 /// Every built-in resource.
 pub(crate) fn all() -> Vec<Resource> {
@@ -34,15 +39,25 @@ pub(crate) fn all() -> Vec<Resource> {
         namespace::resource(),
         node::resource(),
         pod::resource(),
+        pod_template::resource(),
+        priority_class::resource(),
         replication_controller::resource(),
+        runtime_class::resource(),
         secret::resource(),
         service::resource(),
         service_account::resource(),
+        storage_class::resource(),
     ]
+    .into_iter()
+    .chain(rbac::resources())
+    .collect()
 }
 
 /// The entry of a kind that is stored and has all the usual verbs.
 fn stored<K: Kind + ListableResource>(singular: &str, namespaced: bool) -> Resource {
+    let mut selectable = vec![SelectableField::NAME];
+    selectable.extend(namespaced.then_some(SelectableField::NAMESPACE));
+    selectable.extend_from_slice(K::SELECTABLE);
     Resource {
         group: K::GROUP.to_owned(),
         version: K::VERSION.to_owned(),
@@ -56,6 +71,7 @@ fn stored<K: Kind + ListableResource>(singular: &str, namespaced: bool) -> Resou
         verbs: Verb::ALL.to_vec(),
         subresources: Vec::new(),
         scale: None,
+        selectable,
         rules: Box::new(Typed::<K>::new()),
     }
 }

@@ -30,7 +30,6 @@ impl Kind for Namespace {
     const NAME: fn(&str) -> Problems = names::dns1123_label;
 
     const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
         SelectableField::new("status.phase", &["status", "phase"], ""),
         SelectableField::new("name", &["metadata", "name"], ""),
     ];

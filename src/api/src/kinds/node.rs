@@ -24,10 +24,11 @@ impl Kind for Node {
     // A node agent creates its node with all that it knows of itself.
     const STATUS_ON_CREATE: bool = true;
 
-    const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("spec.unschedulable", &["spec", "unschedulable"], "false"),
-    ];
+    const SELECTABLE: &'static [SelectableField] = &[SelectableField::new(
+        "spec.unschedulable",
+        &["spec", "unschedulable"],
+        "false",
+    )];
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,

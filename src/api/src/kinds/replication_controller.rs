@@ -24,11 +24,11 @@ pub(super) fn resource() -> Resource {
 impl Kind for ReplicationController {
     const GENERATION: bool = true;
 
-    const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
-        SelectableField::new("status.replicas", &["status", "replicas"], "0"),
-    ];
+    const SELECTABLE: &'static [SelectableField] = &[SelectableField::new(
+        "status.replicas",
+        &["status", "replicas"],
+        "0",
+    )];
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,

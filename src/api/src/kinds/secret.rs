@@ -23,11 +23,7 @@ const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
 impl Kind for Secret {
-    const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
-        SelectableField::new("type", &["type"], ""),
-    ];
+    const SELECTABLE: &'static [SelectableField] = &[SelectableField::new("type", &["type"], "")];
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,

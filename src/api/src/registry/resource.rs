@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::rules::Rules;
-use crate::field::FieldError;
+use crate::field::{FieldError, Path};
 use crate::schema::Schema;
 use crate::status::Status;
 use crate::table::Column;
@@ -184,6 +184,7 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// Its `scale` subresource, if it has one.
     pub scale: Option<ScalePaths>,
+    pub(crate) selectable: Vec<SelectableField>,
     pub(crate) rules: Box<dyn Rules>,
 }
 
@@ -213,6 +214,11 @@ impl Resource {
     /// Whether the status is written apart from the rest.
     pub fn has_status(&self) -> bool {
         self.subresource("status").is_some()
+    }
+
+    /// Whether a PUT to a name that is not there creates the object.
+    pub fn creates_on_update(&self) -> bool {
+        self.rules.create_on_update()
     }
 
     /// The kind's shape, for strategic merges.
@@ -391,8 +397,20 @@ impl Resource {
     }
 
     /// Finds what is wrong with an object that is to replace `old`.
+    ///
+    /// For the few kinds whose updates must say which version they are based on, `new` must still have the
+    /// `resourceVersion` that the client sent.
     pub fn validate_update(&self, new: &Object, old: &Object, part: Part) -> Result<(), Status> {
         let mut errors = Vec::new();
+        if !self.rules.unconditional_update() && meta::resource_version(new).is_empty() {
+            let metadata = Path::root("metadata");
+            let detail = "must be specified for an update";
+            errors.push(FieldError::invalid(
+                &metadata.child("resourceVersion"),
+                0,
+                detail,
+            ));
+        }
         validate::metadata::update(new, old, &mut errors);
         self.rules.validate_update(new, old, part, &mut errors);
         self.invalid(new, &errors)
@@ -416,9 +434,9 @@ impl Resource {
         self.rules.grace_period(object, requested)
     }
 
-    /// The fields that a selector may name, `metadata.name` first.
-    pub fn selectable(&self) -> &'static [SelectableField] {
-        self.rules.selectable()
+    /// The fields that a selector may name: `metadata.name`, `metadata.namespace` if there is one, and the kind's own.
+    pub fn selectable(&self) -> &[SelectableField] {
+        &self.selectable
     }
 
     /// The table's columns.

@@ -30,11 +30,17 @@ pub(crate) trait Kind:
     /// Whether a new object brings its status along, rather than starting without one.
     const STATUS_ON_CREATE: bool = false;
 
+    /// Whether an update may leave the `resourceVersion` out, and then wins over whatever happened in between.
+    const UNCONDITIONAL_UPDATE: bool = true;
+
+    /// Whether a PUT creates what is not there.
+    const CREATE_ON_UPDATE: bool = false;
+
     /// What a name must look like.
     const NAME: fn(&str) -> Problems = names::dns1123_subdomain;
 
-    /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`, those two first.
-    const SELECTABLE: &'static [SelectableField] = METADATA_FIELDS;
+    /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`.
+    const SELECTABLE: &'static [SelectableField] = &[];
 
     /// The table's columns.
     const COLUMNS: &'static [Column] = &[Column::NAME, Column::AGE];
@@ -85,17 +91,13 @@ pub(crate) trait Kind:
     }
 }
 
-/// The fields that every kind can be selected by.
-pub(crate) const METADATA_FIELDS: &[SelectableField] = &[
-    SelectableField::new("metadata.name", &["metadata", "name"], ""),
-    SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
-];
-
 /// [`Kind`] without the type: how a resource calls its rules.
 pub(crate) trait Rules: Send + Sync {
     fn schema(&self) -> &Schema;
     fn has_generation(&self) -> bool;
     fn status_on_create(&self) -> bool;
+    fn unconditional_update(&self) -> bool;
+    fn create_on_update(&self) -> bool;
     fn name_check(&self) -> fn(&str) -> Problems;
     fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
     fn prepare_create(&self, object: &mut Object);
@@ -103,7 +105,6 @@ pub(crate) trait Rules: Send + Sync {
     fn validate_create(&self, object: &Object, errors: &mut Vec<FieldError>);
     fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Vec<FieldError>);
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
-    fn selectable(&self) -> &'static [SelectableField];
     fn columns(&self) -> &'static [Column];
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
 }
@@ -149,6 +150,14 @@ impl<K: Kind> Rules for Typed<K> {
 
     fn status_on_create(&self) -> bool {
         K::STATUS_ON_CREATE
+    }
+
+    fn unconditional_update(&self) -> bool {
+        K::UNCONDITIONAL_UPDATE
+    }
+
+    fn create_on_update(&self) -> bool {
+        K::CREATE_ON_UPDATE
     }
 
     fn name_check(&self) -> fn(&str) -> Problems {
@@ -198,10 +207,6 @@ impl<K: Kind> Rules for Typed<K> {
 
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64 {
         K::grace_period(object, requested)
-    }
-
-    fn selectable(&self) -> &'static [SelectableField] {
-        K::SELECTABLE
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -45,6 +45,17 @@ pub enum Type {
     Struct(StructId),
 }
 
+impl Type {
+    /// Whether no struct is inside.
+    fn is_plain(&self) -> bool {
+        match self {
+            Self::Struct(_) => false,
+            Self::List(inner) | Self::Map(inner) => inner.is_plain(),
+            _ => true,
+        }
+    }
+}
+
 /// Names a [`Struct`] within its [`Schema`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StructId(usize);

@@ -5,6 +5,7 @@
 //! smallest value that pleases: each struct is given every field once, each list one item, each map one entry.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 
 use serde::de::value::{BorrowedStrDeserializer, Error, StrDeserializer};
 use serde::de::{
@@ -54,6 +55,14 @@ impl Seen {
             .borrow()
             .iter()
             .position(|(of, built)| *of == fields && built.name == name)
+    }
+
+    /// The fields of a struct which hold no other structs.
+    fn plain_fields(&self, id: usize) -> Vec<&'static str> {
+        let structs = self.structs.borrow();
+        let (names, built) = &structs[id];
+        let plain = |name: &&&str| built.field(name).is_some_and(|field| field.ty.is_plain());
+        names.iter().filter(plain).copied().collect()
     }
 
     fn add(&self, name: &str, fields: Fields) -> usize {
@@ -189,16 +198,20 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         fields: Fields,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let mut of = Vec::new();
         let known = self.seen.find(name, fields);
         let id = known.unwrap_or_else(|| self.seen.add(name, fields));
         self.is(Type::Struct(StructId(id)));
-        // A struct seen before gets no fields this time, which ends the recursion of types that contain themselves.
-        let left = if known.is_some() { &[] } else { fields };
+        // A struct seen before gets its plain fields only, which ends the recursion of types that contain themselves.
+        let left = if known.is_some() {
+            self.seen.plain_fields(id)
+        } else {
+            fields.to_vec()
+        };
+        let mut of = Vec::new();
         let value = visitor.visit_map(EachField {
             probe: self,
             owner: name,
-            left,
+            left: left.into(),
             of: &mut of,
         })?;
         if known.is_none() {
@@ -298,7 +311,7 @@ struct EachField<'p> {
     probe: Probe<'p>,
     owner: &'static str,
     /// The first of these is the one whose value comes next.
-    left: Fields,
+    left: VecDeque<&'static str>,
     of: &'p mut Vec<Field>,
 }
 
@@ -321,22 +334,23 @@ impl<'de> MapAccess<'de> for EachField<'_> {
         seed: K,
     ) -> Result<Option<K::Value>, Error> {
         // The type of a whole object refuses any other name for itself, and everywhere else these are strings, too.
-        while let Some(name @ (&"apiVersion" | &"kind")) = self.left.first() {
-            self.left = &self.left[1..];
+        while let Some(name) = self
+            .left
+            .pop_front_if(|name| matches!(*name, "apiVersion" | "kind"))
+        {
             self.add(name, Type::String);
         }
         self.left
-            .first()
+            .front()
             .map(|name| seed.deserialize(BorrowedStrDeserializer::new(name)))
             .transpose()
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let (name, left) = self
+        let name = self
             .left
-            .split_first()
+            .pop_front()
             .ok_or_else(|| Error::custom("a value before its key"))?;
-        self.left = left;
         let (value, ty) = self.probe.inner(|probe| seed.deserialize(probe))?;
         self.add(name, ty);
         Ok(value)

@@ -33,8 +33,6 @@ impl Kind for Pod {
     const GENERATION: bool = true;
 
     const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
         SelectableField::new("spec.nodeName", &["spec", "nodeName"], ""),
         SelectableField::new("spec.restartPolicy", &["spec", "restartPolicy"], ""),
         SelectableField::new("spec.schedulerName", &["spec", "schedulerName"], ""),

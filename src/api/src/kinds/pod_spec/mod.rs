@@ -13,6 +13,7 @@ use crate::field::{FieldError, Path};
 use crate::validate::metadata::{annotations, labels};
 
 pub(super) use defaults::{apply as apply_defaults, apply_requests as default_requests};
+pub(super) use scheduling::validate_tolerations;
 pub(super) use spec::validate;
 
 /// Mistakes in a template of pods.

@@ -16,10 +16,8 @@ use crate::validate::selectors;
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
 pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let at_tolerations = path.child("tolerations");
-    for (at, toleration) in spec.tolerations.iter().flatten().enumerate() {
-        validate_toleration(toleration, &at_tolerations.index(at), errors);
-    }
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    validate_tolerations(tolerations, &path.child("tolerations"), errors);
     if let Some(affinity) = &spec.affinity {
         validate_affinity(affinity, &path.child("affinity"), errors);
     }
@@ -56,12 +54,17 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldEr
     }
 }
 
-/// Public to this crate for the tolerations of other kinds.
-pub(super) fn validate_toleration(
-    toleration: &Toleration,
+pub(in crate::kinds) fn validate_tolerations(
+    tolerations: &[Toleration],
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
+    for (at, toleration) in tolerations.iter().enumerate() {
+        validate_toleration(toleration, &path.index(at), errors);
+    }
+}
+
+fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (key, value, operator) = (
         text(&toleration.key),

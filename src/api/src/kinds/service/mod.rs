@@ -31,11 +31,11 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind for Service {
+    const CREATE_ON_UPDATE: bool = true;
+
     const NAME: fn(&str) -> Problems = names::dns1035_label;
 
     const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("metadata.name", &["metadata", "name"], ""),
-        SelectableField::new("metadata.namespace", &["metadata", "namespace"], ""),
         SelectableField::new("spec.clusterIP", &["spec", "clusterIP"], ""),
         SelectableField::new("spec.type", &["spec", "type"], ""),
     ];
