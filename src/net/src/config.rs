@@ -71,6 +71,8 @@ pub struct PodLimits {
     pub unread: usize,
     /// Datagrams that wait at one socket; further ones are lost, as on any network. Default 256.
     pub datagrams: usize,
+    /// Bytes of datagrams that wait at one socket. Default 256 KiB, at least 64 KiB, which is the longest datagram.
+    pub datagram_bytes: usize,
 }
 
 impl Default for PodLimits {
@@ -80,6 +82,7 @@ impl Default for PodLimits {
             ports: 1024,
             unread: 64 * 1024 * 1024,
             datagrams: 256,
+            datagram_bytes: 256 * 1024,
         }
     }
 }
@@ -134,6 +137,12 @@ impl FabricConfig {
             ("pod_limits.ports", limits.ports, 1, usize::from(u16::MAX)),
             ("pod_limits.unread", limits.unread, 0, usize::MAX),
             ("pod_limits.datagrams", limits.datagrams, 1, MAX_COUNT),
+            (
+                "pod_limits.datagram_bytes",
+                limits.datagram_bytes,
+                64 * 1024,
+                MAX_BUFFER,
+            ),
         ] {
             if !(min..=max).contains(&value) {
                 return Err(ConfigError::OutOfRange {

@@ -26,6 +26,7 @@ use crate::{
     pool::AddressPool,
     service::{Balancer, Found, ServiceTable},
     sync::lock,
+    udp::Mailbox,
 };
 
 /// How many endpoints outside of the fabric one connect tries: each may take as long as a connect may.
@@ -274,14 +275,14 @@ impl Inner {
             if !self.config.outside.allows(to.ip(), false) {
                 return Err(NetError::NetworkUnreachable(to));
             }
-            self.ask_policy(from, to)?;
+            self.ask_policy(Protocol::Tcp, from, to)?;
             return self.dial_outside(to).await.map(Reserved::Outside);
         }
         if to.ip() == self.node_ip {
             return Err(NetError::ConnectionRefused(to));
         }
         let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
-        self.ask_policy(from, to)?;
+        self.ask_policy(Protocol::Tcp, from, to)?;
         self.reserve_in(&pod, to).await
     }
 
@@ -314,7 +315,7 @@ impl Inner {
         let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
         let mut dials = 0;
         for at in balancer.order(from.ip()) {
-            self.ask_policy(from, at)?;
+            self.ask_policy(Protocol::Tcp, from, at)?;
             if self.is_pod_network(at.ip()) {
                 let Some(pod) = self.pod(at.ip()) else {
                     continue;
@@ -341,22 +342,31 @@ impl Inner {
         Ok(Reserved::Pod { pod, at, slot })
     }
 
-    /// Nobody keeps a pod from itself, not even by way of a Service.
-    fn ask_policy(&self, from: Origin, to: SocketAddr) -> Result<(), NetError> {
+    /// Asks whether this may be. Nobody keeps a pod from itself, not even by way of a Service.
+    fn ask_policy(&self, protocol: Protocol, from: Origin, to: SocketAddr) -> Result<(), NetError> {
         let policy = self.policy.load();
         let Some(policy) = policy.as_ref().filter(|_| from != Origin::Pod(to.ip())) else {
             return Ok(());
         };
-        let attempt = Attempt {
-            from,
-            to,
-            protocol: Protocol::Tcp,
-        };
-        if policy.allows(&attempt) {
+        if policy.allows(&Attempt { from, to, protocol }) {
             Ok(())
         } else {
             Err(NetError::Denied(to))
         }
+    }
+
+    /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen.
+    pub(crate) fn mailbox(
+        &self,
+        from: Origin,
+        to: SocketAddr,
+    ) -> Result<Option<Arc<Mailbox>>, NetError> {
+        if !self.is_pod_network(to.ip()) {
+            return Err(NetError::NetworkUnreachable(to));
+        }
+        let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
+        self.ask_policy(Protocol::Udp, from, to)?;
+        Ok(pod.mailbox(to))
     }
 
     async fn dial_outside(&self, to: SocketAddr) -> Result<TcpStream, NetError> {

@@ -7,6 +7,8 @@
 //! node port, port forwarding) enters as the real socket that the kernel accepted: to the pod it is a [`Stream`] like
 //! any other.
 //!
+//! Datagrams ([`UdpSocket`]) travel inside the fabric only, from mailbox to mailbox.
+//!
 //! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]); there is no DNS server in between.
 //!
 //! Whatever a guest can fill has a bound: see [`FabricConfig`] and [`PodLimits`].
@@ -46,6 +48,7 @@ mod ports;
 mod service;
 mod stream;
 mod sync;
+mod udp;
 
 pub use ipnet::Ipv4Net;
 
@@ -63,4 +66,5 @@ pub use crate::{
         Services,
     },
     stream::Stream,
+    udp::{Datagram, UdpSocket},
 };

@@ -53,6 +53,22 @@ impl Account {
         }
     }
 
+    /// Whether the pod has more unread bytes than it may.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.unread() > self.limit
+    }
+
+    /// Books bytes that are sent and wait to be read.
+    pub(crate) fn book(&self, bytes: usize) {
+        self.unread.fetch_add(bytes, Ordering::Relaxed);
+        self.count_sent(bytes);
+    }
+
+    /// Takes bytes off the books, which were read or are lost.
+    pub(crate) fn clear(&self, bytes: usize) {
+        self.unread.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Bytes sent that nobody has read.
     pub(crate) fn unread(&self) -> usize {
         self.unread.load(Ordering::Relaxed)
@@ -222,8 +238,7 @@ impl Ring {
     }
 
     fn room(&self, state: &State) -> usize {
-        let pressed = self.writer.unread() > self.writer.limit;
-        let capacity = if pressed {
+        let capacity = if self.writer.is_pressed() {
             self.capacity.min(UNDER_PRESSURE)
         } else {
             self.capacity
@@ -244,8 +259,7 @@ impl Ring {
             };
         }
         put(&mut state, length);
-        self.writer.unread.fetch_add(length, Ordering::Relaxed);
-        self.writer.count_sent(length);
+        self.writer.book(length);
         let woken = state.readers.take();
         drop(state);
         woken.wake();
@@ -259,7 +273,7 @@ impl Ring {
             return state.dry().map(|()| T::default());
         }
         let (taken, length) = take(&mut state);
-        self.writer.unread.fetch_sub(length, Ordering::Relaxed);
+        self.writer.clear(length);
         self.reader.count_received(length);
         // A writer is woken when half is free, not for each byte: it then has something worth writing to do. Nobody
         // can be stuck by this, for a reader that waits has emptied the ring before.
@@ -307,7 +321,7 @@ impl Ring {
             }
             hearing
         });
-        self.writer.unread.fetch_sub(lost, Ordering::Relaxed);
+        self.writer.clear(lost);
         lost > 0
     }
 
@@ -352,7 +366,7 @@ impl Drop for Ring {
             .state
             .get_mut()
             .map_or_else(|poisoned| poisoned.into_inner().len, |state| state.len);
-        self.writer.unread.fetch_sub(left, Ordering::Relaxed);
+        self.writer.clear(left);
     }
 }
 

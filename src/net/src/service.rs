@@ -230,6 +230,11 @@ impl Balancer {
             .copied()
     }
 
+    /// Whether this is one of the endpoints.
+    pub(crate) fn contains(&self, endpoint: SocketAddr) -> bool {
+        self.endpoints.contains(&endpoint)
+    }
+
     /// The endpoint that scores highest with this client (rendezvous hashing): when an endpoint goes, only its own
     /// clients move.
     fn favourite(&self, client: IpAddr) -> usize {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::coop::poll_proceed,
 };
 
 use crate::{
@@ -221,14 +222,19 @@ impl Stream {
     /// Tries `io`; if it would block, waits by `ready` and tries again.
     fn poll_with<T>(
         &self,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         ready: impl Fn(&Self, &Context<'_>) -> Poll<()>,
         mut io: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
+        // Two tasks that talk by memory may always find each other ready: in tokio, they let others have a turn too.
+        let turn = ready!(poll_proceed(cx));
         loop {
             match io() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(ready(self, cx)),
-                done => return Poll::Ready(done),
+                done => {
+                    turn.made_progress();
+                    return Poll::Ready(done);
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The virtual network as its users see it.
 
+mod datagrams;
 mod names;
 mod node_ports;
 mod pods;

@@ -1,0 +1,449 @@
+//! What is behind a pod's handles: its ports, its open connections, and how they end.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, Weak},
+};
+
+use crate::{
+    NetError, Origin, PodIdentity, PodStats, Stream,
+    fabric::{Inner, Reserved},
+    host::HostSocket,
+    listener::{Backlog, Slot},
+    pipe::{self, Account, Connection},
+    ports::{Key, Ports, Unbindable},
+    sync::lock,
+    udp::Mailbox,
+};
+
+/// What a port is bound for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A TCP socket of its own; counts against the limit of ports.
+    Socket,
+    /// The near end of a TCP connection; counts as a connection.
+    Connection,
+    /// A UDP socket; counts against the limit of ports.
+    Datagrams,
+}
+
+/// Who hears what arrives at a port.
+pub(super) enum Hearer {
+    Connections(Arc<Backlog>),
+    Datagrams(Arc<Mailbox>),
+}
+
+/// A port that is held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct PortHold {
+    pod: Arc<Pod>,
+    key: Key,
+    purpose: Purpose,
+}
+
+impl PortHold {
+    pub(crate) fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.key.1, self.key.0)
+    }
+
+    /// Sets who hears what arrives.
+    pub(super) fn hear(&self, hearer: Hearer) -> Result<(), NetError> {
+        let mut state = self.pod.lock();
+        if state.closed {
+            return Err(NetError::Closed);
+        }
+        match hearer {
+            Hearer::Connections(backlog) => state.tcp.hear(self.key, backlog),
+            Hearer::Datagrams(mailbox) => state.udp.hear(self.key, mailbox),
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PortHold {
+    fn drop(&mut self) {
+        let mut state = self.pod.lock();
+        if self.purpose != Purpose::Connection {
+            state.sockets = state.sockets.saturating_sub(1);
+        }
+        let hearer = match self.purpose {
+            Purpose::Socket | Purpose::Connection => {
+                state.tcp.release(self.key).map(Hearer::Connections)
+            }
+            Purpose::Datagrams => state.udp.release(self.key).map(Hearer::Datagrams),
+        };
+        drop(state);
+        // Whatever still waits there is let go without the lock.
+        drop(hearer);
+    }
+}
+
+/// Takes an open end off its pod's list, and frees its ephemeral port, when dropped.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pod: Arc<Pod>,
+    id: u64,
+    _port: Option<PortHold>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let live = self.pod.lock().live.remove(&self.id);
+        drop(live);
+    }
+}
+
+/// What to cut when the pod's network closes. Weak: it must not keep the buffers of a connection that is gone.
+#[derive(Debug)]
+pub(crate) enum Live {
+    Memory(Weak<Connection>),
+    Host(Weak<HostSocket>),
+}
+
+impl Live {
+    fn reset(self) {
+        match self {
+            Self::Memory(connection) => {
+                if let Some(connection) = connection.upgrade() {
+                    connection.reset();
+                }
+            }
+            Self::Host(socket) => {
+                if let Some(socket) = socket.upgrade() {
+                    socket.reset();
+                }
+            }
+        }
+    }
+}
+
+/// A pod's network behind its handles.
+pub(crate) struct Pod {
+    pub(crate) fabric: Arc<Inner>,
+    pub(crate) ip: Ipv4Addr,
+    pub(crate) identity: PodIdentity,
+    pub(crate) account: Arc<Account>,
+    state: Mutex<State>,
+}
+
+struct State {
+    closed: bool,
+    tcp: Ports<Backlog>,
+    udp: Ports<Mailbox>,
+    sockets: usize,
+    live: HashMap<u64, Live>,
+    next_id: u64,
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pod")
+            .field("ip", &self.ip)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(fabric: Arc<Inner>, ip: Ipv4Addr, identity: PodIdentity) -> Self {
+        let state = State {
+            closed: false,
+            tcp: Ports::new(fabric.config.ephemeral_ports.clone(), rand::random()),
+            udp: Ports::new(fabric.config.ephemeral_ports.clone(), rand::random()),
+            sockets: 0,
+            live: HashMap::new(),
+            next_id: 0,
+        };
+        let account = Arc::new(Account::new(fabric.config.pod_limits.unread));
+        Self {
+            fabric,
+            ip,
+            identity,
+            account,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    pub(super) fn bind(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<PortHold, NetError> {
+        let ip = address.ip().to_canonical();
+        if !(ip.is_unspecified() || ip.is_loopback() || ip == IpAddr::V4(self.ip)) {
+            return Err(NetError::AddrNotAvailable(address));
+        }
+        let limit = self.fabric.config.pod_limits.ports;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(NetError::Closed);
+        }
+        if purpose != Purpose::Connection && state.sockets >= limit {
+            return Err(NetError::TooMany {
+                what: "ports",
+                limit,
+            });
+        }
+        let wanted = SocketAddr::new(ip, address.port());
+        let bound = match purpose {
+            Purpose::Socket | Purpose::Connection => state.tcp.bind(wanted),
+            Purpose::Datagrams => state.udp.bind(wanted),
+        };
+        let key = bound.map_err(|reason| match reason {
+            Unbindable::InUse => NetError::AddrInUse(address),
+            Unbindable::NoneFree => NetError::AddrNotAvailable(address),
+        })?;
+        if purpose != Purpose::Connection {
+            state.sockets += 1;
+        }
+        drop(state);
+        Ok(PortHold {
+            pod: self.clone(),
+            key,
+            purpose,
+        })
+    }
+
+    /// Who listens there, if anybody.
+    pub(crate) fn listener(&self, address: SocketAddr) -> Option<Arc<Backlog>> {
+        self.lock().tcp.find(address.ip(), address.port()).cloned()
+    }
+
+    /// Who takes datagrams there, if anybody.
+    pub(crate) fn mailbox(&self, address: SocketAddr) -> Option<Arc<Mailbox>> {
+        self.lock().udp.find(address.ip(), address.port()).cloned()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Notes an open end.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        live: Live,
+        port: Option<PortHold>,
+    ) -> Result<Registration, NetError> {
+        let limit = self.fabric.config.pod_limits.connections;
+        let mut state = self.lock();
+        if state.closed {
+            return Err(NetError::Closed);
+        }
+        if state.live.len() >= limit {
+            return Err(NetError::TooMany {
+                what: "connections",
+                limit,
+            });
+        }
+        let id = state.next_id;
+        state.next_id += 1;
+        state.live.insert(id, live);
+        drop(state);
+        Ok(Registration {
+            pod: self.clone(),
+            id,
+            _port: port,
+        })
+    }
+
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        port: Option<PortHold>,
+        to: SocketAddr,
+    ) -> Result<Stream, NetError> {
+        let connected = self.try_connect(port, to).await;
+        self.fabric.counters.count_connect(&connected);
+        connected
+    }
+
+    async fn try_connect(
+        self: &Arc<Self>,
+        port: Option<PortHold>,
+        to: SocketAddr,
+    ) -> Result<Stream, NetError> {
+        let target = canonical(to);
+        let port = match port {
+            Some(port) => port,
+            None => self.bind(
+                SocketAddr::new(self.natural(target.ip()), 0),
+                Purpose::Connection,
+            )?,
+        };
+        let local = self.near(port.address(), target.ip())?;
+        let reserved = if self.is_own(target.ip()) {
+            self.fabric.reserve_in(self, target).await?
+        } else {
+            self.fabric
+                .reserve(Origin::Pod(IpAddr::V4(self.ip)), target)
+                .await?
+        };
+        match reserved {
+            Reserved::Pod { pod, at, slot } => {
+                let (near, far) =
+                    pipe::pair(self.fabric.config.buffer, &self.account, &pod.account);
+                let live = Live::Memory(Arc::downgrade(near.connection()));
+                let registration = self.register(live, Some(port))?;
+                pod.accept(slot, far, at, local, to)?;
+                Ok(Stream::memory(
+                    near,
+                    like(local, to),
+                    to,
+                    Some(registration),
+                ))
+            }
+            Reserved::Outside(socket) => {
+                let socket = Arc::new(HostSocket::new(socket, self.account.clone()));
+                let registration =
+                    self.register(Live::Host(Arc::downgrade(&socket)), Some(port))?;
+                Ok(Stream::host(
+                    socket,
+                    like(local, to),
+                    to,
+                    Some(registration),
+                ))
+            }
+        }
+    }
+
+    /// Whether this address is the pod itself.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || ip == IpAddr::V4(self.ip)
+    }
+
+    /// The address from which a socket that is bound on `bound` reaches `to`.
+    pub(crate) fn near(&self, bound: SocketAddr, to: IpAddr) -> Result<SocketAddr, NetError> {
+        let natural = self.natural(to);
+        // A socket of IPv6 may do IPv4 too, but not the other way round.
+        let suits_any = bound.ip().is_unspecified() && (bound.is_ipv6() || natural.is_ipv4());
+        // Within the pod, its own address reaches its loopback and back.
+        let within = self.is_own(to) && to.is_ipv4() == bound.is_ipv4();
+        if suits_any {
+            Ok(SocketAddr::new(natural, bound.port()))
+        } else if bound.ip() == natural || within {
+            Ok(bound)
+        } else {
+            Err(NetError::AddrNotAvailable(bound))
+        }
+    }
+
+    /// The address of this pod from which `to` is reached if none is asked for.
+    fn natural(&self, to: IpAddr) -> IpAddr {
+        if to.is_loopback() {
+            to
+        } else {
+            IpAddr::V4(self.ip)
+        }
+    }
+
+    /// Puts the far end of a new connection into a place of this pod's backlog. `at` is the address of this pod that
+    /// was reached, `from` the one of who connects, `to` the one that it meant.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        slot: Slot,
+        end: pipe::End,
+        at: SocketAddr,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<(), NetError> {
+        let live = Live::Memory(Arc::downgrade(end.connection()));
+        // A pod that is full or gone refuses, whatever its own reason.
+        let registration = self
+            .register(live, None)
+            .map_err(|_full_or_closed| NetError::ConnectionRefused(to))?;
+        let bound = slot.bound();
+        slot.fill(Stream::memory(
+            end,
+            like(at, bound),
+            like(from, bound),
+            Some(registration),
+        ))
+        .map_err(|_closed| NetError::ConnectionRefused(to))
+    }
+
+    /// The same for a socket of the host.
+    pub(crate) fn accept_host(
+        self: &Arc<Self>,
+        slot: Slot,
+        socket: tokio::net::TcpStream,
+        at: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<(), NetError> {
+        let socket = Arc::new(HostSocket::new(socket, self.account.clone()));
+        let registration = match self.register(Live::Host(Arc::downgrade(&socket)), None) {
+            Ok(registration) => registration,
+            Err(_full_or_closed) => {
+                socket.reset();
+                return Err(NetError::ConnectionRefused(at));
+            }
+        };
+        let bound = slot.bound();
+        slot.fill(Stream::host(
+            socket,
+            like(at, bound),
+            like(from, bound),
+            Some(registration),
+        ))
+    }
+
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        let backlogs = state.tcp.clear();
+        let mailboxes = state.udp.clear();
+        let live = std::mem::take(&mut state.live);
+        drop(state);
+        self.fabric.forget(self.ip);
+        for backlog in backlogs {
+            backlog.close();
+        }
+        for mailbox in mailboxes {
+            mailbox.close();
+        }
+        for live in live.into_values() {
+            live.reset();
+        }
+        self.fabric.release(self.ip);
+    }
+
+    pub(crate) fn stats(&self) -> PodStats {
+        let state = self.lock();
+        PodStats {
+            connections: state.live.len(),
+            ports: state.sockets,
+            unread: self.account.unread(),
+            sent: self.account.sent(),
+            received: self.account.received(),
+        }
+    }
+}
+
+/// The address that is meant: IPv4 mapped into IPv6 is IPv4, and "any address" is this host, as on Linux.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip().to_canonical() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        other => other,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The address as a socket of `other`'s family sees it: an IPv6 socket sees IPv4 addresses mapped.
+pub(crate) fn like(address: SocketAddr, other: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if other.is_ipv6() => {
+            SocketAddr::new(IpAddr::V6(ip.to_ipv6_mapped()), address.port())
+        }
+        _ => address,
+    }
+}

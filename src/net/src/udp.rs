@@ -1,0 +1,360 @@
+//! Datagrams between pods.
+//!
+//! Each socket has a mailbox; who sends puts the datagram straight into it. A full mailbox loses what comes, as a
+//! network does, so sending never waits.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    mem,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    FabricConfig, NetError, Origin, Protocol,
+    fabric::Inner,
+    pipe::Account,
+    pod::{Pod, PortHold, canonical, like},
+    service::{Balancer, Found},
+    sync::{WakerSet, lock},
+};
+
+/// Longest datagram: what IPv4 leaves to UDP.
+const MAX_DATAGRAM: usize = 65_507;
+/// Datagrams below this are copied, so that a short slice does not hold on to a large buffer.
+const SMALL: usize = 512;
+/// Services that one socket talks to at a time without starting over with another endpoint.
+const MAX_FLOWS: usize = 64;
+
+/// A datagram that has arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// What it says; may be empty.
+    pub data: Bytes,
+    /// Who sent it. If it answers what was sent to a Service, the Service.
+    pub from: SocketAddr,
+}
+
+/// A UDP socket of a pod. Dropping it frees its port; it does not keep the pod's network open.
+///
+/// It reaches pods and Services of the fabric, nothing outside. Tasks may share it.
+pub struct UdpSocket {
+    mailbox: Arc<Mailbox>,
+    hold: PortHold,
+}
+
+impl UdpSocket {
+    pub(crate) fn new(mailbox: Arc<Mailbox>, hold: PortHold) -> Self {
+        Self { mailbox, hold }
+    }
+
+    /// The address that it is bound on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.mailbox.local
+    }
+
+    /// The peer that it is connected to, if it is.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        lock(&self.mailbox.inbox).peer
+    }
+
+    /// Connects to a peer: from now on, only its datagrams are taken. Nobody: takes them from all, as at first. What has
+    /// arrived before from others is dropped.
+    pub fn connect(&self, peer: Option<SocketAddr>) {
+        let mut inbox = lock(&self.mailbox.inbox);
+        inbox.peer = peer;
+        let (stay, go): (VecDeque<_>, VecDeque<_>) = mem::take(&mut inbox.letters)
+            .into_iter()
+            .partition(|letter| {
+                peer.is_none_or(|peer| canonical(peer) == canonical(letter.datagram.from))
+            });
+        inbox.letters = stay;
+        inbox.bytes = inbox.letters.iter().map(Letter::size).sum();
+        drop(inbox);
+        drop(go);
+    }
+
+    /// Sends a datagram, at once. That it does not fail does not mean that it arrives: where the mailbox is full, or the
+    /// pod sends more than it may have unread, it is lost.
+    ///
+    /// Errors: `MessageTooLong` over 65,507 bytes; `HostUnreachable`, `NetworkUnreachable` and `Denied`;
+    /// `ConnectionRefused` if nobody takes datagrams there and the socket is connected to it (else it is lost without a
+    /// word, as on Linux); `AddrNotAvailable` from a loopback address to elsewhere; `Closed`.
+    pub fn send_to(&self, data: Bytes, to: SocketAddr) -> Result<(), NetError> {
+        if data.len() > MAX_DATAGRAM {
+            return Err(NetError::MessageTooLong {
+                length: data.len(),
+                limit: MAX_DATAGRAM,
+            });
+        }
+        let pod = self.hold.pod();
+        if pod.is_closed() {
+            return Err(NetError::Closed);
+        }
+        let target = canonical(to);
+        let from = pod.near(self.mailbox.local, target.ip())?;
+        match self.find(pod, target)? {
+            Some(mailbox) => mailbox.put(data, from, &pod.account),
+            None if self
+                .peer_addr()
+                .is_some_and(|peer| canonical(peer) == target) =>
+            {
+                return Err(NetError::ConnectionRefused(to));
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for a datagram. Cancelling loses nothing. Errors: `Closed`.
+    pub async fn recv_from(&self) -> Result<Datagram, NetError> {
+        poll_fn(|cx| self.mailbox.poll(cx, Inbox::pop))
+            .await
+            .map(|letter| letter.read(self.account()))
+    }
+
+    /// Takes a datagram if one has arrived.
+    pub fn try_recv_from(&self) -> Result<Option<Datagram>, NetError> {
+        let letter = lock(&self.mailbox.inbox).pop().transpose()?;
+        Ok(letter.map(|letter| letter.read(self.account())))
+    }
+
+    /// Ready when [`try_recv_from`](Self::try_recv_from) would give something or fail. Several tasks may wait at once.
+    pub fn poll_recv_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        self.mailbox.poll(cx, |inbox| {
+            (inbox.closed || !inbox.letters.is_empty()).then_some(())
+        })
+    }
+
+    fn account(&self) -> &Account {
+        &self.hold.pod().account
+    }
+
+    /// Who is to have a datagram for this address, if anybody.
+    fn find(&self, pod: &Pod, to: SocketAddr) -> Result<Option<Arc<Mailbox>>, NetError> {
+        if pod.is_own(to.ip()) {
+            return Ok(pod.mailbox(to));
+        }
+        let origin = Origin::Pod(IpAddr::V4(pod.ip));
+        match pod.fabric.services.find(Protocol::Udp, to) {
+            Found::Port(balancer) => self
+                .mailbox
+                .find_endpoint(&pod.fabric, origin, to, &balancer),
+            Found::NoSuchPort => Ok(None),
+            Found::NotAService => pod.fabric.mailbox(origin, to),
+        }
+    }
+}
+
+impl Drop for UdpSocket {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+impl fmt::Debug for UdpSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UdpSocket")
+            .field("local", &self.mailbox.local)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where datagrams wait for their socket.
+pub(crate) struct Mailbox {
+    local: SocketAddr,
+    max_letters: usize,
+    max_bytes: usize,
+    inbox: Mutex<Inbox>,
+    flows: Mutex<VecDeque<Flow>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    letters: VecDeque<Letter>,
+    bytes: usize,
+    peer: Option<SocketAddr>,
+    readers: WakerSet,
+    closed: bool,
+}
+
+/// A datagram on the books of who sent it.
+struct Letter {
+    datagram: Datagram,
+    sender: Arc<Account>,
+}
+
+impl Letter {
+    fn size(&self) -> usize {
+        self.datagram.data.len()
+    }
+
+    /// Out of the inbox; the drop clears the sender's books.
+    fn read(self, reader: &Account) -> Datagram {
+        reader.count_received(self.size());
+        self.datagram.clone()
+    }
+}
+
+impl Drop for Letter {
+    fn drop(&mut self) {
+        self.sender.clear(self.size());
+    }
+}
+
+/// A Service that the socket has sent to, and the endpoint that it got for it: further datagrams go there too, and what
+/// comes from there comes from the Service.
+#[derive(Clone, Copy)]
+struct Flow {
+    service: SocketAddr,
+    endpoint: SocketAddr,
+}
+
+impl Inbox {
+    fn pop(&mut self) -> Option<Result<Letter, NetError>> {
+        match self.letters.pop_front() {
+            Some(letter) => {
+                self.bytes -= letter.size();
+                Some(Ok(letter))
+            }
+            None if self.closed => Some(Err(NetError::Closed)),
+            None => None,
+        }
+    }
+}
+
+impl Mailbox {
+    pub(crate) fn new(local: SocketAddr, config: &FabricConfig) -> Self {
+        Self {
+            local,
+            max_letters: config.pod_limits.datagrams,
+            max_bytes: config.pod_limits.datagram_bytes,
+            inbox: Mutex::default(),
+            flows: Mutex::default(),
+        }
+    }
+
+    /// Takes a datagram, or loses it.
+    fn put(&self, data: Bytes, from: SocketAddr, sender: &Arc<Account>) {
+        if sender.is_pressed() {
+            return;
+        }
+        let from = like(self.seen_as(from), self.local);
+        let mut inbox = lock(&self.inbox);
+        let is_strange = inbox
+            .peer
+            .is_some_and(|peer| canonical(peer) != canonical(from));
+        let is_full =
+            inbox.letters.len() >= self.max_letters || inbox.bytes + data.len() > self.max_bytes;
+        if inbox.closed || is_strange || is_full {
+            return;
+        }
+        let data = if data.len() < SMALL {
+            Bytes::copy_from_slice(&data)
+        } else {
+            data
+        };
+        sender.book(data.len());
+        inbox.bytes += data.len();
+        inbox.letters.push_back(Letter {
+            datagram: Datagram { data, from },
+            sender: sender.clone(),
+        });
+        let readers = inbox.readers.take();
+        drop(inbox);
+        readers.wake();
+    }
+
+    /// The Service, if this is the endpoint that the socket talks to by a Service.
+    fn seen_as(&self, from: SocketAddr) -> SocketAddr {
+        let flows = lock(&self.flows);
+        flows
+            .iter()
+            .rev()
+            .find(|flow| flow.endpoint == from)
+            .map_or(from, |flow| flow.service)
+    }
+
+    /// The mailbox of the endpoint that this socket's datagrams to a Service go to: the same one as before, while it is
+    /// one of the Service's and alive.
+    fn find_endpoint(
+        &self,
+        fabric: &Inner,
+        origin: Origin,
+        service: SocketAddr,
+        balancer: &Balancer,
+    ) -> Result<Option<Arc<Mailbox>>, NetError> {
+        let known = lock(&self.flows)
+            .iter()
+            .find(|flow| flow.service == service)
+            .copied();
+        if let Some(flow) = known.filter(|flow| balancer.contains(flow.endpoint))
+            && let Some(mailbox) = self.try_flow(fabric, origin, flow)?
+        {
+            return Ok(Some(mailbox));
+        }
+        for endpoint in balancer.order(origin.ip()) {
+            let flow = Flow { service, endpoint };
+            if let Some(mailbox) = self.try_flow(fabric, origin, flow)? {
+                return Ok(Some(mailbox));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The endpoint's mailbox, if it is alive and may be reached.
+    fn try_flow(
+        &self,
+        fabric: &Inner,
+        origin: Origin,
+        flow: Flow,
+    ) -> Result<Option<Arc<Mailbox>>, NetError> {
+        match fabric.mailbox(origin, flow.endpoint) {
+            Ok(Some(mailbox)) => {
+                self.remember(flow);
+                Ok(Some(mailbox))
+            }
+            Err(error) if !error.is_endpoint_dead() => Err(error),
+            Ok(None) | Err(_) => Ok(None),
+        }
+    }
+
+    fn remember(&self, flow: Flow) {
+        let mut flows = lock(&self.flows);
+        flows.retain(|other| other.service != flow.service);
+        if flows.len() >= MAX_FLOWS {
+            flows.pop_front();
+        }
+        flows.push_back(flow);
+    }
+
+    /// Takes no more, and forgets what has arrived.
+    pub(crate) fn close(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.closed = true;
+        inbox.bytes = 0;
+        let letters = mem::take(&mut inbox.letters);
+        let readers = inbox.readers.take();
+        drop(inbox);
+        drop(letters);
+        readers.wake();
+    }
+
+    fn poll<T>(&self, cx: &Context<'_>, look: impl FnOnce(&mut Inbox) -> Option<T>) -> Poll<T> {
+        let mut inbox = lock(&self.inbox);
+        if let Some(found) = look(&mut inbox) {
+            return Poll::Ready(found);
+        }
+        let displaced = inbox.readers.add(cx.waker());
+        drop(inbox);
+        if let Some(waker) = displaced {
+            waker.wake();
+        }
+        Poll::Pending
+    }
+}
