@@ -11,6 +11,49 @@
 //!
 //! Nothing is shared with the host unless it is given: no file, no socket, no environment. Guests
 //! run on threads of their own, so one that never yields delays its like, never the caller.
+//!
+//! ```
+//! # use std::sync::{Arc, Mutex};
+//! use vaquita_net::{Fabric, FabricConfig};
+//! use vaquita_runtime::{Config, Exit, LogSink, LogStream, PodConfig, ProcessConfig, Runtime};
+//!
+//! /// Keeps the log in memory.
+//! #[derive(Default)]
+//! struct Log(Mutex<String>);
+//!
+//! impl LogSink for Log {
+//!     fn write(&self, _stream: LogStream, line: &[u8]) {
+//!         self.0.lock().unwrap().push_str(&String::from_utf8_lossy(line));
+//!     }
+//! }
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let runtime = Runtime::new(Config::default())?;
+//! let fabric = Fabric::new(FabricConfig::default())?;
+//!
+//! let wasm = wat::parse_str(r#"(module
+//!     (import "wasi_snapshot_preview1" "fd_write"
+//!         (func $write (param i32 i32 i32 i32) (result i32)))
+//!     (memory (export "memory") 1)
+//!     (data (i32.const 0) "\08\00\00\00\06\00\00\00hello\n")
+//!     (func (export "_start")
+//!         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))))"#)?;
+//! let module = runtime.load(wasm.into()).await?;
+//!
+//! let pod = runtime.pod(PodConfig {
+//!     name: "greeting".into(),
+//!     hostname: "greeting".into(),
+//!     network: fabric.attach(None)?,
+//! });
+//! let log = Arc::new(Log::default());
+//! let mut config = ProcessConfig::new("hello", module);
+//! config.log = log.clone();
+//! let process = pod.start(config).await?;
+//!
+//! assert_eq!(process.wait().await, Exit::Exited(0));
+//! assert_eq!(*log.0.lock().unwrap(), "hello\n");
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?; Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![allow(
     unsafe_code,

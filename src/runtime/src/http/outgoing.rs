@@ -217,3 +217,122 @@ impl Body for Patient {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Empty;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use vaquita_net::{Fabric, FabricConfig, Listener};
+
+    fn network() -> PodNetwork {
+        let fabric = Fabric::new(FabricConfig::default()).expect("a fabric");
+        fabric.attach(None).expect("an address")
+    }
+
+    fn request(uri: &str) -> Request<WasiBody> {
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        Request::get(uri)
+            .header("host", "named")
+            .body(body)
+            .expect("a request")
+    }
+
+    async fn ask(
+        network: &PodNetwork,
+        uri: &str,
+        options: RequestOptions,
+    ) -> Result<(Response<WasiBody>, Sending), Error> {
+        send(network, request(uri), options).await
+    }
+
+    /// Takes one request's head, sends this back, and keeps the connection open.
+    async fn answer(listener: &Listener, text: &str) -> (String, Stream) {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.expect("a request"), 0);
+        }
+        stream.write_all(text.as_bytes()).await.expect("room");
+        (String::from_utf8(head).expect("text"), stream)
+    }
+
+    #[tokio::test]
+    async fn a_request_goes_to_the_named_pod_and_its_answer_comes_back() {
+        let network = network();
+        let listener = network
+            .listen("0.0.0.0:80".parse().expect("an address"))
+            .expect("free");
+        let text = "HTTP/1.1 201 Created\r\ncontent-length: 4\r\n\r\nbody";
+        for uri in ["http://localhost/a/b?c=d", "http://127.0.0.1:80/a/b?c=d"] {
+            let client = async {
+                let (answer, mut sending) = ask(&network, uri, RequestOptions::default()).await?;
+                let status = answer.status();
+                let body = drive(&mut sending, answer.into_body().collect()).await;
+                Ok::<_, Error>((status, body?.to_bytes()))
+            };
+            let server = async {
+                let (head, stream) = answer(&listener, text).await;
+                drop(stream);
+                head
+            };
+            let (result, head) = tokio::join!(client, server);
+            let (status, body) = result.expect("an answer");
+            assert_eq!((status.as_u16(), &body[..]), (201, &b"body"[..]));
+            assert!(head.starts_with("GET /a/b?c=d HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains("host: named\r\n"), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_can_t_be_reached_is_told_apart() {
+        let network = network();
+        let error = async |uri| match ask(&network, uri, RequestOptions::default()).await {
+            Ok(_) => panic!("{uri} was answered"),
+            Err(error) => error,
+        };
+        assert!(matches!(
+            error("http://localhost:81/").await,
+            Error::ConnectionRefused
+        ));
+        let unknown = error("http://nobody/").await;
+        assert!(matches!(unknown, Error::DnsError { rcode: Some(code), .. } if code == "NXDOMAIN"));
+        assert!(matches!(
+            error("http://192.0.2.1/").await,
+            Error::DestinationIpUnroutable
+        ));
+        let secure = error("https://localhost/").await;
+        assert!(matches!(secure, Error::InternalError(Some(why)) if why.contains("use http")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guests_patience_has_its_limits() {
+        let network = network();
+        let listener = network
+            .listen("0.0.0.0:80".parse().expect("an address"))
+            .expect("free");
+        let second = Some(Duration::from_secs(1));
+        let first = RequestOptions {
+            first_byte_timeout: second,
+            ..RequestOptions::default()
+        };
+        let (result, _server) = tokio::join!(
+            ask(&network, "http://localhost/", first),
+            answer(&listener, "HTTP/1.1 2")
+        );
+        assert!(matches!(result, Err(Error::ConnectionReadTimeout)));
+
+        let between = RequestOptions {
+            between_bytes_timeout: second,
+            ..RequestOptions::default()
+        };
+        let text = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nbo";
+        let (result, _server) = tokio::join!(
+            ask(&network, "http://localhost/", between),
+            answer(&listener, text)
+        );
+        let (answer, mut sending) = result.expect("a head");
+        let body = drive(&mut sending, answer.into_body().collect()).await;
+        assert!(matches!(body, Err(Error::ConnectionReadTimeout)));
+    }
+}

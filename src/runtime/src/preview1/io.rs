@@ -10,6 +10,9 @@ use super::memory::{Memory, Pointer};
 /// The most that goes through at once.
 const LARGEST_PIECE: u32 = 64 << 10;
 
+/// The size of a buffer's description: an address and a length.
+const BUFFER: u32 = 8;
+
 /// The most buffers of one call, as POSIX's `IOV_MAX`.
 const MOST_BUFFERS: u32 = 1024;
 
@@ -44,9 +47,9 @@ fn buffers(memory: &Memory<'_>, list: Pointer, count: i32) -> Result<Vec<Buffer>
     let mut room = LARGEST_PIECE;
     let mut buffers = Vec::new();
     for index in 0..count {
-        let [a, b, c, d, e, f, g, h] = memory.read::<8>(list.element(index, 8)?)?;
-        let at = Pointer::from(i32::from_le_bytes([a, b, c, d]));
-        let length = u32::from_le_bytes([e, f, g, h]);
+        let buffer = list.element(index, BUFFER)?;
+        let at = Pointer::from(memory.read_u32(buffer)?);
+        let length = memory.read_u32(buffer.element(1, 4)?)?;
         // Not even a part that is not used now may lie outside.
         memory.slice(at, length)?;
         let length = length.min(room);

@@ -6,6 +6,12 @@ use wasmtime_wasi::p1::types::Errno;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pointer(u32);
 
+impl From<u32> for Pointer {
+    fn from(address: u32) -> Self {
+        Self(address)
+    }
+}
+
 impl From<i32> for Pointer {
     fn from(address: i32) -> Self {
         Self(address.cast_unsigned())
@@ -41,6 +47,10 @@ impl<'a> Memory<'a> {
     pub(super) fn read<const N: usize>(&self, at: Pointer) -> Result<[u8; N], Errno> {
         let rest = self.0.get(at.0 as usize..).ok_or(Errno::Fault)?;
         rest.first_chunk::<N>().copied().ok_or(Errno::Fault)
+    }
+
+    pub(super) fn read_u32(&self, at: Pointer) -> Result<u32, Errno> {
+        self.read(at).map(u32::from_le_bytes)
     }
 
     pub(super) fn write(&mut self, at: Pointer, bytes: &[u8]) -> Result<(), Errno> {

@@ -44,7 +44,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
                     count: count.cast_unsigned(),
                     written: Pointer::from(written),
                 };
-                if poll::concerns_sockets(&state.sockets, Memory::new(memory), &request) {
+                if poll::concerns_sockets(&state.sockets, &Memory::new(memory), &request) {
                     return Ok(errno(
                         poll::poll(state, Memory::new(memory), &request).await,
                     ));

@@ -80,11 +80,11 @@ impl Request {
 /// Whether any of it is for us. If the arguments are wrong, the original may say so.
 pub(super) fn concerns_sockets(
     sockets: &Descriptors,
-    memory: Memory<'_>,
+    memory: &Memory<'_>,
     request: &Request,
 ) -> bool {
     (0..request.count.min(MOST)).any(|index| {
-        request.read(&memory, index).is_ok_and(|subscription| {
+        request.read(memory, index).is_ok_and(|subscription| {
             subscription.kind != CLOCK && sockets.contains(subscription.what)
         })
     })

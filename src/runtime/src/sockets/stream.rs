@@ -178,3 +178,47 @@ fn failure(error: io::Error) -> StreamError {
     }
     StreamError::LastOperationFailed(error.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// A writer on a real socket, and its other end.
+    async fn over_host() -> (Arc<Stream>, Sending, Writer, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = Arc::new(Stream::from_host(near.expect("connected")).expect("connected"));
+        let sending = Sending::default();
+        let writer = Writer::new(Arc::clone(&stream), sending.clone());
+        (stream, sending, writer, far.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_arrives_even_if_there_was_no_room_and_nobody_asks_again() {
+        let (stream, sending, mut writer, mut far) = over_host().await;
+        let mut sent = 0;
+        // Until the kernel's buffers are full, and beyond what was checked.
+        while !sending.progress().busy {
+            writer.write(vec![1; LARGEST_PIECE].into()).expect("open");
+            sent += LARGEST_PIECE;
+        }
+        assert_eq!(writer.check_write().expect("open"), 0);
+        sending.finish(&stream).expect("open");
+        drop((writer, stream));
+        let mut received = Vec::new();
+        far.read_to_end(&mut received)
+            .await
+            .expect("all of it, and the end");
+        assert_eq!(received.len(), sent);
+    }
+
+    #[tokio::test]
+    async fn more_than_was_allowed_is_the_guests_end() {
+        let (_stream, _sending, mut writer, _far) = over_host().await;
+        let too_much = writer.write(vec![1; LARGEST_PIECE + 1].into());
+        assert!(matches!(too_much, Err(StreamError::Trap(_))));
+    }
+}

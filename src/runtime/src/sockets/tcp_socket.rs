@@ -269,3 +269,186 @@ impl Pollable for TcpSocket {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vaquita_net::{Fabric, FabricConfig};
+    use wasmtime_wasi::p2::{InputStream, OutputStream, StreamError};
+
+    const ANY: &str = "0.0.0.0:80";
+
+    fn network() -> PodNetwork {
+        let fabric = Fabric::new(FabricConfig::default()).expect("a fabric");
+        fabric.attach(None).expect("an address")
+    }
+
+    fn at(address: &str) -> SocketAddr {
+        address.parse().expect("an address")
+    }
+
+    fn listening(network: &PodNetwork, address: &str) -> TcpSocket {
+        let mut socket = TcpSocket::new(IpAddressFamily::Ipv4);
+        socket.start_bind(network, at(address)).expect("bound");
+        socket.finish_bind().expect("bound");
+        socket.start_listen().expect("listening");
+        socket.finish_listen().expect("listening");
+        socket
+    }
+
+    /// Both ends of a connection over the loopback.
+    fn pair(network: &PodNetwork) -> [(TcpSocket, Reader, Writer); 2] {
+        let mut listener = listening(network, ANY);
+        let mut near = TcpSocket::new(IpAddressFamily::Ipv4);
+        near.start_connect(network, at("127.0.0.1:80"))
+            .expect("started");
+        let (reader, writer) = near.finish_connect().expect("connected");
+        [(near, reader, writer), listener.accept().expect("accepted")]
+    }
+
+    #[test]
+    fn every_step_has_its_time() {
+        let network = network();
+        let mut socket = TcpSocket::new(IpAddressFamily::Ipv4);
+        assert_eq!(socket.finish_bind(), Err(ErrorCode::NotInProgress));
+        assert_eq!(
+            socket.start_listen(),
+            Err(ErrorCode::InvalidState),
+            "not bound"
+        );
+        assert_eq!(socket.local_address(), Err(ErrorCode::InvalidState));
+        socket.start_bind(&network, at(ANY)).expect("started");
+        assert_eq!(socket.start_listen(), Err(ErrorCode::ConcurrencyConflict));
+        assert_eq!(socket.finish_listen(), Err(ErrorCode::NotInProgress));
+        socket.finish_bind().expect("bound");
+        assert_eq!(socket.local_address(), Ok(at(ANY)));
+        assert_eq!(
+            socket.start_bind(&network, at(ANY)),
+            Err(ErrorCode::InvalidState)
+        );
+        assert_eq!(socket.accept().err(), Some(ErrorCode::InvalidState));
+        assert_eq!(
+            socket.shutdown(Shutdown::Both),
+            Err(ErrorCode::InvalidState)
+        );
+        socket.start_listen().expect("started");
+        assert!(!socket.is_listening());
+        socket.finish_listen().expect("listening");
+        assert!(socket.is_listening());
+        assert_eq!(socket.accept().err(), Some(ErrorCode::WouldBlock));
+        let connect = socket.start_connect(&network, at("127.0.0.1:80"));
+        assert_eq!(connect, Err(ErrorCode::InvalidState));
+    }
+
+    #[test]
+    fn addresses_must_fit_their_purpose() {
+        let network = network();
+        let bind = |family, address| TcpSocket::new(family).start_bind(&network, at(address));
+        let connect = |family, address| TcpSocket::new(family).start_connect(&network, at(address));
+        let (v4, v6) = (IpAddressFamily::Ipv4, IpAddressFamily::Ipv6);
+        for (family, address) in [
+            (v4, "[::]:80"),
+            (v6, ANY),
+            (v6, "[::ffff:127.0.0.1]:80"),
+            (v4, "224.0.0.1:80"),
+            (v4, "255.255.255.255:80"),
+        ] {
+            assert_eq!(
+                bind(family, address),
+                Err(ErrorCode::InvalidArgument),
+                "{address}"
+            );
+            assert_eq!(
+                connect(family, address),
+                Err(ErrorCode::InvalidArgument),
+                "{address}"
+            );
+        }
+        assert_eq!(bind(v4, "192.0.2.1:80"), Err(ErrorCode::AddressNotBindable));
+        assert_eq!(connect(v4, "0.0.0.0:80"), Err(ErrorCode::InvalidArgument));
+        assert_eq!(connect(v4, "127.0.0.1:0"), Err(ErrorCode::InvalidArgument));
+        assert_eq!(bind(v6, "[::]:80"), Ok(()));
+    }
+
+    #[test]
+    fn a_failed_bind_leaves_the_socket_as_it_was() {
+        let network = network();
+        let _first = listening(&network, ANY);
+        let mut second = TcpSocket::new(IpAddressFamily::Ipv4);
+        assert_eq!(
+            second.start_bind(&network, at(ANY)),
+            Err(ErrorCode::AddressInUse)
+        );
+        assert_eq!(second.start_bind(&network, at("0.0.0.0:81")), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connect_says_so_once() {
+        let mut socket = TcpSocket::new(IpAddressFamily::Ipv4);
+        socket
+            .start_connect(&network(), at("127.0.0.1:80"))
+            .expect("started");
+        socket.ready().await;
+        assert_eq!(
+            socket.finish_connect().err(),
+            Some(ErrorCode::ConnectionRefused)
+        );
+        assert_eq!(
+            socket.finish_connect().err(),
+            Some(ErrorCode::NotInProgress)
+        );
+    }
+
+    #[tokio::test]
+    async fn each_direction_ends_on_its_own() {
+        let network = network();
+        let [
+            (mut near, mut reader, mut writer),
+            (mut far, mut far_reader, mut far_writer),
+        ] = pair(&network);
+        assert_eq!(near.remote_address(), Ok(at("127.0.0.1:80")));
+        assert_eq!(far.remote_address(), near.local_address());
+        assert!(reader.read(10).expect("open").is_empty(), "nothing yet");
+        writer
+            .write(bytes::Bytes::from_static(b"request"))
+            .expect("room");
+        near.shutdown(Shutdown::Write).expect("connected");
+        assert!(matches!(writer.check_write(), Err(StreamError::Closed)));
+        far_reader.ready().await;
+        assert_eq!(far_reader.read(100).expect("data"), "request");
+        assert!(matches!(far_reader.read(100), Err(StreamError::Closed)));
+        far_writer
+            .write(bytes::Bytes::from_static(b"answer"))
+            .expect("room");
+        far.shutdown(Shutdown::Both).expect("connected");
+        assert_eq!(reader.read(3).expect("data"), "ans");
+        assert_eq!(reader.read(3).expect("data"), "wer");
+        assert!(matches!(reader.read(3), Err(StreamError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_behind_holds_back_its_writer() {
+        let network = network();
+        let [
+            (_near, _reader, mut writer),
+            (_far, mut far_reader, _far_writer),
+        ] = pair(&network);
+        let mut sent = 0;
+        loop {
+            let room = writer.check_write().expect("open");
+            if room == 0 {
+                break;
+            }
+            writer
+                .write(vec![0; room].into())
+                .expect("as much as was allowed");
+            sent += room;
+        }
+        let mut read = 0;
+        while read < sent {
+            read += far_reader.read(usize::MAX).expect("data").len();
+        }
+        writer.ready().await;
+        assert!(writer.check_write().expect("open") > 0);
+    }
+}

@@ -76,19 +76,19 @@ async fn a_program_is_reached_from_outside_of_its_pod() {
         .await
         .expect("a listener");
     // More than any buffer on the way holds at once.
-    let sent = vec![b'x'; 1 << 20];
+    let data = vec![b'x'; 1 << 20];
     let (mut reading, mut writing) = tokio::io::split(&mut stream);
     let receive = async {
         let mut received = Vec::new();
         reading.read_to_end(&mut received).await.map(|_| received)
     };
     let send = async {
-        writing.write_all(&sent).await?;
+        writing.write_all(&data).await?;
         writing.shutdown().await
     };
     let (received, done) = tokio::join!(receive, send);
     done.expect("all was taken");
-    assert_eq!(received.expect("all came back").len(), sent.len());
+    assert_eq!(received.expect("all came back").len(), data.len());
     assert_eq!(server.wait().await, Exit::Exited(0));
 }
 
@@ -190,7 +190,7 @@ async fn a_port_that_a_core_module_does_not_use_is_free() {
     let pod = host.pod("pod");
     let wait = "(module (func (export \"_start\") (loop $ever (br $ever))))";
     let (idle, _log) = start(&pod, host.load(wait).await, |config| {
-        config.listen = vec![7000]
+        config.listen = vec![7000];
     })
     .await;
     let (_server, said) = start(&pod, host.load(&echo()).await, |_| {}).await;

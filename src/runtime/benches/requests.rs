@@ -1,0 +1,132 @@
+//! What a pod costs: a request with an instance of its own, a program from its start to its end, and loading.
+#![allow(missing_docs, reason = "made by the macros of the bench harness")]
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use vaquita_net::{Fabric, FabricConfig};
+use vaquita_runtime::{Config, Exit, Module, Pod, PodConfig, ProcessConfig, Runtime};
+
+const HANDLER: &str = include_str!("../tests/runtime/handler.wat");
+const PROGRAM: &str = r#"(module (memory (export "memory") 16) (func (export "_start")))"#;
+
+struct Host {
+    runtime: Runtime,
+    fabric: Fabric,
+    /// The client's side.
+    tokio: tokio::runtime::Runtime,
+}
+
+impl Host {
+    fn new() -> Self {
+        Self {
+            runtime: Runtime::new(Config::default()).expect("a runtime"),
+            fabric: Fabric::new(FabricConfig::default()).expect("a fabric"),
+            tokio: tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .expect("threads"),
+        }
+    }
+
+    fn load(&self, text: &str) -> Module {
+        let wasm = wat::parse_str(text).expect("correct text");
+        self.tokio
+            .block_on(self.runtime.load(wasm.into()))
+            .expect("a module")
+    }
+
+    fn pod(&self) -> Pod {
+        self.runtime.pod(PodConfig {
+            name: "bench".into(),
+            hostname: "bench".into(),
+            network: self.fabric.attach(None).expect("an address"),
+        })
+    }
+
+    async fn connect(&self, pod: &Pod) -> SendRequest<Empty<Bytes>> {
+        let stream = self
+            .fabric
+            .dial((pod.ip(), 8080).into())
+            .await
+            .expect("a listener");
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        sender
+    }
+}
+
+async fn request(sender: &mut SendRequest<Empty<Bytes>>) {
+    sender.ready().await.expect("an open connection");
+    let request = http::Request::get("/")
+        .header("host", "bench")
+        .body(Empty::new());
+    let answer = sender
+        .send_request(request.expect("a request"))
+        .await
+        .expect("an answer");
+    assert!(answer.status().is_success());
+    black_box(answer.into_body().collect().await.expect("a body"));
+}
+
+fn requests(bench: &mut Criterion) {
+    let host = Host::new();
+    let pod = host.pod();
+    let config = ProcessConfig::new("handler", host.load(HANDLER));
+    host.tokio.block_on(pod.start(config)).expect("a process");
+    let mut sender = host.tokio.block_on(host.connect(&pod));
+    bench.bench_function("request, one at a time", |bench| {
+        bench.iter(|| host.tokio.block_on(request(&mut sender)));
+    });
+    bench.bench_function("requests, 16 connections, each 100", |bench| {
+        bench.iter(|| {
+            host.tokio.block_on(async {
+                let clients = (0..16).map(|_| async {
+                    let mut sender = host.connect(&pod).await;
+                    for _ in 0..100 {
+                        request(&mut sender).await;
+                    }
+                });
+                futures::future::join_all(clients).await;
+            });
+        });
+    });
+}
+
+fn programs(bench: &mut Criterion) {
+    let host = Host::new();
+    let pod = host.pod();
+    let module = host.load(PROGRAM);
+    bench.bench_function("program, start to end", |bench| {
+        bench.iter(|| {
+            host.tokio.block_on(async {
+                let config = ProcessConfig::new("program", module.clone());
+                let process = pod.start(config).await.expect("a process");
+                assert_eq!(process.wait().await, Exit::Exited(0));
+            });
+        });
+    });
+}
+
+fn loading(bench: &mut Criterion) {
+    let host = Host::new();
+    let wasm = Bytes::from(wat::parse_str(HANDLER).expect("correct text"));
+    let load = || {
+        host.tokio
+            .block_on(host.runtime.load(wasm.clone()))
+            .expect("a module")
+    };
+    bench.bench_function("load, compiled", |bench| bench.iter(load));
+    let _kept = load();
+    bench.bench_function("load, already in memory", |bench| bench.iter(load));
+}
+
+criterion_group!(benches, requests, programs, loading);
+criterion_main!(benches);
