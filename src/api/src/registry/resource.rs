@@ -94,6 +94,12 @@ pub struct SelectableField {
 }
 
 impl SelectableField {
+    /// The object's name.
+    pub(crate) const NAME: Self = Self::new("metadata.name", &["metadata", "name"], "");
+    /// The object's namespace.
+    pub(crate) const NAMESPACE: Self =
+        Self::new("metadata.namespace", &["metadata", "namespace"], "");
+
     pub(crate) const fn new(
         label: &'static str,
         path: &'static [&'static str],
