@@ -9,6 +9,7 @@
 mod backoff;
 mod context;
 pub mod drive;
+pub mod endpoints;
 pub mod informer;
 mod key;
 mod meta;
@@ -36,6 +37,7 @@ pub use crate::{
 pub async fn run(client: Client, options: Options, shutdown: CancellationToken) {
     let context = Context::new(client, options, shutdown);
     let mut running = JoinSet::new();
+    running.spawn(endpoints::run(context.clone()));
     running.spawn(replication::run(context.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {

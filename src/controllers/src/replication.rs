@@ -71,7 +71,7 @@ pub async fn run(context: Context) {
     let listener = Arc::clone(&controller);
     controller
         .controllers
-        .subscribe(move |change| listener.queue.add(ObjectKey::of(&**change.object())));
+        .subscribe(move |change| listener.queue.add(ObjectKey::of(change.object())));
     let listener = Arc::clone(&controller);
     controller
         .pods

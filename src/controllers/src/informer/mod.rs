@@ -59,7 +59,7 @@ pub enum Change<'a, K> {
 
 impl<'a, K> Change<'a, K> {
     /// The object as it is now, or as it last was.
-    pub fn object(&self) -> &'a Arc<K> {
+    pub fn object(&self) -> &'a K {
         match self {
             Self::Added(object) | Self::Deleted(object) | Self::Modified { new: object, .. } => {
                 object
@@ -311,7 +311,7 @@ mod tests {
             written
                 .lock()
                 .unwrap()
-                .push(format!("{what}{}", ObjectKey::of(&**change.object())));
+                .push(format!("{what}{}", ObjectKey::of(change.object())));
         });
         log
     }
