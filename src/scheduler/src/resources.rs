@@ -1,0 +1,223 @@
+//! Amounts of resources: what a node has, what a pod asks for, what is left.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{Container, PodSpec},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use vaquita_api::quantity;
+
+/// What a container without a CPU request counts as when nodes are compared, in millicores. It does not reserve it.
+const UNSTATED_CPU: i64 = 100;
+/// The same for memory, in bytes.
+const UNSTATED_MEMORY: i64 = 200 * 1024 * 1024;
+
+/// Amounts by resource name: `cpu` in millicores, everything else in whole units (bytes for `memory`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Resources(BTreeMap<String, i64>);
+
+impl Resources {
+    /// From a list as the API has it. A quantity that cannot be read counts as nothing; the API server does not
+    /// let such a one in.
+    pub(crate) fn of(list: Option<&BTreeMap<String, Quantity>>) -> Self {
+        Self(
+            list.into_iter()
+                .flatten()
+                .map(|(name, quantity)| (name.clone(), amount(name, &quantity.0)))
+                .collect(),
+        )
+    }
+
+    pub(crate) fn get(&self, name: &str) -> i64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        for (name, amount) in &other.0 {
+            let sum = self.0.entry(name.clone()).or_default();
+            *sum = sum.saturating_add(*amount);
+        }
+    }
+
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        for (name, amount) in &other.0 {
+            let rest = self.0.entry(name.clone()).or_default();
+            *rest = rest.saturating_sub(*amount);
+        }
+    }
+
+    /// For each resource, the greater of both.
+    fn raise(&mut self, other: &Self) {
+        for (name, amount) in &other.0 {
+            let most = self.0.entry(name.clone()).or_default();
+            *most = (*most).max(*amount);
+        }
+    }
+
+    /// The names of what `wanted` asks for beyond what is here once `used` is taken off.
+    pub(crate) fn lacking<'w>(
+        &self,
+        used: &Self,
+        wanted: &'w Self,
+    ) -> impl Iterator<Item = &'w str> {
+        let free = |name: &str| self.get(name).saturating_sub(used.get(name));
+        wanted
+            .0
+            .iter()
+            .filter(move |(name, amount)| **amount > 0 && **amount > free(name))
+            .map(|(name, _)| name.as_str())
+    }
+}
+
+/// What a pod reserves: the sum of its containers, or what its most demanding moment of initialisation needs if that
+/// is more, and the overhead of its runtime class.
+pub(crate) fn requested(spec: &PodSpec) -> Resources {
+    reserve(spec, |container| {
+        Resources::of(
+            container
+                .resources
+                .as_ref()
+                .and_then(|it| it.requests.as_ref()),
+        )
+    })
+}
+
+/// The same for comparing nodes: containers that state nothing count as a little, so that they spread too.
+pub(crate) fn weighed(spec: &PodSpec) -> Resources {
+    reserve(spec, |container| {
+        let mut stated = Resources::of(
+            container
+                .resources
+                .as_ref()
+                .and_then(|it| it.requests.as_ref()),
+        );
+        stated.0.entry("cpu".to_owned()).or_insert(UNSTATED_CPU);
+        stated
+            .0
+            .entry("memory".to_owned())
+            .or_insert(UNSTATED_MEMORY);
+        stated
+    })
+}
+
+fn reserve(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+    let mut running = Resources::default();
+    for container in &spec.containers {
+        running.add(&of(container));
+    }
+    // Sidecars start in their turn and stay; an ordinary init container runs beside those before it.
+    let mut sidecars = Resources::default();
+    let mut starting = Resources::default();
+    for container in spec.init_containers.iter().flatten() {
+        let mut moment = of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.add(&moment);
+            moment = sidecars.clone();
+        } else {
+            moment.add(&sidecars);
+        }
+        starting.raise(&moment);
+    }
+    running.add(&sidecars);
+    running.raise(&starting);
+    running.add(&Resources::of(spec.overhead.as_ref()));
+    running
+}
+
+fn amount(name: &str, text: &str) -> i64 {
+    text.parse::<quantity::Quantity>().map_or(0, |quantity| {
+        if name == "cpu" {
+            quantity.milli_value()
+        } else {
+            quantity.value()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, cpu: Option<&str>, sidecar: bool) -> Container {
+        let requests =
+            cpu.map(|cpu| BTreeMap::from([("cpu".to_owned(), Quantity(cpu.to_owned()))]));
+        Container {
+            name: name.to_owned(),
+            resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
+                requests,
+                ..Default::default()
+            }),
+            restart_policy: sidecar.then(|| "Always".to_owned()),
+            ..Container::default()
+        }
+    }
+
+    #[test]
+    fn containers_add_up_and_the_overhead_comes_on_top() {
+        let spec = PodSpec {
+            containers: vec![
+                container("a", Some("250m"), false),
+                container("b", Some("1"), false),
+            ],
+            overhead: Some(BTreeMap::from([(
+                "cpu".to_owned(),
+                Quantity("50m".to_owned()),
+            )])),
+            ..PodSpec::default()
+        };
+        assert_eq!(requested(&spec).get("cpu"), 1300);
+    }
+
+    #[test]
+    fn an_init_container_counts_only_if_it_needs_more_than_what_follows() {
+        let with = |init: &str| PodSpec {
+            init_containers: Some(vec![container("init", Some(init), false)]),
+            containers: vec![container("a", Some("1"), false)],
+            ..PodSpec::default()
+        };
+        assert_eq!(requested(&with("500m")).get("cpu"), 1000);
+        assert_eq!(requested(&with("3")).get("cpu"), 3000);
+    }
+
+    #[test]
+    fn a_sidecar_counts_beside_what_starts_after_it() {
+        let spec = PodSpec {
+            init_containers: Some(vec![
+                container("early", Some("2"), false),
+                container("sidecar", Some("500m"), true),
+                container("late", Some("2"), false),
+            ]),
+            containers: vec![container("a", Some("1"), false)],
+            ..PodSpec::default()
+        };
+        assert_eq!(requested(&spec).get("cpu"), 2500);
+    }
+
+    #[test]
+    fn what_is_not_stated_is_weighed_but_not_reserved() {
+        let spec = PodSpec {
+            containers: vec![container("a", None, false)],
+            ..PodSpec::default()
+        };
+        assert_eq!(requested(&spec).get("cpu"), 0);
+        assert_eq!(weighed(&spec).get("cpu"), UNSTATED_CPU);
+        assert_eq!(weighed(&spec).get("memory"), UNSTATED_MEMORY);
+    }
+
+    #[test]
+    fn lacking_names_what_does_not_fit() {
+        let list = |cpu: &str, memory: &str| {
+            Resources::of(Some(&BTreeMap::from([
+                ("cpu".to_owned(), Quantity(cpu.to_owned())),
+                ("memory".to_owned(), Quantity(memory.to_owned())),
+            ])))
+        };
+        let (has, used) = (list("2", "1Gi"), list("1500m", "0"));
+        assert_eq!(has.lacking(&used, &list("500m", "1Gi")).count(), 0);
+        assert_eq!(
+            has.lacking(&used, &list("501m", "2Gi")).collect::<Vec<_>>(),
+            ["cpu", "memory"]
+        );
+    }
+}
