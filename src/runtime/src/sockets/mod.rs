@@ -8,16 +8,18 @@ use vaquita_net::{NetError, PodNetwork, ResolveError};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, LinkOptions};
 use wasmtime_wasi::p2::bindings::sockets::{
-    instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp_create_socket,
+    instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp, udp_create_socket,
 };
 
 use crate::state::State;
 
+mod address;
 mod lookup;
 mod options;
 mod stream;
 mod tcp_host;
 mod tcp_socket;
+mod udp_socket;
 mod unconnected;
 
 /// What the interfaces' functions work on.
@@ -45,6 +47,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     tcp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
     tcp::add_to_linker::<State, Sockets>(linker, view)?;
     udp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
+    udp::add_to_linker::<State, Sockets>(linker, view)?;
     ip_name_lookup::add_to_linker::<State, Sockets>(linker, view)
 }
 

@@ -1,7 +1,7 @@
 //! A TCP socket's life, as `wasi:sockets/tcp@0.2` defines it.
 
 use std::future::poll_fn;
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -10,9 +10,9 @@ use vaquita_net::{BoundPort, Listener, NetError, PodNetwork, Stream};
 use wasmtime_wasi::p2::Pollable;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 
-use super::code_of;
 use super::options::Options;
 use super::stream::{Reader, Sending, Writer};
+use super::{address, code_of};
 
 type Connect = Pin<Box<dyn Future<Output = Result<Stream, NetError>> + Send>>;
 
@@ -85,9 +85,7 @@ impl TcpSocket {
         let State::Unbound = self.state else {
             return Err(self.misplaced());
         };
-        if !self.is_of_family(address.ip()) || !is_unicast(address.ip()) {
-            return Err(ErrorCode::InvalidArgument);
-        }
+        address::check_local(self.family, address)?;
         self.state = State::BindStarted(network.bind(address).map_err(code_of)?);
         Ok(())
     }
@@ -153,10 +151,7 @@ impl TcpSocket {
         if !matches!(self.state, State::Unbound | State::Bound(_)) {
             return Err(self.misplaced());
         }
-        let nowhere = to.ip().to_canonical().is_unspecified() || to.port() == 0;
-        if nowhere || !self.is_of_family(to.ip()) || !is_unicast(to.ip()) {
-            return Err(ErrorCode::InvalidArgument);
-        }
+        address::check_remote(self.family, to)?;
         let connect: Connect = match std::mem::replace(&mut self.state, State::Closed) {
             State::Bound(port) => Box::pin(port.connect(to)),
             _ => Box::pin(network.connect(to)),
@@ -237,26 +232,6 @@ impl TcpSocket {
             State::Unbound | State::BindStarted(_) | State::Bound(_)
         )
     }
-
-    /// Addresses of the other family that are written in this one's form don't count.
-    fn is_of_family(&self, ip: IpAddr) -> bool {
-        match (self.family, ip) {
-            (IpAddressFamily::Ipv4, IpAddr::V4(_)) => true,
-            (IpAddressFamily::Ipv6, IpAddr::V6(ip)) => {
-                ip.to_ipv4_mapped().is_none() && !is_compatible(ip)
-            }
-            _ => false,
-        }
-    }
-}
-
-/// The retired way to write an IPv4 address as an IPv6 one.
-fn is_compatible(ip: Ipv6Addr) -> bool {
-    matches!(ip.segments(), [0, 0, 0, 0, 0, 0, _, _]) && !ip.is_unspecified() && !ip.is_loopback()
-}
-
-fn is_unicast(ip: IpAddr) -> bool {
-    !ip.is_multicast() && !matches!(ip, IpAddr::V4(ip) if ip.is_broadcast())
 }
 
 #[async_trait::async_trait]

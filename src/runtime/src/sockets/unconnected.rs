@@ -12,6 +12,7 @@ use wasmtime_wasi::p2::{
 };
 
 use super::tcp_socket::TcpSocket;
+use super::udp_socket::UdpSocket;
 use super::{View, guest, host};
 
 /// Behind `wasi:sockets/network.network`. A pod has one network, so there is nothing to tell apart.
@@ -57,8 +58,11 @@ impl tcp_create_socket::Host for View<'_> {
 impl udp_create_socket::Host for View<'_> {
     async fn create_udp_socket(
         &mut self,
-        _family: IpAddressFamily,
+        family: IpAddressFamily,
     ) -> SocketResult<Resource<UdpHandle>> {
-        Err(ErrorCode::NotSupported.into())
+        let socket = self.table.push(UdpSocket::new(family));
+        socket
+            .map(|socket| guest(&socket))
+            .map_err(|_| ErrorCode::NewSocketLimit.into())
     }
 }
