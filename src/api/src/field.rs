@@ -270,6 +270,37 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
+/// The mistakes that validation has found, at most [`Errors::LIMIT`] of them: enough for anybody to mend, and no way to
+/// have an answer made that is larger than what was asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Errors(Vec<FieldError>);
+
+impl Errors {
+    /// How many mistakes are kept; what comes after is left out.
+    pub const LIMIT: usize = 256;
+
+    /// Adds a mistake, unless there are too many already.
+    pub fn push(&mut self, error: FieldError) {
+        if self.0.len() < Self::LIMIT {
+            self.0.push(error);
+        }
+    }
+}
+
+impl Extend<FieldError> for Errors {
+    fn extend<I: IntoIterator<Item = FieldError>>(&mut self, errors: I) {
+        errors.into_iter().for_each(|error| self.push(error));
+    }
+}
+
+impl std::ops::Deref for Errors {
+    type Target = [FieldError];
+
+    fn deref(&self) -> &[FieldError] {
+        &self.0
+    }
+}
+
 /// The longest value that a message repeats, in bytes: an error must not become as large as the request was.
 const SHOWN_LIMIT: usize = 4096;
 
@@ -313,6 +344,13 @@ mod tests {
             "spec.containers[0].name: Too long: may not be more than 5 bytes"
         );
         assert_eq!(spec.key("k").to_string(), "spec[k]");
+    }
+
+    #[test]
+    fn keeps_errors_within_bounds() {
+        let mut errors = Errors::default();
+        errors.extend((0..1000).map(|n| FieldError::duplicate(&Path::root("x"), n)));
+        assert_eq!(errors.len(), Errors::LIMIT);
     }
 
     #[test]

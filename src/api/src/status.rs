@@ -4,6 +4,7 @@
 //! `reason` and the wording that client-go, kubectl and other clients match on
 //! (k8s.io/apimachinery `pkg/api/errors`).
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -186,13 +187,12 @@ impl Status {
 
     /// 422 `Invalid`, with a cause for each error. `kind` is the kind, not the plural.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
-        let mut texts: Vec<String> = Vec::with_capacity(errors.len());
-        for error in errors {
-            let text = error.to_string();
-            if !texts.contains(&text) {
-                texts.push(text);
-            }
-        }
+        let mut seen = HashSet::new();
+        let texts: Vec<String> = errors
+            .iter()
+            .map(ToString::to_string)
+            .filter(|text| seen.insert(text.clone()))
+            .collect();
         let list = match texts.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -27,7 +27,7 @@ impl Kind for ConfigMap {
         Column::AGE,
     ];
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let (data, binary) = (Path::root("data"), Path::root("binaryData"));
         let mut size = 0;
         for (key, value) in self.data.iter().flatten() {
@@ -51,7 +51,7 @@ impl Kind for ConfigMap {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         const FIXED: &str = "field is immutable when `immutable` is set";
         if old.immutable == Some(true) {
             if self.immutable != Some(true) {

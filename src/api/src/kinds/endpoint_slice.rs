@@ -8,7 +8,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 use serde_json::Value;
 
 use super::{print, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -43,7 +43,7 @@ impl Kind for EndpointSlice {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         validate_address_type(&self.address_type, errors);
         let path = Path::root("endpoints");
         let endpoints = self.endpoints.as_deref().unwrap_or_default();
@@ -71,7 +71,7 @@ impl Kind for EndpointSlice {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         self.validate(errors);
         if self.address_type != old.address_type {
             let path = Path::root("addressType");
@@ -89,6 +89,9 @@ impl Kind for EndpointSlice {
             port.port
                 .map_or_else(|| "*".to_owned(), |port| port.to_string())
         };
+        let count = self.ports.as_ref().map_or(0, Vec::len);
+        let endpoints = || self.endpoints.iter().flatten();
+        let total = endpoints().map(|endpoint| endpoint.addresses.len()).sum();
         let ports = self.ports.iter().flatten().map(port);
         let addresses = self
             .endpoints
@@ -98,14 +101,14 @@ impl Kind for EndpointSlice {
         vec![
             self.name_cell(),
             self.address_type.clone().into(),
-            print::first_three(ports, UNSET),
-            print::first_three(addresses, UNSET),
+            print::first_three(ports, count, UNSET),
+            print::first_three(addresses, total, UNSET),
             self.age_cell(now),
         ]
     }
 }
 
-fn validate_address_type(address_type: &str, errors: &mut Vec<FieldError>) {
+fn validate_address_type(address_type: &str, errors: &mut Errors) {
     let path = Path::root("addressType");
     match address_type {
         "IPv4" | "IPv6" | "FQDN" => {}
@@ -122,7 +125,7 @@ fn validate_endpoint(
     endpoint: &Endpoint,
     address_type: &str,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let addresses = path.child("addresses");
     if endpoint.addresses.is_empty() {
@@ -171,12 +174,7 @@ fn validate_endpoint(
     }
 }
 
-fn validate_address(
-    address: &str,
-    address_type: &str,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_address(address: &str, address_type: &str, path: &Path<'_>, errors: &mut Errors) {
     match (address_type, address.parse::<IpAddr>()) {
         ("IPv4", Ok(ip @ IpAddr::V4(_))) | ("IPv6", Ok(ip @ IpAddr::V6(_))) => {
             network::reachable(ip, path, errors);
@@ -203,7 +201,7 @@ fn validate_address(
     }
 }
 
-fn validate_port(port: &EndpointPort, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &EndpointPort, path: &Path<'_>, errors: &mut Errors) {
     if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
         invalid(
             &path.child("name"),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, 
 use serde_json::Value;
 
 use super::{print, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -38,7 +38,7 @@ impl Kind for Endpoints {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let path = Path::root("subsets");
         for (at, subset) in self.subsets.iter().flatten().enumerate() {
             validate_subset(subset, &path.index(at), errors);
@@ -46,29 +46,36 @@ impl Kind for Endpoints {
     }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {
-        let pairs = self.subsets.iter().flatten().flat_map(pairs);
+        let subsets = || self.subsets.iter().flatten();
+        let total = subsets().map(count_pairs).sum();
+        let pairs = subsets().flat_map(pairs);
         vec![
             self.name_cell(),
-            print::first_three(pairs, print::NONE),
+            print::first_three(pairs, total, print::NONE),
             self.age_cell(now),
         ]
     }
 }
 
 /// Each ready address with each port, or alone where there are no ports.
-fn pairs(subset: &EndpointSubset) -> Vec<String> {
+fn pairs(subset: &EndpointSubset) -> impl Iterator<Item = String> {
     let addresses = subset.addresses.as_deref().unwrap_or_default();
-    match subset.ports.as_deref() {
-        None | Some([]) => addresses.iter().map(|address| address.ip.clone()).collect(),
-        Some(ports) => ports
+    let ports = subset.ports.as_deref().unwrap_or_default();
+    let portless = if ports.is_empty() { addresses } else { &[] };
+    let alone = portless.iter().map(|address| address.ip.clone());
+    let together = ports.iter().flat_map(move |port| {
+        addresses
             .iter()
-            .flat_map(|port| {
-                addresses
-                    .iter()
-                    .map(|address| host_port(&address.ip, port.port))
-            })
-            .collect(),
-    }
+            .map(|address| host_port(&address.ip, port.port))
+    });
+    alone.chain(together)
+}
+
+/// How many [`pairs`] there are, without making them: lists of some thousands make millions of pairs.
+fn count_pairs(subset: &EndpointSubset) -> usize {
+    let addresses = subset.addresses.as_ref().map_or(0, Vec::len);
+    let ports = subset.ports.as_ref().map_or(0, Vec::len);
+    addresses.saturating_mul(ports.max(1))
 }
 
 fn host_port(ip: &str, port: i32) -> String {
@@ -79,7 +86,7 @@ fn host_port(ip: &str, port: i32) -> String {
     }
 }
 
-fn validate_subset(subset: &EndpointSubset, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_subset(subset: &EndpointSubset, path: &Path<'_>, errors: &mut Errors) {
     let ready = subset.addresses.as_deref().unwrap_or_default();
     let not_ready = subset.not_ready_addresses.as_deref().unwrap_or_default();
     if ready.is_empty() && not_ready.is_empty() {
@@ -101,7 +108,7 @@ fn validate_subset(subset: &EndpointSubset, path: &Path<'_>, errors: &mut Vec<Fi
     }
 }
 
-fn validate_address(address: &EndpointAddress, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_address(address: &EndpointAddress, path: &Path<'_>, errors: &mut Errors) {
     match address.ip.parse::<IpAddr>() {
         Err(_) => errors.push(FieldError::invalid(
             &path.child("ip"),
@@ -132,7 +139,7 @@ fn validate_address(address: &EndpointAddress, path: &Path<'_>, errors: &mut Vec
     }
 }
 
-fn validate_port(port: &EndpointPort, named: bool, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &EndpointPort, named: bool, path: &Path<'_>, errors: &mut Errors) {
     match port.name.as_deref().unwrap_or_default() {
         "" if named => errors.push(FieldError::required(&path.child("name"), "")),
         "" => {}

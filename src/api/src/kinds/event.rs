@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::Event;
 use serde_json::Value;
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::registry::{Kind, Resource, SelectableField};
 use crate::table::{self, Column};
@@ -74,7 +74,7 @@ impl Kind for Event {
         self.reporting_instance.get_or_insert_default();
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         self.validate_namespace(errors);
         // Events of the newer sort, which have a time of their own, must say who acted and why.
         if self.event_time.is_some() {
@@ -114,8 +114,8 @@ impl Kind for Event {
 trait Details {
     fn target(&self) -> String;
     fn reporter(&self) -> String;
-    fn validate_namespace(&self, errors: &mut Vec<FieldError>);
-    fn validate_report(&self, errors: &mut Vec<FieldError>);
+    fn validate_namespace(&self, errors: &mut Errors);
+    fn validate_report(&self, errors: &mut Errors);
 }
 
 impl Details for Event {
@@ -158,7 +158,7 @@ impl Details for Event {
     }
 
     /// An event lives where its object lives; one about a cluster-scoped object in `default`.
-    fn validate_namespace(&self, errors: &mut Vec<FieldError>) {
+    fn validate_namespace(&self, errors: &mut Errors) {
         let namespace = self.metadata.namespace.as_deref().unwrap_or_default();
         let involved = self
             .involved_object
@@ -179,7 +179,7 @@ impl Details for Event {
         }
     }
 
-    fn validate_report(&self, errors: &mut Vec<FieldError>) {
+    fn validate_report(&self, errors: &mut Errors) {
         let controller = self.reporting_component.as_deref().unwrap_or_default();
         let path = Path::root("reportingComponent");
         if controller.is_empty() {

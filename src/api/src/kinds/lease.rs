@@ -5,7 +5,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -25,7 +25,7 @@ impl Kind for Lease {
         Column::AGE,
     ];
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let Some(spec) = &self.spec else { return };
         let path = Path::root("spec");
         if let Some(seconds) = spec.lease_duration_seconds.filter(|seconds| *seconds <= 0) {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Namespace, NamespaceSpec};
 use serde_json::{Value, json};
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::registry::{Kind, Part, Resource, SelectableField, Verb};
 use crate::table::Column;
@@ -85,11 +85,11 @@ impl Kind for Namespace {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         validate_finalizers(self.spec.as_ref(), errors);
     }
 
-    fn validate_status(&self, _old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_status(&self, _old: &Self, errors: &mut Errors) {
         validate_finalizers(self.spec.as_ref(), errors);
         let phase = self
             .status
@@ -121,7 +121,7 @@ impl Kind for Namespace {
     }
 }
 
-fn validate_finalizers(spec: Option<&NamespaceSpec>, errors: &mut Vec<FieldError>) {
+fn validate_finalizers(spec: Option<&NamespaceSpec>, errors: &mut Errors) {
     let path = Path::root("spec");
     let path = path.child("finalizers");
     for finalizer in spec

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeSpec, NodeStatus, Tai
 use serde_json::Value;
 
 use super::{print, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource, SelectableField};
 use crate::table::Column;
@@ -61,7 +61,7 @@ impl Kind for Node {
         status.node_info.get_or_insert_default();
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let path = Path::root("spec");
         if let Some(spec) = &self.spec {
             validate_taints(
@@ -74,7 +74,7 @@ impl Kind for Node {
         self.validate_resources(errors);
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         self.validate(errors);
         let path = Path::root("spec");
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else {
@@ -97,7 +97,7 @@ impl Kind for Node {
         }
     }
 
-    fn validate_status(&self, _old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_status(&self, _old: &Self, errors: &mut Errors) {
         self.validate_resources(errors);
         let path = Path::root("status");
         let path = path.child("addresses");
@@ -163,7 +163,7 @@ fn address<'s>(status: &'s NodeStatus, kind: &str) -> Option<&'s str> {
 trait Details {
     fn readiness(&self) -> String;
     fn roles(&self) -> Value;
-    fn validate_resources(&self, errors: &mut Vec<FieldError>);
+    fn validate_resources(&self, errors: &mut Errors);
 }
 
 impl Details for Node {
@@ -204,7 +204,7 @@ impl Details for Node {
         print::or_none(Some(&roles.into_iter().collect::<Vec<_>>().join(",")))
     }
 
-    fn validate_resources(&self, errors: &mut Vec<FieldError>) {
+    fn validate_resources(&self, errors: &mut Errors) {
         let path = Path::root("status");
         let Some(status) = &self.status else { return };
         for (field, list) in [
@@ -219,7 +219,7 @@ impl Details for Node {
     }
 }
 
-fn validate_taints(taints: &[Taint], path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_taints(taints: &[Taint], path: &Path<'_>, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (at, taint) in taints.iter().enumerate() {
         let path = path.index(at);
@@ -253,7 +253,7 @@ fn validate_taints(taints: &[Taint], path: &Path<'_>, errors: &mut Vec<FieldErro
     }
 }
 
-fn validate_pod_cidrs(spec: &NodeSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_pod_cidrs(spec: &NodeSpec, path: &Path<'_>, errors: &mut Errors) {
     let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
     for (at, cidr) in cidrs.iter().enumerate() {
         if !is_cidr(cidr) {

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::PodTemplate;
 use serde_json::Value;
 
 use super::{pod_spec, print, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, Path};
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
 
@@ -31,7 +31,7 @@ impl Kind for PodTemplate {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let template = self.template.clone().unwrap_or_default();
         pod_spec::validate_template(&template, &Path::root("template"), errors);
     }

@@ -36,21 +36,13 @@ pub(super) fn containers(containers: &[Container]) -> (Value, Value) {
     (names.join(",").into(), images.join(",").into())
 }
 
-/// The first three of a list, and how many more there are; `empty` for an empty list.
-pub(super) fn first_three(items: impl Iterator<Item = String>, empty: &str) -> Value {
-    let mut shown = Vec::with_capacity(3);
-    let mut more = 0;
-    for item in items {
-        if shown.len() < 3 {
-            shown.push(item);
-        } else {
-            more += 1;
-        }
-    }
+/// The first three of `total` items, and how many more there are; `empty` if there are none.
+pub(super) fn first_three(items: impl Iterator<Item = String>, total: usize, empty: &str) -> Value {
+    let shown: Vec<String> = items.take(3).collect();
     let list = shown.join(",");
-    Value::from(match (list.as_str(), more) {
+    Value::from(match (list.as_str(), total.saturating_sub(shown.len())) {
         ("", _) => empty.to_owned(),
         (_, 0) => list,
-        _ => format!("{list} + {more} more..."),
+        (_, more) => format!("{list} + {more} more..."),
     })
 }

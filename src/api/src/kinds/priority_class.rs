@@ -5,7 +5,7 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
 
@@ -46,7 +46,7 @@ impl Kind for PriorityClass {
             .get_or_insert_with(|| "PreemptLowerPriority".to_owned());
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         let value = self.value.unwrap_or_default();
         if name.starts_with(SYSTEM_PREFIX) {
@@ -77,7 +77,7 @@ impl Kind for PriorityClass {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         const FIXED: &str = "may not be changed in an update.";
         if self.value != old.value {
             errors.push(FieldError::forbidden(&Path::root("value"), FIXED));

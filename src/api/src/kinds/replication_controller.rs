@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{pod_spec, print, stored};
 use crate::Object;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::registry::{Kind, Resource, SelectableField};
 use crate::selector::LabelSelector;
 use crate::table::Column;
@@ -74,7 +74,7 @@ impl Kind for ReplicationController {
         object.insert("status".to_owned(), json!({"replicas": 0}));
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let empty = ReplicationControllerSpec::default();
         validate_spec(
             self.spec.as_ref().unwrap_or(&empty),
@@ -83,7 +83,7 @@ impl Kind for ReplicationController {
         );
     }
 
-    fn validate_status(&self, _old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_status(&self, _old: &Self, errors: &mut Errors) {
         if let Some(status) = &self.status {
             validate_status(status, &Path::root("status"), errors);
         }
@@ -113,7 +113,7 @@ impl Kind for ReplicationController {
     }
 }
 
-fn not_negative(value: i64, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn not_negative(value: i64, path: &Path<'_>, errors: &mut Errors) {
     if value < 0 {
         errors.push(FieldError::invalid(
             path,
@@ -123,7 +123,7 @@ fn not_negative(value: i64, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_spec(spec: &ReplicationControllerSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_spec(spec: &ReplicationControllerSpec, path: &Path<'_>, errors: &mut Errors) {
     not_negative(
         spec.min_ready_seconds.unwrap_or_default().into(),
         &path.child("minReadySeconds"),
@@ -150,7 +150,7 @@ fn validate_template(
     template: &PodTemplateSpec,
     selector: &LabelSelector,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let labels = template
         .metadata
@@ -190,11 +190,7 @@ fn validate_template(
     }
 }
 
-fn validate_status(
-    status: &ReplicationControllerStatus,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_status(status: &ReplicationControllerStatus, path: &Path<'_>, errors: &mut Errors) {
     let (ready, available) = (
         status.ready_replicas.unwrap_or(0),
         status.available_replicas.unwrap_or(0),

@@ -5,7 +5,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::Value;
 
 use super::{pod_spec, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -25,7 +25,7 @@ impl Kind for RuntimeClass {
         Column::AGE,
     ];
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         invalid(
             &Path::root("handler"),
             &self.handler,
@@ -55,7 +55,7 @@ impl Kind for RuntimeClass {
         pod_spec::validate_tolerations(tolerations, &path.child("tolerations"), errors);
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         self.validate(errors);
         if self.handler != old.handler {
             errors.push(FieldError::invalid(

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::config_map::SIZE_MAX;
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource, SelectableField};
 use crate::table::Column;
@@ -42,7 +42,7 @@ impl Kind for Secret {
         self.type_.get_or_insert_with(|| "Opaque".to_owned());
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let data = Path::root("data");
         let mut size = 0;
         for (key, value) in self.data.iter().flatten() {
@@ -55,7 +55,7 @@ impl Kind for Secret {
         self.validate_type(errors);
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         const FIXED: &str = "field is immutable when `immutable` is set";
         if self.type_ != old.type_ {
             let value = self.type_.clone().unwrap_or_default();
@@ -89,14 +89,14 @@ impl Kind for Secret {
 }
 
 trait TypeRules {
-    fn validate_type(&self, errors: &mut Vec<FieldError>);
-    fn need(&self, key: &str, errors: &mut Vec<FieldError>);
-    fn need_json(&self, key: &str, errors: &mut Vec<FieldError>);
+    fn validate_type(&self, errors: &mut Errors);
+    fn need(&self, key: &str, errors: &mut Errors);
+    fn need_json(&self, key: &str, errors: &mut Errors);
 }
 
 impl TypeRules for Secret {
     /// The well-known types promise certain keys.
-    fn validate_type(&self, errors: &mut Vec<FieldError>) {
+    fn validate_type(&self, errors: &mut Errors) {
         match self.type_.as_deref().unwrap_or_default() {
             SERVICE_ACCOUNT_TOKEN => {
                 let annotations = self.metadata.annotations.as_ref();
@@ -133,7 +133,7 @@ impl TypeRules for Secret {
         }
     }
 
-    fn need(&self, key: &str, errors: &mut Vec<FieldError>) {
+    fn need(&self, key: &str, errors: &mut Errors) {
         if self
             .data
             .as_ref()
@@ -143,7 +143,7 @@ impl TypeRules for Secret {
         }
     }
 
-    fn need_json(&self, key: &str, errors: &mut Vec<FieldError>) {
+    fn need_json(&self, key: &str, errors: &mut Errors) {
         self.need(key, errors);
         let value = self.data.as_ref().and_then(|data| data.get(key));
         if let Some(Err(error)) = value.map(|value| serde_json::from_slice::<Value>(&value.0)) {

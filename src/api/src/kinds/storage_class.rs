@@ -5,7 +5,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::Value;
 
 use super::stored;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::registry::{Kind, Resource};
 use crate::table::Column;
@@ -38,7 +38,7 @@ impl Kind for StorageClass {
             .get_or_insert_with(|| "Immediate".to_owned());
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let path = Path::root("provisioner");
         if self.provisioner.is_empty() {
             errors.push(FieldError::required(&path, ""));
@@ -82,7 +82,7 @@ impl Kind for StorageClass {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         self.validate(errors);
         for (field, same) in [
             ("parameters", self.parameters == old.parameters),

@@ -1,5 +1,7 @@
 //! JSON Patch, RFC 6902.
 
+use json_patch::PatchOperation;
+use json_patch::jsonptr::Pointer;
 use serde_json::Value;
 
 use super::PatchError;
@@ -8,6 +10,9 @@ use super::PatchError;
 const OPERATIONS_MAX: usize = 10_000;
 /// By how much all `copy` operations of one patch may make the object grow, in bytes of JSON.
 const GROWTH_MAX: usize = 3 << 20;
+
+/// How many list items all operations of one patch may move to make or fill gaps.
+const MOVED_MAX: usize = 20_000_000;
 
 /// Applies the operations in order; the first that fails ends it.
 pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> {
@@ -25,20 +30,31 @@ pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> 
     }
     let patch: json_patch::Patch = serde_json::from_value(patch)
         .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
-    let mut copied = 0;
+    let (mut copied, mut moved) = (0, 0_usize);
     for operation in &patch.0 {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
+        if let PatchOperation::Copy(copy) = operation {
             copied += copy.from.resolve(target).map_or(0, size);
-            if copied > GROWTH_MAX {
-                let message =
-                    format!("the copies of a JSON patch may add {GROWTH_MAX} bytes at most");
-                return Err(PatchError::TooLarge(message));
-            }
+        }
+        moved = moved.saturating_add(length_around(target, operation.path()));
+        if let PatchOperation::Move(from) = operation {
+            moved = moved.saturating_add(length_around(target, &from.from));
+        }
+        if copied > GROWTH_MAX || moved > MOVED_MAX {
+            let message = "the operations of the JSON patch amount to too much work";
+            return Err(PatchError::TooLarge(message.to_owned()));
         }
         json_patch::patch_unsafe(target, std::slice::from_ref(operation))
             .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
     }
     Ok(())
+}
+
+/// The length of the list that the value behind `pointer` is in, or goes to.
+fn length_around(target: &Value, pointer: &Pointer) -> usize {
+    let list = pointer
+        .parent()
+        .and_then(|parent| parent.resolve(target).ok());
+    list.and_then(Value::as_array).map_or(0, Vec::len)
 }
 
 /// About how many bytes of JSON a value takes.
@@ -107,6 +123,13 @@ mod tests {
         let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
         let patch = Value::Array(vec![double; 64]);
         let mut target = json!({"a": ["0123456789"]});
+        assert!(matches!(
+            apply(&mut target, patch),
+            Err(PatchError::TooLarge(_))
+        ));
+        let shift = json!({"op": "add", "path": "/0", "value": 1});
+        let mut target = Value::Array(vec![json!(0); 100_000]);
+        let patch = Value::Array(vec![shift; 1000]);
         assert!(matches!(
             apply(&mut target, patch),
             Err(PatchError::TooLarge(_))

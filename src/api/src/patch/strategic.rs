@@ -10,7 +10,7 @@
 //! - `$setElementOrder/<field>: [..]` says in which order the merged list stands; items that only the server knows keep
 //!   their place relative to the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -162,7 +162,7 @@ impl<'s> Merger<'s> {
             &Type::Any
         };
         let mut replace = false;
-        let mut deleted = Vec::new();
+        let mut deleted = HashSet::new();
         let mut kept = Vec::with_capacity(patch.len());
         for item in patch {
             let Value::Object(mut item) = item else {
@@ -171,7 +171,9 @@ impl<'s> Merger<'s> {
             };
             match take_directive(&mut item)? {
                 Directive::Merge => kept.push(Value::Object(item)),
-                Directive::Delete => deleted.push(identity.of(&Value::Object(item))?),
+                Directive::Delete => {
+                    deleted.insert(identity.of(&Value::Object(item))?);
+                }
                 // The item only carries the directive; if there is more in it, that is dropped, too.
                 Directive::Replace => replace = true,
             }
@@ -272,15 +274,15 @@ fn retain_keys(
     let Value::Array(keys) = keys else {
         return Err(malformed(BAD));
     };
-    let keys: Vec<&str> = keys.iter().filter_map(Value::as_str).collect();
-    let stray = |key: &String| !key.starts_with('$') && !keys.contains(&key.as_str());
+    let keys: HashSet<&str> = keys.iter().filter_map(Value::as_str).collect();
+    let stray = |key: &String| !key.starts_with('$') && !keys.contains(key.as_str());
     if patch
         .iter()
         .any(|(key, value)| stray(key) && !value.is_null())
     {
         return Err(malformed(BAD));
     }
-    target.retain(|key, _| keys.contains(&key.as_str()));
+    target.retain(|key, _| keys.contains(key.as_str()));
     Ok(())
 }
 
@@ -294,7 +296,7 @@ fn delete_from(
         return Err(malformed(format!("{DELETE_FROM}{field} must be a list")));
     };
     if let Some(Value::Array(list)) = target.get_mut(field) {
-        let gone: std::collections::HashSet<String> = values.iter().map(Value::to_string).collect();
+        let gone: HashSet<String> = values.iter().map(Value::to_string).collect();
         list.retain(|value| !gone.contains(&value.to_string()));
     }
     Ok(())

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::rules::Rules;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::schema::Schema;
 use crate::status::Status;
 use crate::table::Column;
@@ -353,7 +353,7 @@ impl Resource {
 
     /// Finds what is wrong with an object that is to be created.
     pub fn validate_create(&self, object: &Object) -> Result<(), Status> {
-        let mut errors = Vec::new();
+        let mut errors = Errors::default();
         validate::metadata::create(
             object,
             self.namespaced,
@@ -407,7 +407,7 @@ impl Resource {
     /// For the few kinds whose updates must say which version they are based on, `new` must still have the
     /// `resourceVersion` that the client sent.
     pub fn validate_update(&self, new: &Object, old: &Object, part: Part) -> Result<(), Status> {
-        let mut errors = Vec::new();
+        let mut errors = Errors::default();
         if !self.rules.unconditional_update() && meta::resource_version(new).is_empty() {
             let metadata = Path::root("metadata");
             let detail = "must be specified for an update";

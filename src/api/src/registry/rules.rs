@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Part, SelectableField};
-use crate::field::FieldError;
+use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::schema::Schema;
 use crate::table::{self, Column};
@@ -55,15 +55,15 @@ pub(crate) trait Kind:
     fn prepare_update(_new: &mut Object, _old: &Object, _part: Part, _now: Timestamp) {}
 
     /// Finds mistakes in a new object, beside those in its metadata.
-    fn validate(&self, _errors: &mut Vec<FieldError>) {}
+    fn validate(&self, _errors: &mut Errors) {}
 
     /// Finds mistakes in an update, beside those in the metadata.
-    fn validate_update(&self, _old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, _old: &Self, errors: &mut Errors) {
         self.validate(errors);
     }
 
     /// Finds mistakes in a new status.
-    fn validate_status(&self, _old: &Self, _errors: &mut Vec<FieldError>) {}
+    fn validate_status(&self, _old: &Self, _errors: &mut Errors) {}
 
     /// See [`Resource::grace_period`](super::Resource::grace_period).
     fn grace_period(_object: &Object, _requested: Option<i64>) -> i64 {
@@ -102,8 +102,8 @@ pub(crate) trait Rules: Send + Sync {
     fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
     fn prepare_create(&self, object: &mut Object);
     fn prepare_update(&self, new: &mut Object, old: &Object, part: Part, now: Timestamp);
-    fn validate_create(&self, object: &Object, errors: &mut Vec<FieldError>);
-    fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Vec<FieldError>);
+    fn validate_create(&self, object: &Object, errors: &mut Errors);
+    fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Errors);
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
     fn columns(&self) -> &'static [Column];
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
@@ -125,12 +125,12 @@ impl<K> Typed<K> {
 }
 
 /// Reads the type off an object. The object has been normalised, so that this fails for nothing that a client sent.
-fn typed<K: Kind>(object: &Object, errors: &mut Vec<FieldError>) -> Option<K> {
+fn typed<K: Kind>(object: &Object, errors: &mut Errors) -> Option<K> {
     match K::deserialize(object) {
         Ok(typed) => Some(typed),
         Err(error) => {
             errors.push(FieldError::invalid(
-                &crate::field::Path::root("<object>"),
+                &Path::root("<object>"),
                 "",
                 error.to_string(),
             ));
@@ -183,19 +183,13 @@ impl<K: Kind> Rules for Typed<K> {
         K::prepare_update(new, old, part, now);
     }
 
-    fn validate_create(&self, object: &Object, errors: &mut Vec<FieldError>) {
+    fn validate_create(&self, object: &Object, errors: &mut Errors) {
         if let Some(new) = typed::<K>(object, errors) {
             new.validate(errors);
         }
     }
 
-    fn validate_update(
-        &self,
-        new: &Object,
-        old: &Object,
-        part: Part,
-        errors: &mut Vec<FieldError>,
-    ) {
+    fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Errors) {
         let (Some(new), Some(old)) = (typed::<K>(new, errors), typed::<K>(old, errors)) else {
             return;
         };

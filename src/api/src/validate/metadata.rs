@@ -1,8 +1,10 @@
 //! `metadata`, for every kind (k8s.io/apimachinery `pkg/api/validation/objectmeta.go`).
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::{Object, meta};
 
@@ -14,7 +16,7 @@ pub(crate) fn create(
     object: &Object,
     namespaced: bool,
     name_check: fn(&str) -> Problems,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let metadata = Path::root("metadata");
     let name = meta::name(object);
@@ -49,7 +51,7 @@ pub(crate) fn create(
 }
 
 /// An object that is to replace `old`.
-pub(crate) fn update(new: &Object, old: &Object, errors: &mut Vec<FieldError>) {
+pub(crate) fn update(new: &Object, old: &Object, errors: &mut Errors) {
     let metadata = Path::root("metadata");
     for (field, get) in [
         ("name", meta::name as fn(&Object) -> &str),
@@ -65,7 +67,7 @@ pub(crate) fn update(new: &Object, old: &Object, errors: &mut Vec<FieldError>) {
         }
     }
     if meta::deletion_timestamp(old).is_some() {
-        let before: Vec<&str> = meta::finalizers(old).collect();
+        let before: HashSet<&str> = meta::finalizers(old).collect();
         let added: Vec<String> = meta::finalizers(new)
             .filter(|finalizer| !before.contains(finalizer))
             .map(|finalizer| format!("{finalizer:?}"))
@@ -81,7 +83,7 @@ pub(crate) fn update(new: &Object, old: &Object, errors: &mut Vec<FieldError>) {
     common(new, errors);
 }
 
-fn common(object: &Object, errors: &mut Vec<FieldError>) {
+fn common(object: &Object, errors: &mut Errors) {
     let metadata = Path::root("metadata");
     if let Some(Value::Object(map)) = meta::at(object, &["metadata", "labels"]) {
         labels(
@@ -111,12 +113,7 @@ fn common(object: &Object, errors: &mut Vec<FieldError>) {
 }
 
 /// Adds an error for each rule that `value` breaks.
-pub(crate) fn invalid(
-    path: &Path<'_>,
-    value: &str,
-    problems: Problems,
-    errors: &mut Vec<FieldError>,
-) {
+pub(crate) fn invalid(path: &Path<'_>, value: &str, problems: Problems, errors: &mut Errors) {
     errors.extend(
         problems
             .into_iter()
@@ -128,7 +125,7 @@ pub(crate) fn invalid(
 pub(crate) fn labels<'l>(
     labels: impl IntoIterator<Item = (&'l str, &'l str)>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     for (key, value) in labels {
         invalid(path, key, names::qualified_name(key), errors);
@@ -140,7 +137,7 @@ pub(crate) fn labels<'l>(
 pub(crate) fn annotations<'a>(
     annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let mut size = 0;
     for (key, value) in annotations {
@@ -157,7 +154,7 @@ pub(crate) fn annotations<'a>(
     }
 }
 
-fn owner_references(owners: &[Value], path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn owner_references(owners: &[Value], path: &Path<'_>, errors: &mut Errors) {
     let mut controller: Option<&Value> = None;
     for owner in owners {
         let text = |field: &str| owner[field].as_str().unwrap_or_default();
@@ -216,7 +213,7 @@ mod tests {
     }
 
     fn on_create(metadata: &Value) -> Vec<String> {
-        let mut errors = Vec::new();
+        let mut errors = Errors::default();
         create(
             &object(json!({"metadata": metadata})),
             true,
@@ -276,7 +273,7 @@ mod tests {
         );
         let new =
             object(json!({"metadata": {"name": "b", "uid": "2", "finalizers": ["a/b", "c/d"]}}));
-        let mut errors = Vec::new();
+        let mut errors = Errors::default();
         update(&new, &old, &mut errors);
         let fields: Vec<&str> = errors.iter().map(FieldError::field).collect();
         assert_eq!(

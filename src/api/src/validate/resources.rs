@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource;
 
 use super::metadata::invalid;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::quantity::Quantity;
 
@@ -34,18 +34,13 @@ pub(crate) fn quantity(
     name: &str,
     quantity: &resource::Quantity,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     invalid(path, name, names::qualified_name(name), errors);
     amount(name, quantity, path, errors);
 }
 
-fn amount(
-    name: &str,
-    quantity: &resource::Quantity,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn amount(name: &str, quantity: &resource::Quantity, path: &Path<'_>, errors: &mut Errors) {
     let value = parsed(quantity);
     if value.is_negative() {
         errors.push(FieldError::invalid(
@@ -64,11 +59,7 @@ fn amount(
 }
 
 /// What a container asks for and may have at most.
-pub(crate) fn requirements(
-    resources: &ResourceRequirements,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(crate) fn requirements(resources: &ResourceRequirements, path: &Path<'_>, errors: &mut Errors) {
     let empty = BTreeMap::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
     let requests = resources.requests.as_ref().unwrap_or(&empty);
@@ -90,7 +81,7 @@ fn within_limit(
     request: &resource::Quantity,
     limit: Option<&resource::Quantity>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let no_overcommit = is_extended(name) || name.starts_with(HUGE_PAGES);
     match limit {
@@ -113,7 +104,7 @@ fn within_limit(
 }
 
 /// A container may ask for the standard resources, for huge pages, and for whatever has a prefix.
-fn container_resource(name: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn container_resource(name: &str, path: &Path<'_>, errors: &mut Errors) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         invalid(path, name, problems, errors);
@@ -133,7 +124,7 @@ mod tests {
     use super::*;
 
     fn check(value: Value) -> Vec<String> {
-        let mut errors = Vec::new();
+        let mut errors = Errors::default();
         let resources = serde_json::from_value(value).unwrap();
         requirements(&resources, &Path::root("resources"), &mut errors);
         errors.iter().map(ToString::to_string).collect()

@@ -3,14 +3,14 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::metadata::{invalid, labels};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 
 /// A selector that may be absent.
 pub(crate) fn label_selector(
     selector: Option<&LabelSelector>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let Some(selector) = selector else { return };
     let pairs = selector.match_labels.iter().flatten();

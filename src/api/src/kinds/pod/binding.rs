@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Binding;
 use serde_json::{Value, json};
 
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::status::Status;
 use crate::{Object, meta};
 
@@ -13,7 +13,7 @@ use crate::{Object, meta};
 pub enum BindError {
     /// The binding does not name a node.
     #[error("{}", .0.first().map(ToString::to_string).unwrap_or_default())]
-    Invalid(Vec<FieldError>),
+    Invalid(Errors),
     /// The pod is not the one that was meant, or can't be bound any more.
     #[error("{0}")]
     Conflict(String),
@@ -59,7 +59,7 @@ pub fn bind(pod: &mut Object, binding: &Binding, now: Timestamp) -> Result<(), B
 
 fn check_target(binding: &Binding) -> Result<String, BindError> {
     let target = Path::root("target");
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     if let Some(kind) = binding
         .target
         .kind

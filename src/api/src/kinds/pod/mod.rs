@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, PodIP};
 use serde_json::{Value, json};
 
 use super::{pod_spec, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::registry::{Kind, Part, Resource, SelectableField, Verb};
 use crate::table::Column;
 use crate::{Object, meta};
@@ -105,7 +105,7 @@ impl Kind for Pod {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         validate_spec(self, errors);
         let path = Path::root("spec");
         let ephemeral = self
@@ -125,11 +125,11 @@ impl Kind for Pod {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         update::validate(self, old, errors);
     }
 
-    fn validate_status(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_status(&self, old: &Self, errors: &mut Errors) {
         status::validate(self, old, errors);
     }
 
@@ -155,7 +155,7 @@ impl Kind for Pod {
     }
 }
 
-fn validate_spec(pod: &Pod, errors: &mut Vec<FieldError>) {
+fn validate_spec(pod: &Pod, errors: &mut Errors) {
     let path = Path::root("spec");
     match &pod.spec {
         Some(spec) => pod_spec::validate(spec, &path, errors),

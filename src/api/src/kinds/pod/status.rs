@@ -1,10 +1,11 @@
 //! Mistakes in a pod's status.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
 
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::invalid;
 use crate::validate::network;
@@ -23,7 +24,7 @@ const OWN_CONDITIONS: [&str; 10] = [
     "Unschedulable",
 ];
 
-pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Errors) {
     let empty = PodStatus::default();
     let (status, before) = (
         new.status.as_ref().unwrap_or(&empty),
@@ -92,7 +93,7 @@ fn stays_ended(
     old: Option<&[ContainerStatus]>,
     policy: &str,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let exit_code = |state: &Option<ContainerState>| {
         state
@@ -100,6 +101,10 @@ fn stays_ended(
             .and_then(|state| state.terminated.as_ref())
             .map(|terminated| terminated.exit_code)
     };
+    let by_name = new.unwrap_or_default().iter();
+    let by_name: HashMap<&str, &ContainerStatus> = by_name
+        .map(|container| (container.name.as_str(), container))
+        .collect();
     for (at, before) in old.unwrap_or_default().iter().enumerate() {
         let Some(code) = exit_code(&before.state) else {
             continue;
@@ -107,10 +112,7 @@ fn stays_ended(
         if code != 0 && policy == "OnFailure" {
             continue;
         }
-        let now = new
-            .unwrap_or_default()
-            .iter()
-            .find(|container| container.name == before.name);
+        let now = by_name.get(before.name.as_str());
         if now.is_some_and(|now| exit_code(&now.state).is_none()) {
             const DETAIL: &str = "may not be transitioned to non-terminated state";
             errors.push(FieldError::forbidden(

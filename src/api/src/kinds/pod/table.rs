@@ -1,5 +1,7 @@
 //! A pod's row in `kubectl get`: above all the `STATUS` column, which is no field of the pod but a summary of many.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodSpec, PodStatus,
@@ -152,16 +154,13 @@ impl Summary {
     /// Looks at the init containers. Says whether the pod is still held up by one, and how often sidecars were restarted.
     fn initialization(&mut self, spec: &PodSpec, status: &PodStatus) -> (bool, Restarts) {
         let inits = spec.init_containers.as_deref().unwrap_or_default();
-        self.containers += inits
-            .iter()
-            .filter(|container| is_sidecar(container))
-            .count();
+        let sidecar_names = inits.iter().filter(|init| is_sidecar(init));
+        let sidecar_names: HashSet<&str> = sidecar_names.map(|init| init.name.as_str()).collect();
+        self.containers += sidecar_names.len();
         let mut sidecars = Restarts::default();
         for (at, container) in status.init_container_statuses.iter().flatten().enumerate() {
             self.restarts.add(container);
-            let sidecar = inits
-                .iter()
-                .any(|init| init.name == container.name && is_sidecar(init));
+            let sidecar = sidecar_names.contains(container.name.as_str());
             if sidecar {
                 sidecars.add(container);
             }

@@ -1,10 +1,12 @@
 //! What may change of a pod once it is there: very little.
 
+use std::collections::HashSet;
+
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Toleration};
 use serde_json::Value;
 
 use super::validate_spec;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 
 const ALLOWED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
@@ -13,7 +15,7 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
 /// The most changed fields that are named.
 const NAMED_MAX: usize = 20;
 
-pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Errors) {
     validate_spec(new, errors);
     let (Some(spec), Some(before)) = (&new.spec, &old.spec) else {
         return;
@@ -62,7 +64,7 @@ fn same_names(new: &[Container], old: &[Container]) -> bool {
 }
 
 /// A deadline may be set or brought forward, never put off.
-fn validate_deadline(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_deadline(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     match (new.active_deadline_seconds, old.active_deadline_seconds) {
         (None, Some(_)) => {
             errors.push(FieldError::invalid(
@@ -82,42 +84,34 @@ fn validate_deadline(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut
     }
 }
 
-fn validate_tolerations(
-    new: &PodSpec,
-    old: &PodSpec,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
-    let all = new.tolerations.as_deref().unwrap_or_default();
-    // How long a taint is tolerated may change.
-    let alike = |a: &Toleration, b: &Toleration| {
-        let timeless = |toleration: &Toleration| Toleration {
-            toleration_seconds: None,
-            ..toleration.clone()
-        };
-        timeless(a) == timeless(b)
+fn validate_tolerations(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    // How long a taint is tolerated may change; the rest tells tolerations apart.
+    let identity = |toleration: &Toleration| {
+        let Toleration {
+            key,
+            operator,
+            value,
+            effect,
+            ..
+        } = toleration.clone();
+        (key, operator, value, effect)
     };
-    let kept = |old: &Toleration| all.iter().any(|new| alike(new, old));
-    if !old.tolerations.iter().flatten().all(kept) {
+    let kept: HashSet<_> = new.tolerations.iter().flatten().map(identity).collect();
+    let mut before = old.tolerations.iter().flatten();
+    if !before.all(|toleration| kept.contains(&identity(toleration))) {
         const DETAIL: &str = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden(path, DETAIL));
     }
 }
 
 /// Gates open one after the other, and only while the pod waits for a node.
-fn validate_gates(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_gates(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let before = old.scheduling_gates.iter().flatten();
+    let before: HashSet<&str> = before.map(|gate| gate.name.as_str()).collect();
     for (at, gate) in new.scheduling_gates.iter().flatten().enumerate() {
-        if !old
-            .scheduling_gates
-            .iter()
-            .flatten()
-            .any(|before| before.name == gate.name)
-        {
-            let at = path.index(at);
-            errors.push(FieldError::forbidden(
-                &at,
-                "only deletion is allowed, but found new scheduling gate",
-            ));
+        if !before.contains(gate.name.as_str()) {
+            const DETAIL: &str = "only deletion is allowed, but found new scheduling gate";
+            errors.push(FieldError::forbidden(&path.index(at), DETAIL));
         }
     }
 }

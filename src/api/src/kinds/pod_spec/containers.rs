@@ -4,13 +4,13 @@ use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec,
-    ResourceFieldSelector, SecurityContext, Volume, VolumeMount,
+    ResourceFieldSelector, SecurityContext, VolumeMount,
 };
 
 use super::spec::one_of;
 use super::volumes::{local_path, no_backsteps};
 use super::{handlers, is_sidecar};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::invalid;
 use crate::validate::{network, resources};
@@ -28,8 +28,9 @@ const ENV_FIELDS: [&str; 9] = [
 ];
 
 /// All containers of a pod, of all three sorts.
-pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
-    let volumes = spec.volumes.as_deref().unwrap_or_default();
+pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let volumes = spec.volumes.iter().flatten();
+    let volumes: HashSet<&str> = volumes.map(|volume| volume.name.as_str()).collect();
     let grace = spec.termination_grace_period_seconds.unwrap_or(30);
     let at_containers = path.child("containers");
     if spec.containers.is_empty() {
@@ -40,7 +41,7 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldEr
     for (at, container) in spec.containers.iter().enumerate() {
         let path = at_containers.index(at);
         validate_name(&container.name, &mut names, &path, errors);
-        validate_container(container, volumes, grace, &path, errors);
+        validate_container(container, &volumes, grace, &path, errors);
         validate_host_ports(container, &mut host_ports, &path.child("ports"), errors);
         if let Some(policy) = &container.restart_policy {
             one_of(
@@ -55,7 +56,7 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldEr
     for (at, container) in spec.init_containers.iter().flatten().enumerate() {
         let path = at_inits.index(at);
         validate_name(&container.name, &mut names, &path, errors);
-        validate_container(container, volumes, grace, &path, errors);
+        validate_container(container, &volumes, grace, &path, errors);
         validate_init(container, &path, errors);
     }
     let at_ephemeral = path.child("ephemeralContainers");
@@ -74,7 +75,7 @@ fn validate_name<'c>(
     name: &'c str,
     seen: &mut HashSet<&'c str>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let path = path.child("name");
     if name.is_empty() {
@@ -88,7 +89,7 @@ fn validate_name<'c>(
 }
 
 /// An init container ends before others start, so that there is nothing to probe, unless it is a sidecar.
-fn validate_init(container: &Container, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_init(container: &Container, path: &Path<'_>, errors: &mut Errors) {
     const DETAIL: &str = "may not be set for init containers without restartPolicy=Always";
     if let Some(policy) = &container.restart_policy {
         one_of(
@@ -115,10 +116,10 @@ fn validate_init(container: &Container, path: &Path<'_>, errors: &mut Vec<FieldE
 
 fn validate_container(
     container: &Container,
-    volumes: &[Volume],
+    volumes: &HashSet<&str>,
     grace: i64,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let image = container.image.as_deref().unwrap_or_default();
     if image.is_empty() {
@@ -162,7 +163,7 @@ fn validate_container(
     }
 }
 
-fn validate_ports(ports: Option<&[ContainerPort]>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_ports(ports: Option<&[ContainerPort]>, path: &Path<'_>, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (at, port) in ports.unwrap_or_default().iter().enumerate() {
         let path = path.index(at);
@@ -190,7 +191,7 @@ fn validate_host_ports(
     container: &Container,
     taken: &mut HashSet<String>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     for (at, port) in container.ports.iter().flatten().enumerate() {
         let Some(host) = port.host_port.filter(|port| *port != 0) else {
@@ -209,7 +210,7 @@ fn validate_host_ports(
     }
 }
 
-fn validate_env(env: Option<&[EnvVar]>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_env(env: Option<&[EnvVar]>, path: &Path<'_>, errors: &mut Errors) {
     for (at, variable) in env.unwrap_or_default().iter().enumerate() {
         let path = path.index(at);
         if variable.name.is_empty() {
@@ -236,7 +237,7 @@ fn validate_env_source(
     source: &EnvVarSource,
     has_value: bool,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let given = [
         source.field_ref.is_some(),
@@ -296,7 +297,7 @@ pub(super) fn validate_field_ref(
     field: &ObjectFieldSelector,
     supported: &[&str],
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     if field.api_version.as_ref().is_none_or(String::is_empty) {
         errors.push(FieldError::required(&path.child("apiVersion"), ""));
@@ -340,7 +341,7 @@ pub(super) fn validate_resource_ref(
     resource: &ResourceFieldSelector,
     from_volume: bool,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     const SUPPORTED: [&str; 6] = [
         "limits.cpu",
@@ -369,11 +370,7 @@ pub(super) fn validate_resource_ref(
     }
 }
 
-fn validate_env_from(
-    sources: Option<&[EnvFromSource]>,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_env_from(sources: Option<&[EnvFromSource]>, path: &Path<'_>, errors: &mut Errors) {
     for (at, source) in sources.unwrap_or_default().iter().enumerate() {
         let path = path.index(at);
         if let Some(prefix) = source.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
@@ -426,16 +423,15 @@ fn validate_env_from(
 
 fn validate_mounts(
     container: &Container,
-    volumes: &[Volume],
+    volumes: &HashSet<&str>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
-    let known: HashSet<&str> = volumes.iter().map(|volume| volume.name.as_str()).collect();
     let mut places = HashSet::new();
     let at_mounts = path.child("volumeMounts");
     for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = at_mounts.index(at);
-        validate_volume_name(&mount.name, &known, &path, errors);
+        validate_volume_name(&mount.name, volumes, &path, errors);
         if mount.mount_path.is_empty() {
             errors.push(FieldError::required(&path.child("mountPath"), ""));
         }
@@ -451,7 +447,7 @@ fn validate_mounts(
     let at_devices = path.child("volumeDevices");
     for (at, device) in container.volume_devices.iter().flatten().enumerate() {
         let path = at_devices.index(at);
-        validate_volume_name(&device.name, &known, &path, errors);
+        validate_volume_name(&device.name, volumes, &path, errors);
         let at = path.child("devicePath");
         if device.device_path.is_empty() {
             errors.push(FieldError::required(&at, ""));
@@ -467,12 +463,7 @@ fn validate_mounts(
     }
 }
 
-fn validate_volume_name(
-    name: &str,
-    known: &HashSet<&str>,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_volume_name(name: &str, known: &HashSet<&str>, path: &Path<'_>, errors: &mut Errors) {
     if name.is_empty() {
         errors.push(FieldError::required(&path.child("name"), ""));
     }
@@ -481,7 +472,7 @@ fn validate_volume_name(
     }
 }
 
-fn validate_mount(mount: &VolumeMount, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_mount(mount: &VolumeMount, path: &Path<'_>, errors: &mut Errors) {
     if let Some(sub) = mount.sub_path.as_deref().filter(|sub| !sub.is_empty()) {
         local_path(sub, &path.child("subPath"), errors);
         if let Some(expression) = mount.sub_path_expr.as_deref().filter(|sub| !sub.is_empty()) {
@@ -518,7 +509,7 @@ fn validate_mount(mount: &VolumeMount, path: &Path<'_>, errors: &mut Vec<FieldEr
     }
 }
 
-fn validate_security(context: &SecurityContext, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_security(context: &SecurityContext, path: &Path<'_>, errors: &mut Errors) {
     validate_id(context.run_as_user, &path.child("runAsUser"), errors);
     validate_id(context.run_as_group, &path.child("runAsGroup"), errors);
     if context.allow_privilege_escalation == Some(false) {
@@ -551,7 +542,7 @@ fn validate_security(context: &SecurityContext, path: &Path<'_>, errors: &mut Ve
 }
 
 /// The number of a user or group.
-pub(super) fn validate_id(id: Option<i64>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate_id(id: Option<i64>, path: &Path<'_>, errors: &mut Errors) {
     let largest = i64::from(i32::MAX);
     if let Some(id) = id.filter(|id| !(0..=largest).contains(id)) {
         errors.push(FieldError::invalid(

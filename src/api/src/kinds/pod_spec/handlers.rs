@@ -7,17 +7,13 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::AnyContainer;
 use super::spec::{not_negative, one_of};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::invalid;
 use crate::validate::network;
 
 /// The three probes of a container; `grace` is the pod's termination grace period in seconds.
-pub(super) fn validate_probes(
-    container: &impl AnyContainer,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn validate_probes(container: &impl AnyContainer, path: &Path<'_>, errors: &mut Errors) {
     for (field, probe) in container.probes() {
         let Some(probe) = probe else { continue };
         let path = path.child(field);
@@ -43,7 +39,7 @@ pub(super) fn validate_probes(
     }
 }
 
-fn validate_probe(probe: &Probe, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_probe(probe: &Probe, path: &Path<'_>, errors: &mut Errors) {
     let grpc = probe.grpc.as_ref().map(|grpc| grpc.port);
     let handler = Handler {
         exec: probe.exec.as_ref(),
@@ -76,7 +72,7 @@ pub(super) fn validate_lifecycle(
     lifecycle: &Lifecycle,
     grace: i64,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let hooks = [
         ("postStart", &lifecycle.post_start),
@@ -115,7 +111,7 @@ struct Handler<'h> {
 }
 
 impl Handler<'_> {
-    fn validate(&self, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    fn validate(&self, path: &Path<'_>, errors: &mut Errors) {
         let given = [
             ("exec", self.exec.is_some()),
             ("httpGet", self.http_get.is_some()),
@@ -166,7 +162,7 @@ impl Handler<'_> {
     }
 }
 
-fn validate_http_get(action: &HTTPGetAction, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_http_get(action: &HTTPGetAction, path: &Path<'_>, errors: &mut Errors) {
     if action.path.as_ref().is_none_or(String::is_empty) {
         errors.push(FieldError::required(&path.child("path"), ""));
     }
@@ -191,7 +187,7 @@ fn validate_http_get(action: &HTTPGetAction, path: &Path<'_>, errors: &mut Vec<F
     }
 }
 
-fn validate_port(port: &IntOrString, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
     match port {
         IntOrString::Int(number) => network::port(*number, path, errors),
         IntOrString::String(name) => invalid(path, name, names::port_name(name), errors),

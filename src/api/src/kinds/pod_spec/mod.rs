@@ -9,7 +9,7 @@ mod volumes;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodTemplateSpec, Probe};
 
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::validate::metadata::{annotations, labels};
 
 pub(super) use defaults::{apply as apply_defaults, apply_requests as default_requests};
@@ -17,11 +17,7 @@ pub(super) use scheduling::validate_tolerations;
 pub(super) use spec::validate;
 
 /// Mistakes in a template of pods.
-pub(super) fn validate_template(
-    template: &PodTemplateSpec,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
     if let Some(metadata) = &template.metadata {
         let given = metadata.labels.iter().flatten();
         labels(

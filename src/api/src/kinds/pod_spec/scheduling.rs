@@ -8,14 +8,14 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::spec::one_of;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::invalid;
 use crate::validate::selectors;
 
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
-pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     validate_tolerations(tolerations, &path.child("tolerations"), errors);
     if let Some(affinity) = &spec.affinity {
@@ -57,14 +57,14 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldEr
 pub(in crate::kinds) fn validate_tolerations(
     tolerations: &[Toleration],
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     for (at, toleration) in tolerations.iter().enumerate() {
         validate_toleration(toleration, &path.index(at), errors);
     }
 }
 
-fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Errors) {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (key, value, operator) = (
         text(&toleration.key),
@@ -119,7 +119,7 @@ fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Ve
     }
 }
 
-fn validate_affinity(affinity: &Affinity, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_affinity(affinity: &Affinity, path: &Path<'_>, errors: &mut Errors) {
     if let Some(node) = &affinity.node_affinity {
         validate_node_affinity(node, &path.child("nodeAffinity"), errors);
     }
@@ -152,7 +152,7 @@ fn validate_affinity(affinity: &Affinity, path: &Path<'_>, errors: &mut Vec<Fiel
     }
 }
 
-fn validate_weight(weight: i32, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_weight(weight: i32, path: &Path<'_>, errors: &mut Errors) {
     if !(1..=100).contains(&weight) {
         errors.push(FieldError::invalid(
             &path.child("weight"),
@@ -162,7 +162,7 @@ fn validate_weight(weight: i32, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut Errors) {
     if let Some(required) = &affinity.required_during_scheduling_ignored_during_execution {
         let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
         let path = path.child("nodeSelectorTerms");
@@ -188,7 +188,7 @@ fn validate_node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut
     }
 }
 
-fn validate_node_term(term: &NodeSelectorTerm, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_node_term(term: &NodeSelectorTerm, path: &Path<'_>, errors: &mut Errors) {
     let expressions = path.child("matchExpressions");
     for (at, requirement) in term.match_expressions.iter().flatten().enumerate() {
         let path = expressions.index(at);
@@ -233,7 +233,7 @@ fn validate_node_term(term: &NodeSelectorTerm, path: &Path<'_>, errors: &mut Vec
 fn validate_node_requirement(
     requirement: &NodeSelectorRequirement,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let values = path.child("values");
     let count = requirement.values.as_ref().map_or(0, Vec::len);
@@ -268,7 +268,7 @@ fn validate_pod_terms(
     required: &[PodAffinityTerm],
     preferred: &[WeightedPodAffinityTerm],
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     let at_required = path.child("requiredDuringSchedulingIgnoredDuringExecution");
     for (at, term) in required.iter().enumerate() {
@@ -286,7 +286,7 @@ fn validate_pod_terms(
     }
 }
 
-fn validate_pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Errors) {
     selectors::label_selector(
         term.label_selector.as_ref(),
         &path.child("labelSelector"),
@@ -309,7 +309,7 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Vec<F
     validate_topology_key(&term.topology_key, path, errors);
 }
 
-fn validate_topology_key(key: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_topology_key(key: &str, path: &Path<'_>, errors: &mut Errors) {
     let path = path.child("topologyKey");
     if key.is_empty() {
         errors.push(FieldError::required(&path, "can not be empty"));
@@ -318,11 +318,7 @@ fn validate_topology_key(key: &str, path: &Path<'_>, errors: &mut Vec<FieldError
     }
 }
 
-fn validate_spread(
-    constraints: &[TopologySpreadConstraint],
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, errors: &mut Errors) {
     const ACTIONS: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
     let mut seen = HashSet::new();
     for (at, constraint) in constraints.iter().enumerate() {

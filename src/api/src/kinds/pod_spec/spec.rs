@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSecurityContext, PodSpec};
 
 use super::{containers, scheduling, volumes};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::{invalid, labels};
 use crate::validate::network;
@@ -16,12 +16,7 @@ const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 
 /// One of an enumeration, and not empty.
-pub(super) fn one_of(
-    value: Option<&str>,
-    allowed: &[&str],
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut Errors) {
     match value.unwrap_or_default() {
         "" => errors.push(FieldError::required(path, "")),
         known if allowed.contains(&known) => {}
@@ -30,11 +25,7 @@ pub(super) fn one_of(
 }
 
 /// A number that may not be less than 0.
-pub(super) fn not_negative(
-    value: Option<impl Into<i64>>,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn not_negative(value: Option<impl Into<i64>>, path: &Path<'_>, errors: &mut Errors) {
     if let Some(value) = value.map(Into::into).filter(|value| *value < 0) {
         errors.push(FieldError::invalid(
             path,
@@ -45,7 +36,7 @@ pub(super) fn not_negative(
 }
 
 /// Finds mistakes in the specification at `path`.
-pub(in crate::kinds) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(in crate::kinds) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     volumes::validate(
         spec.volumes.as_deref().unwrap_or_default(),
         &path.child("volumes"),
@@ -80,7 +71,7 @@ pub(in crate::kinds) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut V
     validate_host_aliases(spec, &path.child("hostAliases"), errors);
 }
 
-fn validate_names(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_names(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     type Check = fn(&str) -> names::Problems;
     let checked: [(&str, &Option<String>, Check); 6] = [
         (
@@ -118,7 +109,7 @@ fn validate_names(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>)
     }
 }
 
-fn validate_deadlines(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_deadlines(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     if let Some(seconds) = spec.active_deadline_seconds {
         let longest = i64::from(i32::MAX);
         if !(1..=longest).contains(&seconds) {
@@ -137,7 +128,7 @@ fn validate_deadlines(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldErr
     );
 }
 
-fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     let none = PodDNSConfig::default();
     let config = spec.dns_config.as_ref().unwrap_or(&none);
     let (servers, at_servers) = (
@@ -201,7 +192,7 @@ fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_security(context: &PodSecurityContext, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_security(context: &PodSecurityContext, path: &Path<'_>, errors: &mut Errors) {
     for (field, id) in [
         ("runAsUser", context.run_as_user),
         ("runAsGroup", context.run_as_group),
@@ -236,7 +227,7 @@ fn validate_security(context: &PodSecurityContext, path: &Path<'_>, errors: &mut
     }
 }
 
-fn validate_host_aliases(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_host_aliases(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     for (at, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = path.index(at);
         if alias.ip.parse::<IpAddr>().is_err() {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::containers::{validate_field_ref, validate_resource_ref};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::invalid;
 
@@ -32,7 +32,7 @@ const DOWNWARD_FIELDS: [&str; 5] = [
     "metadata.uid",
 ];
 
-pub(super) fn validate(volumes: &[Volume], path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn validate(volumes: &[Volume], path: &Path<'_>, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (at, volume) in volumes.iter().enumerate() {
         let path = path.index(at);
@@ -56,7 +56,7 @@ pub(super) fn validate(volumes: &[Volume], path: &Path<'_>, errors: &mut Vec<Fie
 }
 
 /// A volume has one source. Which fields are sources is what the type says: all but the name.
-fn validate_count(volume: &Volume, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_count(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
     let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(volume) else {
         return;
     };
@@ -68,13 +68,13 @@ fn validate_count(volume: &Volume, path: &Path<'_>, errors: &mut Vec<FieldError>
     }
 }
 
-fn required(value: Option<&str>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn required(value: Option<&str>, path: &Path<'_>, errors: &mut Errors) {
     if value.is_none_or(str::is_empty) {
         errors.push(FieldError::required(path, ""));
     }
 }
 
-fn validate_source(volume: &Volume, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_source(volume: &Volume, path: &Path<'_>, errors: &mut Errors) {
     if let Some(source) = &volume.empty_dir {
         let path = path.child("emptyDir");
         if let Some(limit) = &source.size_limit
@@ -146,11 +146,7 @@ fn validate_source(volume: &Volume, path: &Path<'_>, errors: &mut Vec<FieldError
     }
 }
 
-fn validate_host_path(
-    source: &HostPathVolumeSource,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_host_path(source: &HostPathVolumeSource, path: &Path<'_>, errors: &mut Errors) {
     let at = path.child("path");
     if source.path.is_empty() {
         errors.push(FieldError::required(&at, ""));
@@ -171,28 +167,28 @@ fn validate_host_path(
 }
 
 /// A path without `..`.
-pub(super) fn no_backsteps(text: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn no_backsteps(text: &str, path: &Path<'_>, errors: &mut Errors) {
     if text.split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(path, text, "must not contain '..'"));
     }
 }
 
 /// A relative path without `..`.
-pub(super) fn local_path(text: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn local_path(text: &str, path: &Path<'_>, errors: &mut Errors) {
     if text.starts_with('/') {
         errors.push(FieldError::invalid(path, text, "must be a relative path"));
     }
     no_backsteps(text, path, errors);
 }
 
-fn validate_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_mode(mode: Option<i32>, path: &Path<'_>, errors: &mut Errors) {
     if let Some(mode) = mode.filter(|mode| !(0..=0o777).contains(mode)) {
         const DETAIL: &str = "must be a number between 0 and 0777 (octal), both inclusive";
         errors.push(FieldError::invalid(path, mode, DETAIL));
     }
 }
 
-fn validate_items(items: Option<&[KeyToPath]>, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_items(items: Option<&[KeyToPath]>, path: &Path<'_>, errors: &mut Errors) {
     for (at, item) in items.unwrap_or_default().iter().enumerate() {
         let path = path.index(at);
         required(Some(&item.key), &path.child("key"), errors);
@@ -201,7 +197,7 @@ fn validate_items(items: Option<&[KeyToPath]>, path: &Path<'_>, errors: &mut Vec
     }
 }
 
-fn validate_file(file: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_file(file: &str, path: &Path<'_>, errors: &mut Errors) {
     if file.is_empty() {
         errors.push(FieldError::required(path, ""));
         return;
@@ -215,7 +211,7 @@ fn validate_file(file: &str, path: &Path<'_>, errors: &mut Vec<FieldError>) {
 fn validate_downward(
     items: Option<&[DownwardAPIVolumeFile]>,
     path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
+    errors: &mut Errors,
 ) {
     for item in items.unwrap_or_default() {
         validate_file(&item.path, &path.child("path"), errors);
@@ -243,11 +239,7 @@ fn validate_downward(
     }
 }
 
-fn validate_projected(
-    source: &ProjectedVolumeSource,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_projected(source: &ProjectedVolumeSource, path: &Path<'_>, errors: &mut Errors) {
     validate_mode(source.default_mode, &path.child("defaultMode"), errors);
     let sources = path.child("sources");
     for (at, source) in source.sources.iter().flatten().enumerate() {
@@ -255,7 +247,7 @@ fn validate_projected(
     }
 }
 
-fn validate_projection(source: &VolumeProjection, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_projection(source: &VolumeProjection, path: &Path<'_>, errors: &mut Errors) {
     if let Some(secret) = &source.secret {
         let path = path.child("secret");
         required(Some(&secret.name), &path.child("name"), errors);

@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, RoleBinding, RoleRef, Subje
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::kinds::stored;
 use crate::names::{self, Problems};
 use crate::registry::{Kind, Resource};
@@ -40,12 +40,12 @@ macro_rules! binding_kind {
                 apply_defaults(&mut self.role_ref, self.subjects.as_deref_mut());
             }
 
-            fn validate(&self, errors: &mut Vec<FieldError>) {
+            fn validate(&self, errors: &mut Errors) {
                 validate_role(&self.role_ref, $roles, errors);
                 validate_subjects(self.subjects.as_deref(), $namespaced, errors);
             }
 
-            fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+            fn validate_update(&self, old: &Self, errors: &mut Errors) {
                 self.validate(errors);
                 if self.role_ref != old.role_ref {
                     let role = json!(self.role_ref);
@@ -98,7 +98,7 @@ fn names_of(kind: &str, subjects: &[Subject]) -> Value {
     names.join(", ").into()
 }
 
-fn validate_role(role: &RoleRef, kinds: &[&str], errors: &mut Vec<FieldError>) {
+fn validate_role(role: &RoleRef, kinds: &[&str], errors: &mut Errors) {
     let path = Path::root("roleRef");
     let group = role.api_group.as_deref().unwrap_or_default();
     if group != GROUP {
@@ -127,7 +127,7 @@ fn validate_role(role: &RoleRef, kinds: &[&str], errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_subjects(subjects: Option<&[Subject]>, namespaced: bool, errors: &mut Vec<FieldError>) {
+fn validate_subjects(subjects: Option<&[Subject]>, namespaced: bool, errors: &mut Errors) {
     let path = Path::root("subjects");
     for (at, subject) in subjects.unwrap_or_default().iter().enumerate() {
         let path = path.index(at);

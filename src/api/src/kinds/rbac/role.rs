@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use serde_json::{Value, json};
 
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::kinds::stored;
 use crate::meta;
 use crate::names::{self, Problems};
@@ -30,7 +30,7 @@ impl Kind for Role {
     const CREATE_ON_UPDATE: bool = true;
     const COLUMNS: &'static [Column] = COLUMNS;
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         validate_rules(self.rules.as_deref(), true, errors);
     }
 
@@ -44,7 +44,7 @@ impl Kind for ClusterRole {
     const CREATE_ON_UPDATE: bool = true;
     const COLUMNS: &'static [Column] = COLUMNS;
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         validate_rules(self.rules.as_deref(), false, errors);
         let Some(aggregation) = &self.aggregation_rule else {
             return;
@@ -77,19 +77,14 @@ fn created_at(role: &impl Kind) -> Value {
         .into()
 }
 
-fn validate_rules(rules: Option<&[PolicyRule]>, namespaced: bool, errors: &mut Vec<FieldError>) {
+fn validate_rules(rules: Option<&[PolicyRule]>, namespaced: bool, errors: &mut Errors) {
     let path = Path::root("rules");
     for (at, rule) in rules.unwrap_or_default().iter().enumerate() {
         validate_rule(rule, namespaced, &path.index(at), errors);
     }
 }
 
-fn validate_rule(
-    rule: &PolicyRule,
-    namespaced: bool,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_rule(rule: &PolicyRule, namespaced: bool, path: &Path<'_>, errors: &mut Errors) {
     let is_empty = |list: &Option<Vec<String>>| list.as_ref().is_none_or(Vec::is_empty);
     if rule.verbs.is_empty() {
         errors.push(FieldError::required(

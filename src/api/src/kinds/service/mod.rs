@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::{print, stored};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, Path};
 use crate::names::{self, Problems};
 use crate::registry::{Kind, Part, Resource, SelectableField};
 use crate::table::Column;
@@ -76,7 +76,7 @@ impl Kind for Service {
         }
     }
 
-    fn validate(&self, errors: &mut Vec<FieldError>) {
+    fn validate(&self, errors: &mut Errors) {
         let empty = ServiceSpec::default();
         validate::spec(
             self.spec.as_ref().unwrap_or(&empty),
@@ -85,7 +85,7 @@ impl Kind for Service {
         );
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut Vec<FieldError>) {
+    fn validate_update(&self, old: &Self, errors: &mut Errors) {
         self.validate(errors);
         if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
             validate::change(new, old, &Path::root("spec"), errors);

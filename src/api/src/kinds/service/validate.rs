@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
 use super::{is_externally_accessible, is_headless};
-use crate::field::{FieldError, Path};
+use crate::field::{Errors, FieldError, Path};
 use crate::names;
 use crate::validate::metadata::{invalid, labels};
 use crate::validate::network;
@@ -18,7 +18,7 @@ const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort
 const AFFINITY_MAX: i32 = 86_400;
 const BALANCER_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
 
-pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     let kind = spec.type_.as_deref().unwrap_or_default();
     let headless = is_headless(spec);
     let ports = spec.ports.as_deref().unwrap_or_default();
@@ -54,13 +54,7 @@ pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldEr
     }
 }
 
-fn by_type(
-    spec: &ServiceSpec,
-    kind: &str,
-    headless: bool,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn by_type(spec: &ServiceSpec, kind: &str, headless: bool, path: &Path<'_>, errors: &mut Errors) {
     match kind {
         "" => errors.push(FieldError::required(&path.child("type"), "")),
         "ClusterIP" => {}
@@ -105,12 +99,7 @@ fn by_type(
     }
 }
 
-fn validate_ports(
-    ports: &[ServicePort],
-    kind: &str,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_ports(ports: &[ServicePort], kind: &str, path: &Path<'_>, errors: &mut Errors) {
     let (mut names, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (at, port) in ports.iter().enumerate() {
         let path = path.index(at);
@@ -148,7 +137,7 @@ fn validate_ports(
     }
 }
 
-fn validate_port(port: &ServicePort, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_port(port: &ServicePort, path: &Path<'_>, errors: &mut Errors) {
     network::port(port.port, &path.child("port"), errors);
     network::protocol(port.protocol.as_deref(), &path.child("protocol"), errors);
     let target = path.child("targetPort");
@@ -167,7 +156,7 @@ fn validate_port(port: &ServicePort, path: &Path<'_>, errors: &mut Vec<FieldErro
     }
 }
 
-fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     let config = path.child("sessionAffinityConfig");
     match spec.session_affinity.as_deref().unwrap_or_default() {
         "" => errors.push(FieldError::required(&path.child("sessionAffinity"), "")),
@@ -202,7 +191,7 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<Field
     }
 }
 
-fn validate_cluster_ips(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_cluster_ips(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     let ips = spec.cluster_ips.as_deref().unwrap_or_default();
     let path = path.child("clusterIPs");
     if let (Some(first), Some(ip)) = (ips.first(), &spec.cluster_ip)
@@ -229,18 +218,13 @@ fn validate_cluster_ips(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<Fi
 }
 
 /// One of `allowed`, if it is there.
-fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut Errors) {
     if let Some(value) = value.filter(|value| !allowed.contains(value)) {
         errors.push(FieldError::not_supported(path, value, allowed));
     }
 }
 
-fn validate_policies(
-    spec: &ServiceSpec,
-    kind: &str,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+fn validate_policies(spec: &ServiceSpec, kind: &str, path: &Path<'_>, errors: &mut Errors) {
     const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     let at = path.child("externalTrafficPolicy");
     let policy = spec
@@ -286,7 +270,7 @@ fn validate_policies(
     }
 }
 
-fn validate_no_balancer(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+fn validate_no_balancer(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     for (field, given) in [
         (
             "loadBalancerSourceRanges",
@@ -305,12 +289,7 @@ fn validate_no_balancer(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<Fi
 }
 
 /// An address stays for as long as the service has one.
-pub(super) fn change(
-    new: &ServiceSpec,
-    old: &ServiceSpec,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
+pub(super) fn change(new: &ServiceSpec, old: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     let external = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
     if external(new) || external(old) {
         return;
