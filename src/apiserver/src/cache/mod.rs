@@ -1,0 +1,310 @@
+//! All objects in memory, as the bytes that clients get.
+//!
+//! One task ([`feed`]) applies the store's one watch, in order, to one [`Collection`] for each resource: a persistent ordered map of
+//! entries, and a log of recent events. Readers take a snapshot of the map (a pointer) and never wait for writers;
+//! watchers follow the log with a cursor. Whoever has written waits until the cache has applied the revision of
+//! that write, so that nobody misses what was acknowledged to them.
+
+pub(crate) mod entry;
+pub(crate) mod feed;
+pub(crate) mod log;
+pub(crate) mod progress;
+
+use std::{
+    collections::HashMap,
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+use imbl::OrdMap;
+use tokio::sync::Notify;
+use vaquita_store::Revision;
+
+use self::{
+    entry::{Change, Entry},
+    log::{Event, EventLog, TooOld, Window},
+    progress::Progress,
+};
+
+pub(crate) use self::attributes::Attributes;
+
+mod attributes;
+
+/// What every key of ours begins with.
+pub(crate) const ROOT: &[u8] = b"/registry/";
+
+/// Where a resource's objects are stored: `/registry/{group or "core"}/{plural}/`.
+pub(crate) fn resource_prefix(group: &str, plural: &str) -> Bytes {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("/registry/{group}/{plural}/").into()
+}
+
+type Objects = OrdMap<Bytes, Arc<Entry>>;
+
+/// The objects of one resource, and what recently happened to them.
+#[derive(Debug)]
+pub(crate) struct Collection {
+    prefix: Bytes,
+    state: RwLock<State>,
+    changed: Notify,
+    progress: Arc<Progress>,
+}
+
+#[derive(Debug)]
+struct State {
+    objects: Objects,
+    /// The last revision that changed an object here.
+    revision: Revision,
+    log: EventLog,
+}
+
+/// A collection as it was at one revision.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    objects: Objects,
+    /// The snapshot holds everything up to here, and nothing after.
+    pub(crate) revision: Revision,
+    /// The last revision that changed anything in it.
+    pub(crate) changed: Revision,
+}
+
+impl Snapshot {
+    /// The entries whose key starts with `prefix`, in order of keys, beginning behind `after` (a key) if it is given.
+    pub(crate) fn range(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        let start = match after {
+            Some(key) => Bound::Excluded(Bytes::copy_from_slice(key)),
+            None => Bound::Included(Bytes::copy_from_slice(prefix)),
+        };
+        let prefix = prefix.to_vec();
+        self.objects
+            .range((start, Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(&prefix))
+            .map(|(_, entry)| entry)
+    }
+}
+
+impl Collection {
+    fn new(prefix: Bytes, floor: Revision, window: Window, progress: Arc<Progress>) -> Self {
+        let state = State {
+            objects: Objects::new(),
+            revision: floor,
+            log: EventLog::new(floor, window),
+        };
+        Self {
+            prefix,
+            state: RwLock::new(state),
+            changed: Notify::new(),
+            progress,
+        }
+    }
+
+    /// What all keys of the collection begin with; ends with a slash.
+    pub(crate) fn prefix(&self) -> &Bytes {
+        &self.prefix
+    }
+
+    /// The key of an object.
+    pub(crate) fn key(&self, namespace: Option<&str>, name: &str) -> Bytes {
+        let namespace = namespace.map(str::as_bytes).unwrap_or_default();
+        let mut key = Vec::with_capacity(self.prefix.len() + namespace.len() + 1 + name.len());
+        key.extend_from_slice(&self.prefix);
+        if !namespace.is_empty() {
+            key.extend_from_slice(namespace);
+            key.push(b'/');
+        }
+        key.extend_from_slice(name.as_bytes());
+        key.into()
+    }
+
+    /// What the keys of all objects in `namespace` begin with; of the whole collection without one.
+    pub(crate) fn scope(&self, namespace: Option<&str>) -> Bytes {
+        match namespace {
+            Some(namespace) => [&self.prefix, namespace.as_bytes(), b"/"].concat().into(),
+            None => self.prefix.clone(),
+        }
+    }
+
+    /// The object at `key` now.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// All objects now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        // Before the lock: whatever is applied by now is in the map that we are about to see.
+        let applied = self.progress.applied();
+        let state = self.read();
+        Snapshot {
+            objects: state.objects.clone(),
+            revision: applied.max(state.revision),
+            changed: state.revision,
+        }
+    }
+
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// Up to `limit` events after `cursor`, and the revision up to which that is everything.
+    pub(crate) fn events(
+        &self,
+        cursor: Revision,
+        limit: usize,
+    ) -> Result<(Vec<Arc<Event>>, Revision), TooOld> {
+        let applied = self.progress.applied();
+        let state = self.read();
+        let events = state.log.read(cursor, limit)?;
+        let seen = match events.last() {
+            Some(event) if events.len() == limit => event.revision(),
+            _ => applied.max(state.revision).max(cursor),
+        };
+        Ok((events, seen))
+    }
+
+    /// Resolves at the next change after it was first polled (or `enable`d).
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Applies changes of this collection, in order.
+    fn apply(&self, changes: Vec<Applied>) {
+        {
+            let mut state = self.write();
+            for change in changes {
+                state.apply(change);
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Replaces all objects by `entries`, the state at `revision`; what happened until then is forgotten.
+    fn replace(&self, entries: Vec<Entry>, revision: Revision) {
+        let objects = entries
+            .into_iter()
+            .map(|entry| (entry.key.clone(), Arc::new(entry)))
+            .collect();
+        {
+            let mut state = self.write();
+            let window = state.log.window();
+            *state = State {
+                objects,
+                revision,
+                log: EventLog::new(revision, window),
+            };
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Forgets events up to and including `revision`.
+    fn trim(&self, revision: Revision) {
+        self.write().log.trim(revision);
+    }
+
+    // A panic in a short section that only moves values leaves nothing half done that a reader could trip over.
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One change, ready to be applied.
+#[derive(Debug)]
+enum Applied {
+    Put(Entry),
+    Delete { key: Bytes, revision: Revision },
+}
+
+impl State {
+    fn apply(&mut self, change: Applied) {
+        let event = match change {
+            Applied::Put(entry) => {
+                let entry = Arc::new(entry);
+                let previous = self.objects.insert(entry.key.clone(), entry.clone());
+                Event {
+                    change: entry.change(),
+                    entry,
+                    previous,
+                }
+            }
+            Applied::Delete { key, revision } => {
+                let Some(previous) = self.objects.remove(&key) else {
+                    return;
+                };
+                let entry = Arc::new(previous.deleted(revision));
+                Event {
+                    change: Change::Deleted,
+                    entry,
+                    previous: Some(previous),
+                }
+            }
+        };
+        self.revision = event.revision();
+        self.log.push(Arc::new(event));
+    }
+}
+
+/// All collections, by the prefix of their keys.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    collections: HashMap<Bytes, Arc<Collection>>,
+    progress: Arc<Progress>,
+}
+
+impl Cache {
+    /// A cache of the resources with these prefixes, whose history begins after `floor`.
+    fn new(prefixes: impl IntoIterator<Item = Bytes>, floor: Revision, window: Window) -> Self {
+        let progress = Arc::new(Progress::default());
+        let collection = |prefix: Bytes| {
+            (
+                prefix.clone(),
+                Arc::new(Collection::new(prefix, floor, window, progress.clone())),
+            )
+        };
+        Self {
+            collections: prefixes.into_iter().map(collection).collect(),
+            progress: progress.clone(),
+        }
+    }
+
+    /// The collection with this prefix.
+    pub(crate) fn collection(&self, prefix: &[u8]) -> Option<&Arc<Collection>> {
+        self.collections.get(prefix)
+    }
+
+    /// All collections, in no order.
+    pub(crate) fn collections(&self) -> impl Iterator<Item = &Arc<Collection>> {
+        self.collections.values()
+    }
+
+    /// How far everything has been applied.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Forgets events up to and including `revision`, as the store does when it compacts.
+    pub(crate) fn trim(&self, revision: Revision) {
+        self.collections()
+            .for_each(|collection| collection.trim(revision));
+    }
+
+    /// The collection that `key` belongs to.
+    fn collection_of(&self, key: &[u8]) -> Option<&Arc<Collection>> {
+        let rest = key.strip_prefix(ROOT)?;
+        let mut slashes = rest
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at);
+        let plural_end = slashes.nth(1)?;
+        self.collections.get(&key[..=ROOT.len() + plural_end])
+    }
+}

@@ -1,0 +1,43 @@
+//! DELETE of a collection: every object that the selectors name, one after another.
+
+use http::StatusCode;
+use serde_json::json;
+use vaquita_api::status::Status;
+
+use super::{
+    answer::{self, Answer},
+    delete::{Deleted, Deletion, delete_one},
+    dispatch::Call,
+    select::Selection,
+};
+
+/// Deletes what the selectors name and answers with a list of it. An object that goes by itself meanwhile is no error.
+pub(crate) async fn delete_collection(call: &mut Call<'_>) -> Answer {
+    let deletion = Deletion::of(call).await?;
+    let options = call.list_options()?;
+    if options.continue_token.is_some() {
+        return Err(Status::bad_request(
+            "a collection is deleted as a whole, not page by page",
+        ));
+    }
+    let collection = &call.served.collection;
+    let namespace = call.info.namespace.as_deref();
+    let selection = Selection::new(call.resource, collection, namespace, None, &options)?;
+    let snapshot = collection.snapshot();
+    let mut deleted = Vec::new();
+    for entry in snapshot
+        .range(&selection.scope, None)
+        .filter(|entry| selection.matches(call.resource, entry))
+    {
+        if let Some(Deleted::Gone(entry) | Deleted::Marked(entry)) =
+            delete_one(call.server, call.served, entry.clone(), &deletion).await?
+        {
+            deleted.push(entry);
+        }
+    }
+    let metadata = json!({"resourceVersion": collection.snapshot().revision.to_string()});
+    let list = call
+        .shape()?
+        .list(call.resource, metadata, deleted.iter().map(AsRef::as_ref))?;
+    Ok(answer::json(StatusCode::OK, list, call.accepted.encoding))
+}

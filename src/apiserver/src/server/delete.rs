@@ -1,0 +1,338 @@
+//! DELETE of one object: at once, after a grace period, or when the last finalizer is gone.
+//!
+//! An object with finalizers, or one that needs time to end, is only marked: its `deletionTimestamp` is set, and
+//! whoever holds a finalizer (or, for a pod, the node) does their part. It goes with the update that takes the last
+//! finalizer away, or with a delete whose grace period is 0. `propagationPolicy` becomes one of the two finalizers of
+//! the garbage collector, `orphan` and `foregroundDeletion`.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
+use serde_json::{Value, json};
+use vaquita_api::{Object, body, meta, registry::Resource, status::Status};
+use vaquita_store::Expect;
+
+use super::{
+    Served, Server,
+    answer::{self, Answer},
+    dispatch::{Call, bad_query},
+    write::{ATTEMPTS, Outcome, rehearsed},
+};
+use crate::{
+    cache::entry::Entry,
+    query::{Query, dry_run},
+};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Namespaces that a cluster cannot be without.
+const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
+/// Resources whose deletion is answered with the object; all others' with a `Status`.
+const SHOWN: [&str; 3] = ["pods", "services", "serviceaccounts"];
+
+/// What is to become of the objects that the deleted one owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Propagation {
+    Orphan,
+    Foreground,
+    Background,
+    /// Not said: what the object's own finalizers, and its kind, imply.
+    Unsaid,
+}
+
+/// How to delete.
+#[derive(Debug, Clone)]
+pub(crate) struct Deletion {
+    pub(crate) dry_run: bool,
+    grace_seconds: Option<i64>,
+    preconditions: Option<Preconditions>,
+    propagation: Propagation,
+}
+
+/// What a deletion came to.
+pub(crate) enum Deleted {
+    /// The object is gone; this was its last state.
+    Gone(Arc<Entry>),
+    /// It is there still, in this state, and will go when somebody has done their part.
+    Marked(Arc<Entry>),
+}
+
+impl Deletion {
+    /// Reads the options from the body, or from the query if there is no body.
+    pub(crate) async fn of(call: &mut Call<'_>) -> Result<Self, Status> {
+        let bytes = call.read_body().await?;
+        let mut options = DeleteOptions::default();
+        if !bytes.is_empty() {
+            let parsed = match call.body_kind {
+                crate::negotiation::BodyKind::Yaml => body::yaml(&bytes)?,
+                crate::negotiation::BodyKind::Json => body::json(&bytes)?,
+                _ => {
+                    return Err(Status::unsupported_media_type(
+                        &crate::negotiation::CONSUMED,
+                    ));
+                }
+            };
+            options = body::DELETE_OPTIONS.decode(parsed.value)?.0;
+        }
+        Self::new(options, &call.query)
+    }
+
+    /// From options that came in some body, completed from the query.
+    pub(crate) fn new(options: DeleteOptions, query: &Query<'_>) -> Result<Self, Status> {
+        let from_body = options.dry_run.unwrap_or_default();
+        let values = from_body
+            .iter()
+            .map(String::as_str)
+            .chain(query.all("dryRun"));
+        let dry_run = dry_run(values).map_err(bad_query)?;
+        let grace_seconds = match options.grace_period_seconds {
+            Some(seconds) => Some(seconds),
+            None => query.integer("gracePeriodSeconds").map_err(bad_query)?,
+        };
+        let policy = options
+            .propagation_policy
+            .or_else(|| query.text("propagationPolicy").map(str::to_owned));
+        let orphan = match (options.orphan_dependents, query.text("orphanDependents")) {
+            (Some(orphan), _) => Some(orphan),
+            (None, Some(_)) => Some(query.flag("orphanDependents").map_err(bad_query)?),
+            (None, None) => None,
+        };
+        let propagation = match (policy.as_deref(), orphan) {
+            (Some(_), Some(_)) => {
+                return Err(Status::bad_request(
+                    "orphanDependents and deletionPropagation cannot be both set",
+                ));
+            }
+            (Some("Orphan"), None) | (None, Some(true)) => Propagation::Orphan,
+            (Some("Foreground"), None) => Propagation::Foreground,
+            (Some("Background"), None) | (None, Some(false)) => Propagation::Background,
+            (Some("") | None, None) => Propagation::Unsaid,
+            (Some(other), None) => {
+                let message = format!(
+                    "invalid deletion propagation policy {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+                );
+                return Err(Status::bad_request(message));
+            }
+        };
+        Ok(Self {
+            dry_run,
+            grace_seconds,
+            preconditions: options.preconditions,
+            propagation,
+        })
+    }
+
+    fn check(&self, object: &Object, resource: &Resource) -> Result<(), Status> {
+        let Some(preconditions) = &self.preconditions else {
+            return Ok(());
+        };
+        let differs = |wanted: &Option<String>, actual: &str| {
+            wanted.as_ref().filter(|wanted| *wanted != actual).cloned()
+        };
+        let why = if let Some(wanted) = differs(&preconditions.uid, meta::uid(object)) {
+            format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
+                meta::uid(object)
+            )
+        } else if let Some(wanted) = differs(
+            &preconditions.resource_version,
+            meta::resource_version(object),
+        ) {
+            let actual = meta::resource_version(object);
+            format!(
+                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {actual}"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Status::conflict(
+            &resource.group,
+            &resource.plural,
+            meta::name(object),
+            why,
+        ))
+    }
+
+    /// Sets the garbage collector's finalizers as the propagation wants them.
+    fn set_finalizers(&self, object: &mut Object, resource: &Resource) {
+        let has = |name: &str| meta::finalizers(object).any(|finalizer| finalizer == name);
+        // Clients of the core group's oldest controllers rely on this.
+        let orphans_by_default =
+            resource.group.is_empty() && resource.plural == "replicationcontrollers";
+        let wanted = match self.propagation {
+            Propagation::Orphan => Some(ORPHAN),
+            Propagation::Foreground => Some(FOREGROUND),
+            Propagation::Background => None,
+            Propagation::Unsaid if has(ORPHAN) => Some(ORPHAN),
+            Propagation::Unsaid if has(FOREGROUND) => Some(FOREGROUND),
+            Propagation::Unsaid if orphans_by_default => Some(ORPHAN),
+            Propagation::Unsaid => None,
+        };
+        let others =
+            meta::finalizers(object).filter(|finalizer| !matches!(*finalizer, ORPHAN | FOREGROUND));
+        let finalizers: Vec<Value> = others.chain(wanted).map(Value::from).collect();
+        let metadata = meta::metadata_mut(object);
+        if finalizers.is_empty() {
+            metadata.remove("finalizers");
+        } else {
+            metadata.insert("finalizers".to_owned(), finalizers.into());
+        }
+    }
+}
+
+/// Whether nothing keeps an object any more: it is being deleted, has no finalizers, and its time is up.
+pub(crate) fn is_finished(object: &Object) -> bool {
+    let grace = meta::at(object, &["metadata", "deletionGracePeriodSeconds"])
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
+    meta::deletion_timestamp(object).is_some() && grace == 0 && !is_finalizing(object)
+}
+
+/// Whether somebody still has to do something before the object may go. A namespace has a second list of those.
+fn is_finalizing(object: &Object) -> bool {
+    let of_namespace = meta::at(object, &["spec", "finalizers"]).and_then(Value::as_array);
+    meta::finalizers(object).next().is_some()
+        || of_namespace.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+/// Deletes the object that the path names.
+pub(crate) async fn delete(call: &mut Call<'_>) -> Answer {
+    let deletion = Deletion::of(call).await?;
+    let (resource, name) = (call.resource, call.name());
+    if resource.group.is_empty() && resource.plural == "namespaces" && PROTECTED.contains(&name) {
+        return Err(Status::forbidden(
+            "",
+            "namespaces",
+            name,
+            "this namespace may not be deleted",
+        ));
+    }
+    match delete_one(call.server, call.served, call.entry()?, &deletion).await? {
+        Some(Deleted::Marked(entry)) => call.object(StatusCode::OK, &entry),
+        Some(Deleted::Gone(entry)) if SHOWN.contains(&resource.plural.as_str()) => {
+            call.object(StatusCode::OK, &entry)
+        }
+        Some(Deleted::Gone(entry)) => Ok(success(call, &entry)),
+        None => Err(call.not_found()),
+    }
+}
+
+fn success(call: &Call<'_>, entry: &Entry) -> Response {
+    let object = entry.value().unwrap_or_default();
+    let (group, plural) = (&call.resource.group, &call.resource.plural);
+    let status = Status::success(group, plural, call.name(), meta::uid(&object));
+    answer::json(
+        StatusCode::OK,
+        status.to_bytes().into(),
+        call.accepted.encoding,
+    )
+}
+
+/// Deletes or marks one object, whose state was `entry` lately. `None` if it went meanwhile.
+pub(crate) async fn delete_one(
+    server: &Server,
+    served: &Served,
+    entry: Arc<Entry>,
+    deletion: &Deletion,
+) -> Result<Option<Deleted>, Status> {
+    let mut entry = entry;
+    for _ in 0..ATTEMPTS {
+        match step(server, served, entry.clone(), deletion).await? {
+            Some(deleted) => return Ok(Some(deleted)),
+            None => match served.collection.get(&entry.key) {
+                Some(newer) => entry = newer,
+                None => return Ok(None),
+            },
+        }
+    }
+    let name = entry
+        .value()
+        .map(|object| meta::name(&object).to_owned())
+        .unwrap_or_default();
+    Err(Status::stale(
+        &served.resource.group,
+        &served.resource.plural,
+        &name,
+    ))
+}
+
+/// One attempt; `None` if the object has changed.
+async fn step(
+    server: &Server,
+    served: &Served,
+    entry: Arc<Entry>,
+    deletion: &Deletion,
+) -> Result<Option<Deleted>, Status> {
+    let old = entry.value().map_err(Status::internal)?;
+    deletion.check(&old, served.resource)?;
+    let mut new = old.clone();
+    deletion.set_finalizers(&mut new, served.resource);
+    mark(&mut new, &old, served.resource, deletion.grace_seconds);
+    let finished = is_finished(&new);
+    if deletion.dry_run {
+        let entry = Arc::new(rehearsed(entry.key.clone(), &new, entry.revision)?);
+        return Ok(Some(if finished {
+            Deleted::Gone(entry)
+        } else {
+            Deleted::Marked(entry)
+        }));
+    }
+    if finished {
+        let outcome = server.remove(served, &entry).await?;
+        return Ok(match outcome {
+            Outcome::Done(gone) => Some(Deleted::Gone(gone)),
+            Outcome::Conflict => None,
+        });
+    }
+    if new == old {
+        return Ok(Some(Deleted::Marked(entry)));
+    }
+    meta::metadata_mut(&mut new).remove("resourceVersion");
+    let outcome = server
+        .put(
+            served,
+            entry.key.clone(),
+            &new,
+            Expect::Revision(entry.revision),
+        )
+        .await?;
+    Ok(match outcome {
+        Outcome::Done(entry) => Some(Deleted::Marked(entry)),
+        Outcome::Conflict => None,
+    })
+}
+
+/// Sets the times of a deletion on `new`. A second deletion may only shorten the grace period of the first.
+fn mark(new: &mut Object, old: &Object, resource: &Resource, requested: Option<i64>) {
+    let now = Timestamp::now();
+    let marked = meta::deletion_timestamp(old);
+    let left = meta::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
+    let grace = match (marked, left, requested) {
+        (Some(_), Some(left), Some(_)) => resource.grace_period(old, requested).min(left),
+        (Some(_), left, _) => left.unwrap_or(0),
+        (None, ..) => resource.grace_period(old, requested),
+    };
+    if marked.is_some() && left.unwrap_or(0) == grace {
+        return;
+    }
+    // A shortened period counts from the deletion, not from the second request.
+    let start = marked.map_or(now, |deadline| {
+        deadline - SignedDuration::from_secs(left.unwrap_or(0))
+    });
+    let deadline = start
+        .checked_add(SignedDuration::from_secs(grace))
+        .unwrap_or(Timestamp::MAX);
+    let generation = meta::generation(old);
+    let metadata = meta::metadata_mut(new);
+    metadata.insert("deletionTimestamp".to_owned(), meta::time(deadline).into());
+    metadata.insert("deletionGracePeriodSeconds".to_owned(), json!(grace));
+    if generation > 0 && marked.is_none() {
+        metadata.insert("generation".to_owned(), (generation + 1).into());
+    }
+    if resource.group.is_empty() && resource.plural == "namespaces" {
+        meta::object_mut(new, "status").insert("phase".to_owned(), "Terminating".into());
+    }
+}

@@ -1,0 +1,205 @@
+//! What is served: groups, versions, resources; the classic documents and the aggregated one.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use http::{HeaderValue, StatusCode, header, request::Parts};
+use serde_json::{Value, json};
+use vaquita_api::registry::{Resource, Subresource, Verb};
+
+use super::{answer, registry};
+use crate::negotiation;
+
+/// The answer, if the path is one of discovery's.
+pub(crate) fn answer(parts: &Parts) -> Option<Response> {
+    let path = parts.uri.path().trim_matches('/');
+    let segments: Vec<&str> = path.split('/').collect();
+    let aggregated = negotiation::aggregated_discovery(&parts.headers);
+    let document = match (segments.as_slice(), aggregated) {
+        (["api"], Some(version)) => return Some(self::aggregated(version, true)),
+        (["apis"], Some(version)) => return Some(self::aggregated(version, false)),
+        (["api"], None) => legacy_versions(),
+        (["apis"], None) => group_list(),
+        (["api", version], _) => resources("", version)?,
+        (["apis", group], _) => group_document(group)?,
+        (["apis", group, version], _) if !group.is_empty() => resources(group, version)?,
+        _ => return None,
+    };
+    Some(answer::value(
+        StatusCode::OK,
+        &document,
+        negotiation::encoding(&parts.headers),
+    ))
+}
+
+fn legacy_versions() -> Value {
+    let versions = registry().groups().remove("").unwrap_or_default();
+    json!({
+        "kind": "APIVersions",
+        "versions": versions,
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}],
+    })
+}
+
+fn group_list() -> Value {
+    let groups: Vec<Value> = named_groups()
+        .map(|(group, versions)| api_group(group, &versions))
+        .collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_document(group: &str) -> Option<Value> {
+    let (name, versions) = named_groups().find(|(name, _)| *name == group)?;
+    let mut document = api_group(name, &versions);
+    document["kind"] = "APIGroup".into();
+    document["apiVersion"] = "v1".into();
+    Some(document)
+}
+
+/// All groups but the core.
+fn named_groups() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    registry()
+        .groups()
+        .into_iter()
+        .filter(|(name, _)| !name.is_empty())
+}
+
+fn api_group(name: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| json!({"groupVersion": format!("{name}/{version}"), "version": version}))
+        .collect();
+    json!({"name": name, "versions": versions, "preferredVersion": versions.first()})
+}
+
+/// The resources of a group and version.
+fn of_version(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
+    let own = move |resource: &&Resource| resource.group == group && resource.version == version;
+    registry().iter().map(AsRef::as_ref).filter(own)
+}
+
+fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
+    let mut names: Vec<_> = verbs.iter().map(|verb| verb.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// `APIResourceList`.
+fn resources(group: &str, version: &str) -> Option<Value> {
+    let mut list = Vec::new();
+    for resource in of_version(group, version) {
+        let mut entry = json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": verbs(&resource.verbs),
+        });
+        if !resource.short_names.is_empty() {
+            entry["shortNames"] = json!(resource.short_names);
+        }
+        if !resource.categories.is_empty() {
+            entry["categories"] = json!(resource.categories);
+        }
+        list.push(entry);
+        list.extend(
+            resource
+                .subresources
+                .iter()
+                .map(|subresource| subresource_entry(resource, subresource)),
+        );
+    }
+    if list.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": list}),
+    )
+}
+
+fn subresource_entry(resource: &Resource, subresource: &Subresource) -> Value {
+    let mut entry = json!({
+        "name": format!("{}/{}", resource.plural, subresource.name),
+        "singularName": "",
+        "namespaced": resource.namespaced,
+        "kind": subresource.kind,
+        "verbs": verbs(&subresource.verbs),
+    });
+    // Said only where it is not the resource's own.
+    if (&subresource.group, &subresource.version) != (&resource.group, &resource.version) {
+        entry["group"] = subresource.group.clone().into();
+        entry["version"] = subresource.version.clone().into();
+    }
+    entry
+}
+
+/// `APIGroupDiscoveryList`: everything below `/api` or `/apis` in one document.
+fn aggregated(version: &str, legacy: bool) -> Response {
+    let groups: BTreeMap<&str, Vec<&str>> = registry().groups();
+    let items: Vec<Value> = groups
+        .into_iter()
+        .filter(|(name, _)| name.is_empty() == legacy)
+        .map(|(name, versions)| {
+            let metadata = if name.is_empty() {
+                json!({})
+            } else {
+                json!({"name": name})
+            };
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let resources: Vec<Value> =
+                        of_version(name, version).map(aggregated_resource).collect();
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    let document = json!({
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+        "metadata": {},
+        "items": items,
+    });
+    let mut response = answer::value(StatusCode::OK, &document, negotiation::Encoding::Json);
+    let kind =
+        format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    if let Ok(kind) = HeaderValue::from_str(&kind) {
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    response
+}
+
+fn aggregated_resource(resource: &'static Resource) -> Value {
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": kind(&resource.group, &resource.version, &resource.kind),
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": verbs(&resource.verbs),
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    if !resource.subresources.is_empty() {
+        let subresources = resource.subresources.iter().map(|subresource| {
+            json!({
+                "subresource": subresource.name,
+                "responseKind": kind(&subresource.group, &subresource.version, &subresource.kind),
+                "verbs": verbs(&subresource.verbs),
+            })
+        });
+        entry["subresources"] = subresources.collect();
+    }
+    entry
+}

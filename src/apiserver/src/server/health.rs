@@ -1,0 +1,104 @@
+//! Probes, the version, metrics.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+use http::{StatusCode, header, request::Parts};
+use serde_json::json;
+
+use super::{Server, answer};
+use crate::{negotiation, query::Query};
+
+/// The Kubernetes version whose API this is.
+pub(crate) const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.2");
+
+/// The answer, if the path is one of these.
+pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
+    let path = parts.uri.path().trim_end_matches('/');
+    if path == "/version" {
+        return Some(version(parts));
+    }
+    if path == "/metrics" {
+        let mut response = answer::text(StatusCode::OK, server.metrics.render(server.counts()));
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        return Some(response);
+    }
+    let (probe, check) = match path.trim_start_matches('/').split_once('/') {
+        Some((probe, check)) => (probe, Some(check)),
+        None => (path.trim_start_matches('/'), None),
+    };
+    if !matches!(probe, "healthz" | "livez" | "readyz") {
+        return None;
+    }
+    let mut checks = vec![("ping", true), ("store", !server.store_is_lost())];
+    if probe == "readyz" {
+        checks.push(("shutdown", !server.closing.is_cancelled()));
+    }
+    Some(match check {
+        None => all(probe, &checks, parts),
+        Some(check) => match checks.iter().find(|(name, _)| *name == check) {
+            Some((name, ok)) => all(name, &[(name, *ok)], parts),
+            None => answer::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+        },
+    })
+}
+
+fn all(probe: &str, checks: &[(&str, bool)], parts: &Parts) -> Response {
+    let good = checks.iter().all(|(_, ok)| *ok);
+    let query = Query::parse(parts.uri.query());
+    if good && !query.flag("verbose").unwrap_or(true) {
+        return answer::text(StatusCode::OK, "ok".to_owned());
+    }
+    let mut text = String::new();
+    for (name, ok) in checks {
+        text.push_str(&if *ok {
+            format!("[+]{name} ok\n")
+        } else {
+            format!("[-]{name} failed\n")
+        });
+    }
+    text.push_str(&format!(
+        "{probe} check {}\n",
+        if good { "passed" } else { "failed" }
+    ));
+    answer::text(
+        if good {
+            StatusCode::OK
+        } else {
+            StatusCode::INTERNAL_SERVER_ERROR
+        },
+        text,
+    )
+}
+
+fn version(parts: &Parts) -> Response {
+    let (major, minor, git) = KUBERNETES;
+    let version = json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": format!("{git}+vaquita-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, platform()),
+    });
+    answer::value(
+        StatusCode::OK,
+        &version,
+        negotiation::encoding(&parts.headers),
+    )
+}
+
+/// The processor, as container platforms name it.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

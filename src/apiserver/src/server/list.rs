@@ -1,0 +1,351 @@
+//! GET of a collection.
+//!
+//! A list is the objects' own bytes with commas between them. They are put together as they are sent, 64 KiB at a time,
+//! so that a list of gigabytes takes no more memory than the objects themselves.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, header};
+use serde_json::{Map, Value};
+use vaquita_api::{
+    field::{FieldError, Path},
+    status::Status,
+};
+use vaquita_store::{Range, ReadError, Revision};
+
+use super::{
+    answer::{self, Answer},
+    continuation::Continuation,
+    dispatch::Call,
+    select::Selection,
+};
+use crate::{
+    cache::{
+        Snapshot,
+        entry::{Change, Entry},
+    },
+    negotiation::Encoding,
+    query::{ListOptions, VersionMatch},
+};
+
+/// How much of a list is put together before it is sent.
+const CHUNK: usize = 64 << 10;
+/// Objects that are read from the store's history in one go.
+const HISTORY_PAGE: usize = 1000;
+
+/// A page of a list.
+struct Page {
+    entries: Vec<Arc<Entry>>,
+    revision: Revision,
+    /// Whether there is more behind it.
+    more: bool,
+    /// How many objects there are behind it, where that is known without looking at each.
+    remaining: Option<usize>,
+}
+
+/// Lists what the options select.
+pub(crate) async fn list(call: &Call<'_>) -> Answer {
+    let options = call.list_options()?;
+    check(&options)?;
+    let collection = &call.served.collection;
+    let (namespace, name) = (call.info.namespace.as_deref(), call.info.name.as_deref());
+    let selection = Selection::new(call.resource, collection, namespace, name, &options)?;
+    let page = match &options.continue_token {
+        Some(token) => {
+            let from = Continuation::open(token)
+                .map_err(|error| Status::bad_request(error.to_string()))?;
+            // Of another collection, or of another namespace than this one.
+            if !from.after.starts_with(&selection.scope) {
+                return Err(Status::bad_request("continue key is not valid"));
+            }
+            at_revision(
+                call,
+                &selection,
+                &options,
+                from.revision,
+                Some(&from.after),
+                true,
+            )
+            .await?
+        }
+        None => first_page(call, &selection, &options).await?,
+    };
+    answer(call, page)
+}
+
+async fn first_page(
+    call: &Call<'_>,
+    selection: &Selection,
+    options: &ListOptions,
+) -> Result<Page, Status> {
+    let wanted = options.resource_version.unwrap_or(0);
+    // Without a match, a limit turns "not older than" into "exactly" (a rule that clients of old depend on).
+    let exact = match options.version_match {
+        Some(how) => how == VersionMatch::Exact,
+        None => options.limit.is_some() && wanted > 0,
+    };
+    call.server.reached(wanted).await?;
+    if exact && wanted > 0 {
+        return at_revision(call, selection, options, wanted, None, false).await;
+    }
+    Ok(from_snapshot(
+        call,
+        selection,
+        options,
+        &call.served.collection.snapshot(),
+        None,
+    ))
+}
+
+/// The page behind `after` at exactly `revision`: from memory if nothing has changed since, else from history.
+async fn at_revision(
+    call: &Call<'_>,
+    selection: &Selection,
+    options: &ListOptions,
+    revision: Revision,
+    after: Option<&[u8]>,
+    continued: bool,
+) -> Result<Page, Status> {
+    let snapshot = call.served.collection.snapshot();
+    if snapshot.changed <= revision {
+        let page = from_snapshot(call, selection, options, &snapshot, after);
+        return Ok(Page { revision, ..page });
+    }
+    from_history(call, selection, options, revision, after)
+        .await
+        .map_err(|error| match error {
+            ReadError::Compacted { .. } if continued => Status::expired_continue(),
+            ReadError::Compacted {
+                requested,
+                compacted,
+            } => Status::too_old_resource_version(requested, compacted),
+            ReadError::Future { requested, current } => {
+                Status::too_large_resource_version(requested, current)
+            }
+            ReadError::Closed => Status::unavailable("the server is shutting down"),
+            ReadError::Backend(_) => Status::internal(error),
+        })
+}
+
+fn from_snapshot(
+    call: &Call<'_>,
+    selection: &Selection,
+    options: &ListOptions,
+    snapshot: &Snapshot,
+    after: Option<&[u8]>,
+) -> Page {
+    let mut rest = snapshot.range(&selection.scope, after);
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let mut entries = Vec::new();
+    while entries.len() < limit
+        && let Some(entry) = rest.find(|entry| selection.matches(call.resource, entry))
+    {
+        entries.push(entry.clone());
+    }
+    let (mut more, mut remaining) = (false, None);
+    if options.limit.is_some() {
+        if selection.is_everything() {
+            let count = rest.count();
+            (more, remaining) = (count > 0, Some(count));
+        } else {
+            more = rest.any(|entry| selection.matches(call.resource, entry));
+        }
+    }
+    Page {
+        entries,
+        revision: snapshot.revision,
+        more,
+        remaining,
+    }
+}
+
+async fn from_history(
+    call: &Call<'_>,
+    selection: &Selection,
+    options: &ListOptions,
+    revision: Revision,
+    after: Option<&[u8]>,
+) -> Result<Page, ReadError> {
+    let limit = options.limit.unwrap_or(usize::MAX);
+    let mut range = Range::prefix(selection.scope.clone())
+        .at(revision)
+        .limit(HISTORY_PAGE);
+    if let Some(after) = after {
+        range = range.after(after);
+    }
+    let mut entries = Vec::new();
+    loop {
+        let page = call.server.store.range(range.clone()).await?;
+        let last = page.items.last().map(|item| item.key.clone());
+        for item in page.items {
+            let Ok(entry) =
+                Entry::from_stored(item.key, &item.value, item.mod_revision, Change::Added)
+            else {
+                continue;
+            };
+            if !selection.matches(call.resource, &entry) {
+                continue;
+            }
+            if entries.len() == limit {
+                return Ok(Page {
+                    entries,
+                    revision,
+                    more: true,
+                    remaining: None,
+                });
+            }
+            entries.push(Arc::new(entry));
+        }
+        match last {
+            Some(last) if page.more => range = range.after(&last),
+            _ => {
+                return Ok(Page {
+                    entries,
+                    revision,
+                    more: false,
+                    remaining: None,
+                });
+            }
+        }
+    }
+}
+
+/// Combinations of options that make no sense.
+fn check(options: &ListOptions) -> Result<(), Status> {
+    let field = Path::root("resourceVersionMatch");
+    let error = match (options.version_match, options.resource_version) {
+        (Some(_), _) if options.continue_token.is_some() => FieldError::forbidden(
+            &field,
+            "resourceVersionMatch is forbidden when continue is provided",
+        ),
+        (Some(_), None) => FieldError::forbidden(
+            &field,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (Some(VersionMatch::Exact), Some(0)) => FieldError::forbidden(
+            &field,
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        _ if options.send_initial_events.is_some() => FieldError::forbidden(
+            &Path::root("sendInitialEvents"),
+            "sendInitialEvents is forbidden for list",
+        ),
+        _ => return Ok(()),
+    };
+    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+}
+
+fn answer(call: &Call<'_>, page: Page) -> Answer {
+    let mut metadata = Map::new();
+    metadata.insert(
+        "resourceVersion".to_owned(),
+        page.revision.to_string().into(),
+    );
+    if let (true, Some(last)) = (page.more, page.entries.last()) {
+        let continuation = Continuation {
+            revision: page.revision,
+            after: last.key.to_vec(),
+        };
+        metadata.insert("continue".to_owned(), continuation.seal().into());
+        if let Some(remaining) = page.remaining {
+            metadata.insert("remainingItemCount".to_owned(), remaining.into());
+        }
+    }
+    let metadata = Value::Object(metadata);
+    let shape = call.shape()?;
+    if shape.is_whole() && call.accepted.encoding == Encoding::Json {
+        return Ok(concatenated(call, &metadata, page.entries));
+    }
+    let list = shape.list(
+        call.resource,
+        metadata,
+        page.entries.iter().map(AsRef::as_ref),
+    )?;
+    Ok(answer::json(
+        http::StatusCode::OK,
+        list,
+        call.accepted.encoding,
+    ))
+}
+
+/// The list as its objects' own bytes.
+fn concatenated(call: &Call<'_>, metadata: &Value, entries: Vec<Arc<Entry>>) -> Response {
+    let (kind, version) = (&call.resource.list_kind, call.resource.api_version());
+    let head = format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",\"metadata\":{metadata},\"items\":["
+    );
+    let commas = entries.len().saturating_sub(1);
+    let length = head.len()
+        + entries
+            .iter()
+            .map(|entry| entry.json().len())
+            .sum::<usize>()
+        + commas
+        + TAIL.len();
+    let body = if length <= CHUNK {
+        let mut parts = Pieces {
+            head,
+            entries: entries.into_iter(),
+            first: true,
+            ended: false,
+        };
+        Body::from(parts.next_chunk().unwrap_or_default())
+    } else {
+        let parts = Pieces {
+            head,
+            entries: entries.into_iter(),
+            first: true,
+            ended: false,
+        };
+        Body::from_stream(stream::iter(parts.map(Ok::<_, Infallible>)))
+    };
+    let mut response = answer::body(http::StatusCode::OK, body, Encoding::Json);
+    // Known in advance, so it need not be sent in chunks with a length each.
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    response
+}
+
+const TAIL: &str = "]}\n";
+
+/// The bytes of a list, a chunk at a time.
+struct Pieces {
+    head: String,
+    entries: std::vec::IntoIter<Arc<Entry>>,
+    first: bool,
+    ended: bool,
+}
+
+impl Pieces {
+    fn next_chunk(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut chunk = Vec::with_capacity(CHUNK + (CHUNK >> 2));
+        chunk.extend_from_slice(std::mem::take(&mut self.head).as_bytes());
+        while chunk.len() < CHUNK {
+            let Some(entry) = self.entries.next() else {
+                chunk.extend_from_slice(TAIL.as_bytes());
+                self.ended = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                chunk.push(b',');
+            }
+            chunk.extend_from_slice(entry.json());
+        }
+        Some(chunk.into())
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        self.next_chunk()
+    }
+}

@@ -1,0 +1,185 @@
+//! Requests, from their arrival to their answer.
+//!
+//! [`dispatch::dispatch`] is the one entry: it finds out who asks and for what, and hands the request to the module of its
+//! verb. All of them work on one [`Server`].
+
+pub(crate) mod answer;
+pub(crate) mod bootstrap;
+mod collection_delete;
+mod continuation;
+mod create;
+mod delete;
+mod discovery;
+pub(crate) mod dispatch;
+mod get;
+mod health;
+mod list;
+mod log;
+mod openapi;
+mod patch;
+mod pod;
+mod present;
+mod scale;
+mod select;
+mod services;
+mod update;
+mod watch;
+mod write;
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, LazyLock, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use vaquita_api::{
+    registry::{Registry, Resource},
+    status::Status,
+};
+use vaquita_store::{Revision, Store};
+
+use self::services::Services;
+use crate::{
+    Config, NodeTransport,
+    authn::Authenticator,
+    cache::{Cache, Collection, resource_prefix},
+    metrics::Metrics,
+};
+
+/// What is served. One for the process: watches, which outlive their request, refer to it.
+static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
+
+/// How long a request waits for the cache to reach a revision: its own write's, or one that the client names.
+const REVISION_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Everything that a request may need.
+pub(crate) struct Server {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Arc<Cache>,
+    /// By plural; more than one where groups or versions share it.
+    served: HashMap<&'static str, Vec<Served>>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) config: Config,
+    /// Permits for requests that end by themselves.
+    in_flight: Semaphore,
+    pub(crate) metrics: Metrics,
+    /// How to reach nodes, once there is a way.
+    pub(crate) nodes: RwLock<Option<Arc<dyn NodeTransport>>>,
+    /// Gives addresses and ports out.
+    pub(crate) services: Services,
+    /// The OpenAPI documents, made when first asked for.
+    openapi: OnceLock<openapi::Documents>,
+    /// Set when the store no longer tells what happens in it.
+    pub(crate) lost: AtomicBool,
+    /// Cancelled when the server stops: endless answers end.
+    pub(crate) closing: CancellationToken,
+}
+
+/// A resource, and where its objects are.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) resource: &'static Resource,
+    pub(crate) collection: Arc<Collection>,
+}
+
+/// What is served, and the prefixes of the keys that its objects have.
+pub(crate) fn registry() -> &'static Registry {
+    &REGISTRY
+}
+
+impl Server {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        cache: Arc<Cache>,
+        authenticator: Authenticator,
+        config: Config,
+    ) -> Self {
+        let mut served: HashMap<&str, Vec<Served>> = HashMap::new();
+        for resource in registry().iter() {
+            if let Some(collection) =
+                cache.collection(&resource_prefix(&resource.group, &resource.plural))
+            {
+                let collection = collection.clone();
+                served.entry(&resource.plural).or_default().push(Served {
+                    resource,
+                    collection,
+                });
+            }
+        }
+        Self {
+            served,
+            in_flight: Semaphore::new(config.max_in_flight),
+            services: Services::new(&config),
+            store,
+            cache,
+            authenticator,
+            config,
+            metrics: Metrics::new(),
+            nodes: RwLock::default(),
+            openapi: OnceLock::new(),
+            lost: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// The resource behind a URL.
+    pub(crate) fn served(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
+        let same =
+            |served: &&Served| served.resource.group == group && served.resource.version == version;
+        self.served.get(plural)?.iter().find(same)
+    }
+
+    /// How to reach nodes, if there is a way by now.
+    pub(crate) fn nodes(&self) -> Option<Arc<dyn NodeTransport>> {
+        self.nodes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The objects of a built-in core resource that the server itself looks at.
+    pub(crate) fn core(&self, plural: &str) -> Option<&Arc<Collection>> {
+        self.cache.collection(&resource_prefix("", plural))
+    }
+
+    /// Waits until the cache shows everything up to `revision`.
+    pub(crate) async fn reached(&self, revision: Revision) -> Result<(), Status> {
+        let progress = self.cache.progress();
+        if progress.applied() >= revision {
+            return Ok(());
+        }
+        tokio::time::timeout(REVISION_DEADLINE, progress.reached(revision))
+            .await
+            .map_err(|_| Status::too_large_resource_version(revision, progress.applied()))
+    }
+
+    /// Notes the addresses and ports that Services have, as the server starts.
+    pub(crate) fn remember_services(&self) {
+        let Some(services) = self.core("services") else {
+            return;
+        };
+        for entry in services.snapshot().range(services.prefix(), None) {
+            if let Ok(service) = entry.value() {
+                self.services.remember(&service);
+            }
+        }
+    }
+
+    /// Whether the cache is cut off from the store.
+    pub(crate) fn store_is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Every resource's name and number of objects.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.served
+            .values()
+            .flatten()
+            .map(|served| (served.resource.plural.as_str(), served.collection.len()))
+    }
+}

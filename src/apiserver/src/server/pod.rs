@@ -1,0 +1,55 @@
+//! Subresources of pods that are verbs in disguise: `binding` and `eviction`.
+
+use axum::response::Response;
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::json;
+use vaquita_api::{body, pod, status::Status};
+
+use super::{
+    answer::{self, Answer},
+    delete::{Deletion, delete_one},
+    dispatch::{Call, bad_query},
+    update::modify,
+};
+use crate::query::WriteOptions;
+
+/// Puts a pod on a node, once.
+pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
+    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let (binding, _) = body::BINDING.decode(call.parse_body().await?.value)?;
+    let name = binding.metadata.name.as_deref().unwrap_or_default();
+    if !name.is_empty() && name != call.name() {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Binding object",
+        ));
+    }
+    let now = Timestamp::now();
+    modify(call, options.dry_run, |object| {
+        pod::bind(object, &binding, now).map_err(|error| error.into_status(call.name()))
+    })
+    .await?;
+    Ok(created(call))
+}
+
+/// Deletes a pod on behalf of whoever drains its node.
+pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
+    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let (eviction, _) = body::EVICTION.decode(call.parse_body().await?.value)?;
+    let name = eviction.metadata.name.as_deref().unwrap_or_default();
+    if !name.is_empty() && name != call.name() {
+        return Err(Status::bad_request(
+            "name in URL does not match name in Eviction object",
+        ));
+    }
+    let mut deletion = Deletion::new(eviction.delete_options.unwrap_or_default(), &call.query)?;
+    deletion.dry_run |= options.dry_run;
+    delete_one(call.server, call.served, call.entry()?, &deletion).await?;
+    Ok(created(call))
+}
+
+/// 201 with a bare success, as both are answered.
+fn created(call: &Call<'_>) -> Response {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    answer::value(StatusCode::CREATED, &status, call.accepted.encoding)
+}

@@ -1,0 +1,76 @@
+//! Which objects a list or watch is about: namespace, labels and fields.
+
+use bytes::Bytes;
+use vaquita_api::{
+    registry::Resource,
+    selector::{FieldSelector, LabelSelector},
+    status::Status,
+};
+
+use crate::{
+    cache::{Collection, entry::Entry},
+    query::ListOptions,
+};
+
+/// The objects that are asked for.
+#[derive(Clone)]
+pub(crate) struct Selection {
+    /// What their keys begin with.
+    pub(crate) scope: Bytes,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    /// Reads the selectors of `options`; `name` narrows to one object.
+    pub(crate) fn new(
+        resource: &Resource,
+        collection: &Collection,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        options: &ListOptions,
+    ) -> Result<Self, Status> {
+        let bad = |error: &dyn std::fmt::Display| Status::bad_request(error.to_string());
+        let labels = options.label_selector.as_deref().unwrap_or_default();
+        let mut fields = options.field_selector.clone().unwrap_or_default();
+        if let Some(name) = name {
+            let separator = if fields.is_empty() { "" } else { "," };
+            fields = format!("{fields}{separator}metadata.name={name}");
+        }
+        let fields = FieldSelector::parse(&fields).map_err(|error| bad(&error))?;
+        fields
+            .check(|field| resource.selectable().iter().any(|own| own.label == field))
+            .map_err(|error| bad(&error))?;
+        Ok(Self {
+            scope: collection.scope(namespace),
+            labels: LabelSelector::parse(labels).map_err(|error| bad(&error))?,
+            fields,
+        })
+    }
+
+    /// Whether there is no selector at all.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    /// Whether `entry` is one of the objects.
+    pub(crate) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+        if !entry.key.starts_with(&self.scope) {
+            return false;
+        }
+        if self.is_everything() {
+            return true;
+        }
+        let attributes = entry.attributes(resource);
+        let value = |label: &str| {
+            let index = resource
+                .selectable()
+                .iter()
+                .position(|field| field.label == label);
+            index
+                .and_then(|index| attributes.fields.get(index))
+                .map_or("", String::as_str)
+        };
+        self.labels.matches(&attributes.labels) && self.fields.matches(value)
+    }
+}

@@ -1,0 +1,119 @@
+//! PUT of an object, of its status, and of a namespace's finalizers; and the step that patches share with it.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use jiff::Timestamp;
+use vaquita_api::{Object, meta, registry::Part, status::Status};
+use vaquita_store::Expect;
+
+use super::{
+    answer::Answer,
+    delete::is_finished,
+    dispatch::{Call, bad_query},
+    write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed},
+};
+use crate::{
+    cache::entry::{Entry, encode},
+    query::WriteOptions,
+};
+
+/// Replaces `part` of the object by the body.
+pub(crate) async fn update(call: &mut Call<'_>, part: Part) -> Answer {
+    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let parsed = call.parse_body().await?;
+    let incoming = incoming_body(call.resource, parsed, options)?;
+    call.check_name(&incoming.object)?;
+    let wanted = precondition(&incoming.object)?;
+    for _ in 0..ATTEMPTS {
+        let entry = call.entry()?;
+        if wanted.is_some_and(|revision| revision != entry.revision) {
+            return Err(call.stale());
+        }
+        if let Some(entry) =
+            replace(call, &entry, incoming.object.clone(), part, options.dry_run).await?
+        {
+            return call.written(StatusCode::OK, &entry, incoming.warnings);
+        }
+    }
+    Err(call.stale())
+}
+
+/// Makes `new` the successor of the object whose state is `entry`. `None` if somebody else was faster.
+pub(crate) async fn replace(
+    call: &Call<'_>,
+    entry: &Entry,
+    mut new: Object,
+    part: Part,
+    dry_run: bool,
+) -> Result<Option<Arc<Entry>>, Status> {
+    let old = entry.value().map_err(Status::internal)?;
+    call.resource
+        .prepare_update(&mut new, &old, part, Timestamp::now())?;
+    call.resource.validate_update(&new, &old, part)?;
+    let claim = match part {
+        Part::Main => Some(
+            call.server
+                .services
+                .claim(call.resource, &mut new, Some(&old))?,
+        ),
+        Part::Status | Part::Finalize => None,
+    };
+    let stored = store(call, entry, &new, dry_run).await?;
+    if let (Some(claim), Some(_), false) = (claim, &stored, dry_run) {
+        claim.keep();
+    }
+    Ok(stored)
+}
+
+/// Writes an object that is ready over the state `entry`; removes it, if nothing keeps it any more. `None` if somebody
+/// else was faster. An object that would stay as it is is not written.
+pub(crate) async fn store(
+    call: &Call<'_>,
+    entry: &Entry,
+    new: &Object,
+    dry_run: bool,
+) -> Result<Option<Arc<Entry>>, Status> {
+    let encoded = encode(new).map_err(Status::internal)?;
+    if dry_run || entry.is(&encoded) && !is_finished(new) {
+        return rehearsed(entry.key.clone(), new, entry.revision)
+            .map(|entry| Some(Arc::new(entry)));
+    }
+    if is_finished(new) {
+        return match call.server.remove(call.served, entry).await? {
+            // The client wrote this state and sees it, though it was the last.
+            Outcome::Done(gone) => {
+                rehearsed(entry.key.clone(), new, gone.revision).map(|entry| Some(Arc::new(entry)))
+            }
+            Outcome::Conflict => Ok(None),
+        };
+    }
+    let expect = Expect::Revision(entry.revision);
+    match call
+        .server
+        .put(call.served, entry.key.clone(), new, expect)
+        .await?
+    {
+        Outcome::Done(entry) => Ok(Some(entry)),
+        Outcome::Conflict => Ok(None),
+    }
+}
+
+/// Reads, changes and writes an object until nobody else comes in between. For changes that the server itself makes of
+/// a client's request; `change` may refuse.
+pub(crate) async fn modify(
+    call: &Call<'_>,
+    dry_run: bool,
+    mut change: impl FnMut(&mut Object) -> Result<(), Status>,
+) -> Result<Arc<Entry>, Status> {
+    for _ in 0..ATTEMPTS {
+        let entry = call.entry()?;
+        let mut object = entry.value().map_err(Status::internal)?;
+        change(&mut object)?;
+        meta::metadata_mut(&mut object).remove("resourceVersion");
+        if let Some(entry) = store(call, &entry, &object, dry_run).await? {
+            return Ok(entry);
+        }
+    }
+    Err(call.stale())
+}

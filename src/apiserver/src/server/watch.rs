@@ -1,0 +1,451 @@
+//! GET with `watch=true`: the state of a collection and what happens to it from then on.
+//!
+//! A watch is a cursor over the collection's shared event log. It holds no queue: what a slow reader has not taken is
+//! still in the log, or, when it has fallen out of there, in the store's history; when that is compacted too, the
+//! watch ends with `410 Expired`. Frames are made once, when an event enters the cache; a watch without a selector hands
+//! them on, many at a time.
+
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{StreamExt as _, future, stream};
+use http::StatusCode;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use vaquita_api::{
+    field::{FieldError, Path},
+    status::Status,
+};
+use vaquita_store::{
+    Event as StoreEvent, EventKind, Revision, Store, Watch as StoreWatch, WatchError,
+};
+
+use super::{
+    Served,
+    answer::{self, Answer},
+    dispatch::Call,
+    present::Shape,
+    select::Selection,
+};
+use crate::{
+    cache::{
+        Snapshot,
+        entry::{Change, Entry},
+        log::Event,
+    },
+    metrics::WatcherGuard,
+    negotiation::Encoding,
+    query::{ListOptions, VersionMatch},
+};
+
+/// Events that are taken from the log in one go.
+const BATCH: usize = 256;
+/// How much is put together before it is sent.
+const CHUNK: usize = 64 << 10;
+/// How often a watcher that wants bookmarks gets one.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// How long a watch goes on if the client does not say: between this and twice this, so that not all come back at once.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+/// A bookmark this long before the end spares the next watch most of what this one has seen.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+
+/// Answers with a stream of events.
+pub(crate) async fn watch(call: &Call<'_>) -> Answer {
+    let options = call.list_options()?;
+    check(&options)?;
+    let collection = &call.served.collection;
+    let (namespace, name) = (call.info.namespace.as_deref(), call.info.name.as_deref());
+    let selection = Selection::new(call.resource, collection, namespace, name, &options)?;
+    let shape = call.shape()?;
+    if call.accepted.encoding != Encoding::Json {
+        return Err(Status::not_acceptable(&["application/json"]));
+    }
+    let begin = begin(call, &options).await?;
+    let watcher = Watcher {
+        store: call.server.store.clone(),
+        served: call.served.clone(),
+        plain: shape.is_whole(),
+        first: true,
+        selection,
+        shape,
+        begin,
+        deadline: Instant::now() + timeout(&options),
+        bookmarks: options.bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
+        history: None,
+        ends: [Some(call.server.closing.clone()), call.closing.clone()],
+        _counted: call.server.metrics.watcher(call.resource.plural.as_str()),
+    };
+    let chunks = stream::unfold(Some(watcher), |watcher| async {
+        let mut watcher = watcher?;
+        match watcher.next().await {
+            Next::Chunk(chunk) => Some((Ok::<_, Infallible>(chunk), Some(watcher))),
+            Next::Last(chunk) => Some((Ok(chunk), None)),
+            Next::End => None,
+        }
+    });
+    Ok(answer::body(
+        StatusCode::OK,
+        Body::from_stream(chunks),
+        Encoding::Json,
+    ))
+}
+
+/// Where a watch is.
+enum Begin {
+    /// The state is being sent: a snapshot, and the last key that has been.
+    State {
+        snapshot: Snapshot,
+        after: Option<Bytes>,
+        mark: bool,
+    },
+    /// The state has been sent, or was not wanted: what came after this revision follows.
+    Events(Revision),
+}
+
+async fn begin(call: &Call<'_>, options: &ListOptions) -> Result<Begin, Status> {
+    let wanted = options.resource_version.unwrap_or(0);
+    let collection = &call.served.collection;
+    let state = |mark| Begin::State {
+        snapshot: collection.snapshot(),
+        after: None,
+        mark,
+    };
+    Ok(match options.send_initial_events {
+        Some(true) => {
+            call.server.reached(wanted).await?;
+            state(options.bookmarks)
+        }
+        Some(false) if wanted == 0 => Begin::Events(collection.snapshot().revision),
+        None if wanted == 0 => state(false),
+        _ => Begin::Events(wanted),
+    })
+}
+
+fn check(options: &ListOptions) -> Result<(), Status> {
+    let (matching, initial) = (
+        Path::root("resourceVersionMatch"),
+        Path::root("sendInitialEvents"),
+    );
+    let error = match (options.send_initial_events, options.version_match) {
+        (None, Some(_)) => FieldError::forbidden(
+            &matching,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        (Some(_), matched) if matched != Some(VersionMatch::NotOlderThan) => FieldError::forbidden(
+            &matching,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        (Some(true), _) if !options.bookmarks => {
+            FieldError::forbidden(&initial, "sendInitialEvents requires allowWatchBookmarks")
+        }
+        _ => return Ok(()),
+    };
+    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+}
+
+fn timeout(options: &ListOptions) -> Duration {
+    options
+        .timeout
+        .unwrap_or_else(|| DEFAULT_TIMEOUT.mul_f64(1.0 + rand::random::<f64>()))
+}
+
+/// What a watch sends next.
+enum Next {
+    Chunk(Bytes),
+    /// And nothing after it.
+    Last(Bytes),
+    End,
+}
+
+/// One watch.
+struct Watcher {
+    store: Arc<dyn Store>,
+    served: Served,
+    selection: Selection,
+    shape: Shape,
+    /// Whether frames are handed on as they are.
+    plain: bool,
+    /// Whether nothing was sent yet.
+    first: bool,
+    begin: Begin,
+    deadline: Instant,
+    /// When the next bookmark is due, if they are wanted.
+    bookmarks: Option<Instant>,
+    /// The store's history, while the cursor is older than the log.
+    history: Option<StoreWatch>,
+    ends: [Option<CancellationToken>; 2],
+    _counted: WatcherGuard,
+}
+
+impl Watcher {
+    /// The next chunk: at least one event, or a bookmark.
+    async fn next(&mut self) -> Next {
+        loop {
+            let cursor = match &self.begin {
+                Begin::State { .. } => match self.state() {
+                    Some(chunk) => return Next::Chunk(chunk),
+                    None => continue,
+                },
+                Begin::Events(cursor) => *cursor,
+            };
+            let served = self.served.clone();
+            let mut changed = pin!(served.collection.changed());
+            // Before the log is read: a change in between is not missed.
+            changed.as_mut().enable();
+            let (events, seen) = match served.collection.events(cursor, BATCH) {
+                Ok(read) => {
+                    self.history = None;
+                    read
+                }
+                Err(_) => match self.from_history(cursor).await {
+                    Ok(read) => read,
+                    Err(next) => return next,
+                },
+            };
+            self.begin = Begin::Events(seen);
+            if events.is_empty() {
+                if let Some(next) = self.idle(changed, seen).await {
+                    return next;
+                }
+            } else if let Some(chunk) = self.frames(&events) {
+                return Next::Chunk(chunk);
+            } else {
+                // Nothing of it was selected; other tasks want their turn too.
+                tokio::task::consume_budget().await;
+            }
+        }
+    }
+
+    /// Waits for a change. `Some` if something else came first.
+    async fn idle(&mut self, changed: impl Future<Output = ()>, seen: Revision) -> Option<Next> {
+        let mark_at = self
+            .bookmarks
+            .map(|due| due.min(self.deadline - LAST_BOOKMARK));
+        let mark = async {
+            match mark_at {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => future::pending().await,
+            }
+        };
+        let [server, listener] = &self.ends;
+        tokio::select! {
+            () = changed => None,
+            () = ended(server.as_ref()) => Some(Next::End),
+            () = ended(listener.as_ref()) => Some(Next::End),
+            () = tokio::time::sleep_until(self.deadline) => Some(Next::End),
+            () = mark => {
+                let due = Instant::now() + BOOKMARK_PERIOD;
+                // The last one was sent if there is no time for another.
+                self.bookmarks = (due < self.deadline || Instant::now() + LAST_BOOKMARK < self.deadline).then_some(due);
+                Some(Next::Chunk(self.bookmark(seen, false)))
+            }
+        }
+    }
+
+    /// The next part of the state; `None` when there is no more to send of it.
+    fn state(&mut self) -> Option<Bytes> {
+        let Begin::State {
+            snapshot,
+            after,
+            mark,
+        } = &mut self.begin
+        else {
+            return None;
+        };
+        let mut out = Vec::new();
+        let mut last = None;
+        for entry in snapshot.range(&self.selection.scope, after.as_deref()) {
+            if self.selection.matches(self.served.resource, entry) {
+                let first = std::mem::take(&mut self.first);
+                frame(
+                    &self.served,
+                    self.shape,
+                    self.plain,
+                    Change::Added,
+                    entry,
+                    first,
+                    &mut out,
+                );
+            }
+            if out.len() >= CHUNK {
+                last = Some(entry.key.clone());
+                break;
+            }
+        }
+        if last.is_some() {
+            *after = last;
+            return Some(out.into());
+        }
+        let (revision, mark) = (snapshot.revision, *mark);
+        self.begin = Begin::Events(revision);
+        if mark {
+            out.extend_from_slice(&self.bookmark(revision, true));
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// Events after `cursor` from the store, for a cursor that the log has left behind.
+    async fn from_history(
+        &mut self,
+        cursor: Revision,
+    ) -> Result<(Vec<Arc<Event>>, Revision), Next> {
+        let failed = |error: WatchError| match error {
+            WatchError::Compacted {
+                requested,
+                compacted,
+            } => Next::Last(error_frame(&Status::too_old_resource_version(
+                requested, compacted,
+            ))),
+            WatchError::Closed => Next::End,
+            WatchError::Backend(_) => Next::Last(error_frame(&Status::internal(&error))),
+        };
+        let mut history = match self.history.take() {
+            Some(history) => history,
+            None => self
+                .store
+                .watch(self.served.collection.prefix().clone(), cursor)
+                .map_err(failed)?,
+        };
+        let batch = tokio::select! {
+            batch = history.next() => batch,
+            // Nothing to read yet, though the log begins later: nothing has happened in between.
+            next = self.idle(future::pending(), cursor) => {
+                self.history = Some(history);
+                return Err(next.unwrap_or(Next::End));
+            }
+        };
+        self.history = Some(history);
+        let batch = batch.ok_or(Next::End)?.map_err(failed)?;
+        let seen = batch.last().map_or(cursor, |event| event.kv.mod_revision);
+        Ok((batch.into_iter().filter_map(event_of).collect(), seen))
+    }
+
+    /// The frames of those events that are selected; `None` if none is.
+    fn frames(&mut self, events: &[Arc<Event>]) -> Option<Bytes> {
+        let everything = self.selection.is_everything();
+        if let ([event], true) = (events, everything && self.plain)
+            && event.entry.key.starts_with(&self.selection.scope)
+            && let Some(frame) = event.entry.frame(event.change)
+        {
+            return Some(frame.clone());
+        }
+        let mut out = Vec::new();
+        for event in events {
+            let Some((change, entry)) = self.selected(event) else {
+                continue;
+            };
+            let first = std::mem::take(&mut self.first);
+            frame(
+                &self.served,
+                self.shape,
+                self.plain,
+                change,
+                &entry,
+                first,
+                &mut out,
+            );
+        }
+        (!out.is_empty()).then(|| out.into())
+    }
+
+    /// What an event is to this watch: an object that begins to match is added, one that ceases to is deleted.
+    fn selected(&self, event: &Event) -> Option<(Change, Arc<Entry>)> {
+        let matches = |entry: &Entry| self.selection.matches(self.served.resource, entry);
+        let before = event.previous.as_deref().is_some_and(matches);
+        match (event.change, before) {
+            (Change::Deleted, true) => Some((Change::Deleted, event.entry.clone())),
+            (Change::Deleted, false) => None,
+            (_, before) => match (before, matches(&event.entry), &event.previous) {
+                (true, true, _) => Some((Change::Modified, event.entry.clone())),
+                (false, true, _) => Some((Change::Added, event.entry.clone())),
+                (true, false, Some(previous)) => Some((
+                    Change::Deleted,
+                    Arc::new(previous.deleted(event.revision())),
+                )),
+                _ => None,
+            },
+        }
+    }
+
+    /// A bookmark: everything up to `revision` has been sent.
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+        let (kind, version) = self.shape.bookmark_type(self.served.resource);
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        line("BOOKMARK", &object)
+    }
+}
+
+async fn ended(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => future::pending().await,
+    }
+}
+
+/// Appends the frame of one event.
+fn frame(
+    served: &Served,
+    shape: Shape,
+    plain: bool,
+    change: Change,
+    entry: &Entry,
+    first: bool,
+    out: &mut Vec<u8>,
+) {
+    if plain {
+        entry.write_frame(change, out);
+        return;
+    }
+    // What cannot be shown in this shape, which nothing that we wrote is, is left out.
+    let Ok(object) = shape.watched(served.resource, entry, first) else {
+        return;
+    };
+    out.extend_from_slice(change.frame_start());
+    out.extend_from_slice(&object);
+    out.extend_from_slice(b"}\n");
+}
+
+/// An event of the store's history, as the cache would have made it.
+fn event_of(event: StoreEvent) -> Option<Arc<Event>> {
+    let previous = match event.prev {
+        Some(prev) => Some(Arc::new(
+            Entry::from_stored(prev.key, &prev.value, prev.mod_revision, Change::Modified).ok()?,
+        )),
+        None => None,
+    };
+    let kv = event.kv;
+    let (change, entry) = match (event.kind, &previous) {
+        (EventKind::Put, None) => (
+            Change::Added,
+            Entry::from_stored(kv.key, &kv.value, kv.mod_revision, Change::Added),
+        ),
+        (EventKind::Put, Some(_)) => (
+            Change::Modified,
+            Entry::from_stored(kv.key, &kv.value, kv.mod_revision, Change::Modified),
+        ),
+        (EventKind::Delete, Some(previous)) => {
+            (Change::Deleted, Ok(previous.deleted(kv.mod_revision)))
+        }
+        (EventKind::Delete, None) => return None,
+    };
+    Some(Arc::new(Event {
+        change,
+        entry: Arc::new(entry.ok()?),
+        previous,
+    }))
+}
+
+fn error_frame(status: &Status) -> Bytes {
+    line("ERROR", &status.to_value())
+}
+
+fn line(kind: &str, object: &Value) -> Bytes {
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into()
+}

@@ -1,0 +1,192 @@
+//! What all writes share: reading the object from the body, and carrying it through store and cache.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+use vaquita_api::{
+    Object,
+    body::Parsed,
+    meta,
+    registry::{Resource, field_warnings},
+    status::Status,
+};
+use vaquita_store::{CommitError, Expect, Revision, Write};
+
+use super::{
+    Served, Server,
+    answer::{self, Answer},
+    dispatch::Call,
+};
+use crate::{
+    cache::entry::{Change, Entry, encode},
+    query::{FieldValidation, WriteOptions},
+};
+
+/// How often a write is tried again that somebody else's came before.
+pub(crate) const ATTEMPTS: usize = 32;
+
+/// An object that came in a body or out of a patch.
+pub(crate) struct Incoming {
+    pub(crate) object: Object,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Makes an object of `value`. What is unknown or double in it is an error, a warning or nothing, as the client wants.
+pub(crate) fn incoming(
+    resource: &Resource,
+    value: Value,
+    duplicates: &[String],
+    validation: FieldValidation,
+) -> Result<Incoming, Status> {
+    let decoded = resource.decode(value)?;
+    let clean = decoded.unknown.is_empty() && duplicates.is_empty();
+    let warnings = match validation {
+        FieldValidation::Strict if !clean => {
+            return Err(resource.strict_error(&decoded.unknown, duplicates));
+        }
+        FieldValidation::Warn => field_warnings(&decoded.unknown, duplicates).collect(),
+        FieldValidation::Ignore | FieldValidation::Strict => Vec::new(),
+    };
+    Ok(Incoming {
+        object: decoded.object,
+        warnings,
+    })
+}
+
+/// The object in the body of a create or update.
+pub(crate) fn incoming_body(
+    resource: &Resource,
+    parsed: Parsed,
+    options: WriteOptions,
+) -> Result<Incoming, Status> {
+    incoming(
+        resource,
+        parsed.value,
+        &parsed.duplicates,
+        options.field_validation,
+    )
+}
+
+/// The resourceVersion that an object carries; `None` if it carries none, which means "whatever there is".
+pub(crate) fn precondition(object: &Object) -> Result<Option<Revision>, Status> {
+    match meta::resource_version(object) {
+        "" | "0" => Ok(None),
+        text => match text.parse() {
+            Ok(revision) => Ok(Some(revision)),
+            Err(_) => Err(Status::bad_request(format!(
+                "invalid resource version {text:?}: must be an unsigned integer"
+            ))),
+        },
+    }
+}
+
+/// What became of a write.
+pub(crate) enum Outcome {
+    /// It is durable, and the cache shows it.
+    Done(Arc<Entry>),
+    /// The object is not as it was expected; the cache shows it as it is now.
+    Conflict,
+}
+
+impl Server {
+    /// Writes `object` to `key`, and waits until the cache shows it.
+    pub(crate) async fn put(
+        &self,
+        served: &Served,
+        key: Bytes,
+        object: &Object,
+        expect: Expect,
+    ) -> Result<Outcome, Status> {
+        let value = encode(object).map_err(Status::internal)?;
+        let write = Write::Put {
+            key: key.clone(),
+            value: value.clone(),
+            expect,
+        };
+        let revision = match self.commit(write).await? {
+            Some(revision) => revision,
+            None => return Ok(Outcome::Conflict),
+        };
+        let shown = served
+            .collection
+            .get(&key)
+            .filter(|entry| entry.revision == revision);
+        let entry = match shown {
+            Some(entry) => entry,
+            // Somebody else has written since, or the cache is behind: the answer is still this write's.
+            None => Arc::new(
+                Entry::from_stored(key, &value, revision, Change::Modified)
+                    .map_err(Status::internal)?,
+            ),
+        };
+        Ok(Outcome::Done(entry))
+    }
+
+    /// Removes the object that `entry` is the state of, and waits until the cache shows that.
+    pub(crate) async fn remove(&self, served: &Served, entry: &Entry) -> Result<Outcome, Status> {
+        let write = Write::Delete {
+            key: entry.key.clone(),
+            expect: Expect::Revision(entry.revision),
+        };
+        match self.commit(write).await? {
+            Some(revision) => {
+                if served.resource.plural == "services" && served.resource.group.is_empty() {
+                    self.services.forget(entry);
+                }
+                Ok(Outcome::Done(Arc::new(entry.deleted(revision))))
+            }
+            None => Ok(Outcome::Conflict),
+        }
+    }
+
+    /// Commits a write; `None` if its precondition does not hold. Returns when the cache shows the result.
+    async fn commit(&self, write: Write) -> Result<Option<Revision>, Status> {
+        match self.store.commit(write).await {
+            Ok(committed) => {
+                // Durable in any case: a cache that lags is no reason to say that the write failed.
+                let _ = self.reached(committed.revision).await;
+                Ok(Some(committed.revision))
+            }
+            Err(CommitError::Conflict { .. }) => {
+                self.reached(self.store.revision()).await?;
+                Ok(None)
+            }
+            Err(error) => Err(refused(&error)),
+        }
+    }
+}
+
+fn refused(error: &CommitError) -> Status {
+    match error {
+        CommitError::ValueTooLarge { .. } | CommitError::KeyTooLarge { .. } => {
+            Status::too_large(error)
+        }
+        CommitError::Full => Status::too_many_requests(error.to_string(), 1),
+        CommitError::Closed => Status::unavailable("the server is shutting down"),
+        CommitError::Conflict { .. } | CommitError::EmptyKey | CommitError::Backend(_) => {
+            Status::internal(error)
+        }
+    }
+}
+
+/// The entry that a dry run answers with: the object as it would be, at the revision that it has now (0: none).
+pub(crate) fn rehearsed(key: Bytes, object: &Object, revision: Revision) -> Result<Entry, Status> {
+    let value = encode(object).map_err(Status::internal)?;
+    Entry::from_stored(key, &value, revision, Change::Modified).map_err(Status::internal)
+}
+
+impl Call<'_> {
+    /// The answer of a write: the object, and what is to be warned of.
+    pub(crate) fn written(&self, code: StatusCode, entry: &Entry, warnings: Vec<String>) -> Answer {
+        let mut response = self.object(code, entry)?;
+        answer::warn(&mut response, warnings);
+        Ok(response)
+    }
+
+    /// The conflict of a write whose object has changed since it was read.
+    pub(crate) fn stale(&self) -> Status {
+        Status::stale(&self.resource.group, &self.resource.plural, self.name())
+    }
+}
