@@ -9,7 +9,7 @@ use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::registry::{Kind, Part, Resource, SelectableField, Verb};
 use crate::table::Column;
-use crate::validate::metadata::invalid;
+use crate::validate::metadata::finalizer_name;
 use crate::{Object, meta};
 
 /// The label by which selectors find a namespace by its name.
@@ -128,12 +128,7 @@ fn validate_finalizers(spec: Option<&NamespaceSpec>, errors: &mut Errors) {
         .and_then(|spec| spec.finalizers.as_deref())
         .unwrap_or_default()
     {
-        invalid(&path, finalizer, names::qualified_name(finalizer), errors);
-        if !finalizer.contains('/') && finalizer != "kubernetes" {
-            const DETAIL: &str =
-                "name is neither a standard finalizer name nor is it fully qualified";
-            errors.push(FieldError::invalid(&path, finalizer.as_str(), DETAIL));
-        }
+        finalizer_name(finalizer, &path, errors);
     }
 }
 

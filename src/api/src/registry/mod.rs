@@ -7,6 +7,30 @@
 //! 2. [`Resource::prepare_create`] or [`Resource::prepare_update`] enforces what a client may not set;
 //! 3. [`Resource::validate_create`] or [`Resource::validate_update`] finds what is wrong with the result.
 //!
+//! ```
+//! use serde_json::json;
+//! use vaquita_api::registry::{NewObject, Registry};
+//!
+//! let registry = Registry::builtin();
+//! let maps = registry.get("", "v1", "configmaps").expect("a built-in kind");
+//! let body = json!({"metadata": {"name": "settings"}, "data": {"colour": "grey"}, "colour": "grey"});
+//!
+//! let decoded = maps.decode(body)?;
+//! assert_eq!(decoded.unknown, ["colour"]);
+//!
+//! let mut object = decoded.object;
+//! let new = NewObject {
+//!     namespace: "default",
+//!     now: jiff::Timestamp::UNIX_EPOCH,
+//!     uid: "5dd6c0a8-4f3a-4b0e-9d57-2f1e6c8b9a10".to_owned(),
+//!     entropy: 0,
+//! };
+//! maps.prepare_create(&mut object, &new)?;
+//! maps.validate_create(&object)?;
+//! assert_eq!(object["metadata"]["namespace"], "default");
+//! # Ok::<(), vaquita_api::status::Status>(())
+//! ```
+//!
 //! What is read uses [`Resource::selectable`], [`Resource::columns`] and [`Resource::row`].
 
 mod resource;

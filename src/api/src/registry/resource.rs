@@ -300,8 +300,13 @@ impl Resource {
     }
 
     /// Makes a decoded object one that is about to be created: namespace, generated name, uid, creation time, generation;
-    /// no resourceVersion, deletion time or status but the initial one. Fails if the object names another namespace.
+    /// no deletion time, and no status but the initial one. Fails if the object names another namespace or has a
+    /// `resourceVersion`.
     pub fn prepare_create(&self, object: &mut Object, new: &NewObject<'_>) -> Result<(), Status> {
+        if !matches!(meta::resource_version(object), "" | "0") {
+            const MESSAGE: &str = "resourceVersion should not be set on objects to be created";
+            return Err(Status::bad_request(MESSAGE));
+        }
         self.place(object, new.namespace)?;
         let generated = meta::name(object).is_empty() && !meta::generate_name(object).is_empty();
         let name =

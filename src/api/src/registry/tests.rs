@@ -212,7 +212,9 @@ proptest! {
         let mut created = once.object.clone();
         let new = NewObject { namespace: "ns", now: Timestamp::UNIX_EPOCH, uid: "u".to_owned(), entropy: 1 };
         let placed = resource.prepare_create(&mut created, &new);
-        prop_assert!(placed.is_ok() || resource.namespaced);
+        let misplaced = !matches!(crate::meta::namespace(&once.object), "" | "ns") && resource.namespaced;
+        let versioned = !matches!(crate::meta::resource_version(&once.object), "" | "0");
+        prop_assert_eq!(placed.is_err(), misplaced || versioned);
         let _ = resource.validate_create(&created);
         for part in [Part::Main, Part::Status, Part::Finalize] {
             let mut updated = once.object.clone();

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
@@ -33,6 +33,12 @@ pub(crate) fn create(
             errors,
         );
         invalid(&metadata.child("name"), name, name_check(name), errors);
+    }
+    if let Some(base) = Some(meta::generate_name(object)).filter(|base| !base.is_empty()) {
+        // Something that may end a name follows.
+        let name = base.strip_suffix('-').map(|start| format!("{start}a"));
+        let problems = name_check(name.as_deref().unwrap_or(base));
+        invalid(&metadata.child("generateName"), base, problems, errors);
     }
     let namespace = meta::namespace(object);
     if namespaced {
@@ -101,15 +107,36 @@ fn common(object: &Object, errors: &mut Errors) {
             errors,
         );
     }
-    let path = metadata.child("finalizers");
-    for finalizer in meta::finalizers(object) {
-        invalid(&path, finalizer, names::qualified_name(finalizer), errors);
-    }
+    finalizers(object, &metadata.child("finalizers"), errors);
     owner_references(
         meta::owner_references(object),
         &metadata.child("ownerReferences"),
         errors,
     );
+}
+
+/// The finalizers that have no prefix.
+const STANDARD_FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+
+fn finalizers(object: &Object, path: &Path<'_>, errors: &mut Errors) {
+    for finalizer in meta::finalizers(object) {
+        finalizer_name(finalizer, path, errors);
+    }
+    let has = |name| meta::finalizers(object).any(|finalizer| finalizer == name);
+    if has("orphan") && has("foregroundDeletion") {
+        const DETAIL: &str = "finalizer orphan and foregroundDeletion cannot be both set";
+        let all: Vec<&str> = meta::finalizers(object).collect();
+        errors.push(FieldError::invalid(path, json!(all), DETAIL));
+    }
+}
+
+/// A finalizer is one of the standard ones, or has a prefix that says whose it is.
+pub(crate) fn finalizer_name(finalizer: &str, path: &Path<'_>, errors: &mut Errors) {
+    invalid(path, finalizer, names::qualified_name(finalizer), errors);
+    if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
+        const DETAIL: &str = "name is neither a standard finalizer name nor is it fully qualified";
+        errors.push(FieldError::invalid(path, finalizer, DETAIL));
+    }
 }
 
 /// Adds an error for each rule that `value` breaks.
@@ -201,8 +228,6 @@ fn owner_references(owners: &[Value], path: &Path<'_>, errors: &mut Errors) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn object(value: Value) -> Object {
@@ -264,6 +289,23 @@ mod tests {
             errors[0].ends_with("Found \"true\" in references for x and y"),
             "{errors:?}"
         );
+    }
+
+    #[test]
+    fn looks_at_the_base_of_generated_names() {
+        let generated =
+            |base| on_create(&json!({"name": "x", "generateName": base, "namespace": "b"}));
+        assert_eq!(generated("web-"), [""; 0]);
+        assert_eq!(generated("Web-").len(), 1);
+    }
+
+    #[test]
+    fn knows_finalizers() {
+        let with =
+            |list: Value| on_create(&json!({"name": "x", "namespace": "b", "finalizers": list}));
+        assert_eq!(with(json!(["example.com/mine", "orphan"])), [""; 0]);
+        assert_eq!(with(json!(["mine"])).len(), 1);
+        assert_eq!(with(json!(["orphan", "foregroundDeletion"])).len(), 1);
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn check_pod(pod: &Object, binding: &Binding) -> Result<(), BindError> {
 /// Sets the condition `PodScheduled`.
 fn note_scheduled(status: &mut Object, now: Timestamp) {
     let condition = json!({
-        "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": meta::time(now),
+        "type": "PodScheduled", "status": "True", "lastTransitionTime": meta::time(now),
     });
     let conditions = status.entry("conditions").or_insert_with(|| json!([]));
     let Value::Array(conditions) = conditions else {

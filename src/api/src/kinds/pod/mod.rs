@@ -84,7 +84,7 @@ impl Kind for Pod {
             status["conditions"] = json!([{
                 "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
-                "lastProbeTime": null, "lastTransitionTime": meta::at(object, &["metadata", "creationTimestamp"]),
+                "lastTransitionTime": meta::at(object, &["metadata", "creationTimestamp"]),
             }]);
         }
         object.insert("status".to_owned(), status);
