@@ -23,6 +23,7 @@ const BULK: usize = 8 << 30;
 const COPIED: usize = 4 << 30;
 const CHUNK: usize = 64 * 1024;
 const CONNECTS: u32 = 100_000;
+const PODS: u32 = 50_000;
 
 fn main() {
     // `cargo test --benches` runs it too, to see that it works.
@@ -40,12 +41,27 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
+    pods(scale);
     for (name, runtime) in [("one thread", &one), ("two threads", &two)] {
         println!("{name}:");
         round_trips(runtime, scale);
         bulk(runtime, scale);
         connects(runtime, scale);
     }
+}
+
+fn pods(scale: u32) {
+    let fabric = Fabric::new(FabricConfig::default()).expect("the defaults");
+    let start = Instant::now();
+    let pods: Vec<_> = (0..PODS / scale).map(|_| attach(&fabric)).collect();
+    println!(
+        "attach a pod, {} of them: {:.2} µs",
+        pods.len(),
+        each(start.elapsed(), PODS / scale)
+    );
+    let start = Instant::now();
+    drop(pods);
+    println!("close a pod: {:.2} µs", each(start.elapsed(), PODS / scale));
 }
 
 /// Two pods, one of which listens.

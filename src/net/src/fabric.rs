@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU16, Ordering},
@@ -55,7 +55,7 @@ impl Fabric {
             counters: Counters::default(),
             node_account: Arc::new(Account::new(usize::MAX)),
             node_port_pending: Arc::new(Semaphore::new(config.node_port_pending)),
-            lookups: Semaphore::new(MAX_LOOKUPS),
+            lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             next_port: AtomicU16::new(rand::random()),
             config,
         })))
@@ -217,7 +217,7 @@ pub(crate) struct Inner {
     policy: ArcSwapOption<Box<dyn ConnectPolicy>>,
     /// What the node's own ends of connections are booked on.
     node_account: Arc<Account>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     next_port: AtomicU16,
 }
 
@@ -466,19 +466,32 @@ impl Inner {
         Ok(())
     }
 
-    /// Asks the host's resolver.
+    /// Asks the host's resolver, for as long as a connect may take.
     pub(crate) async fn resolve_outside(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let failed = |source: io::Error| ResolveError::Outside {
             name: name.to_owned(),
             source,
         };
-        let _place = self
-            .lookups
-            .acquire()
-            .await
-            .map_err(|closed| failed(io::Error::other(closed)))?;
-        let found = tokio::net::lookup_host((name, 0)).await.map_err(failed)?;
-        let mut found: Vec<_> = found.map(|address| address.ip()).collect();
+        let asking = async {
+            let place = self
+                .lookups
+                .clone()
+                .acquire_owned()
+                .await
+                .map_err(io::Error::other)?;
+            let name = name.to_owned();
+            // The resolver can't be interrupted: the place is taken until its thread is free, whoever still waits.
+            let asked = tokio::task::spawn_blocking(move || {
+                let _place = place;
+                let found = (name.as_str(), 0).to_socket_addrs()?;
+                Ok(found.map(|address| address.ip()).collect::<Vec<_>>())
+            });
+            asked.await.map_err(io::Error::other)?
+        };
+        let asked = tokio::time::timeout(self.config.connect_timeout, asking).await;
+        let mut found = asked
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(failed)?;
         found.dedup();
         if found.is_empty() {
             Err(ResolveError::NotFound(name.to_owned()))

@@ -69,6 +69,12 @@ impl NodePorts {
             let message = format!("the Service {} has it", open.owner);
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
+        if port == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "port 0 is no node port",
+            ));
+        }
         if protocol == Protocol::Udp {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,

@@ -247,6 +247,17 @@ async fn node_ports_can_be_left_out() {
     );
 }
 
+#[tokio::test]
+async fn what_is_not_there_is_said() {
+    let fabric = fabric();
+    let failed = fabric.services().set(&key("web"), &spec(0, &[]));
+    assert_eq!(failed[0].source.kind(), ErrorKind::InvalidInput);
+    let mut udp = spec(30053, &[]);
+    udp.ports[0].protocol = Protocol::Udp;
+    let failed = fabric.services().set(&key("web"), &udp);
+    assert_eq!(failed[0].source.kind(), ErrorKind::Unsupported);
+}
+
 #[test]
 fn without_a_runtime_it_is_an_error_not_a_panic() {
     let failed = fabric().services().set(&key("web"), &spec(30000, &[]));
