@@ -7,19 +7,20 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::net::TcpListener;
-use vaquita_apiserver::{ApiServer, User, pki::Pki};
+use tokio_util::sync::CancellationToken;
+use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
 use vaquita_image::ImageStore;
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
 use vaquita_runtime::Runtime;
-use vaquita_store::{Redb, Store};
+use vaquita_store::{Options, Redb, Store};
 
 use crate::{
     local,
@@ -72,13 +73,17 @@ pub enum StartError {
         source: io::Error,
     },
     /// Another process runs a cluster over the same data directory.
-    #[error("the data directory {path} is in use by another process: stop that one, or choose another with --data-dir")]
+    #[error(
+        "the data directory {path} is in use by another process: stop that one, or choose another with --data-dir"
+    )]
     InUse {
         /// The directory.
         path: PathBuf,
     },
     /// A socket could not be bound.
-    #[error("cannot listen on {address}: {source}: stop what listens there, or choose another address with {option}")]
+    #[error(
+        "cannot listen on {address}: {source}: stop what listens there, or choose another address with {option}"
+    )]
     Listen {
         /// The address that was asked for.
         address: SocketAddr,
@@ -88,25 +93,25 @@ pub enum StartError {
         source: io::Error,
     },
     /// The database could not be opened.
-    #[error("cannot open the database: {0}")]
+    #[error("cannot open the database: {}", chain(.0))]
     Store(#[from] vaquita_store::OpenError),
     /// Keys and certificates could not be read or made.
-    #[error("cannot prepare keys and certificates: {0}")]
+    #[error("cannot prepare keys and certificates: {}", chain(.0))]
     Pki(#[from] vaquita_apiserver::pki::PkiError),
     /// The API server refused its configuration or could not read the store.
-    #[error("cannot start the API server: {0}")]
+    #[error("cannot start the API server: {}", chain(.0))]
     Api(#[from] vaquita_apiserver::StartError),
     /// The image store could not be opened.
-    #[error("cannot open the image store: {0}")]
+    #[error("cannot open the image store: {}", chain(.0))]
     Images(#[from] vaquita_image::ImageError),
     /// The virtual network refused its configuration.
-    #[error("cannot make the pod network: {0}")]
+    #[error("cannot make the pod network: {}", chain(.0))]
     Network(#[from] vaquita_net::ConfigError),
     /// The Wasm runtime could not start.
-    #[error("cannot start the Wasm runtime: {0}")]
+    #[error("cannot start the Wasm runtime: {}", chain(.0))]
     Runtime(#[from] vaquita_runtime::RuntimeError),
     /// The node could not start.
-    #[error("cannot start the node: {0}")]
+    #[error("cannot start the node: {}", chain(.0))]
     Node(#[from] vaquita_node::StartError),
     /// Everything runs, but did not become ready in time.
     #[error("not ready after {} s: {what}", READY_DEADLINE.as_secs())]
@@ -114,6 +119,21 @@ pub enum StartError {
         /// What was still missing.
         what: String,
     },
+}
+
+/// An error and its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// A part of the start that is done.
@@ -150,7 +170,10 @@ impl Cluster {
     }
 
     /// The same, telling `report` of each step as it ends.
-    pub async fn start_reporting(config: ClusterConfig, report: impl FnMut(Step)) -> Result<Self, StartError> {
+    pub async fn start_reporting(
+        config: ClusterConfig,
+        report: impl FnMut(Step),
+    ) -> Result<Self, StartError> {
         let mut clock = Clock::new(report);
         let lock = lock_data_dir(&config.data_dir)?;
         let sockets = Sockets::bind(&config).await?;
@@ -158,29 +181,52 @@ impl Cluster {
         let store: Arc<dyn Store> = open_store(&config.data_dir).await?;
         clock.step("store", format!("revision {}", store.revision()));
 
-        let url = format!("https://{}", sockets.address);
-        let pki = Pki::load_or_create(&config.data_dir.join("pki"), sockets.address)?;
+        let url = format!("https://{}", reachable(sockets.address));
+        let pki = Pki::load_or_create(
+            &config.data_dir.join("pki"),
+            &[sockets.address.ip().to_string()],
+        )?;
+        let tls = Arc::new(pki.server_config()?);
         let kubeconfig = config.data_dir.join("admin.kubeconfig");
         pki.write_admin_files(&config.data_dir, &url)?;
         clock.step("credentials", kubeconfig.display().to_string());
 
-        let api = Arc::new(ApiServer::start(store.clone(), api_config(&pki)).await?);
+        let admin = User::new("kubernetes-admin", ["system:masters"]);
+        let api_config = Config {
+            authenticator: Authenticator::new().with_token(pki.admin_token(), admin.clone()),
+            secure_port: sockets.address.port(),
+            ..Config::default()
+        };
+        let api = Arc::new(ApiServer::start(store.clone(), api_config).await?);
         let mut supervisor = Supervisor::default();
-        let insecure_url = sockets.insecure_address.map(|address| format!("http://{address}"));
-        sockets.serve(&mut supervisor, &api);
+        let insecure_url = sockets
+            .insecure_address
+            .map(|address| format!("http://{address}"));
+        sockets.serve(&mut supervisor, &api, tls);
         clock.step("API server", url.clone());
 
-        let client = local::client(api.router(), User::in_process("system:admin"));
+        let client = local::client(api.router(), admin);
         start_control_loops(&mut supervisor, &api);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
         let images = ImageStore::open(&config.data_dir.join("images"))?;
         let fabric = Fabric::new(FabricConfig::default())?;
-        start_node(&mut supervisor, &api, &config, &images, &fabric).await?;
-        wait_ready(&client, &api, &config.node_name).await?;
+        let node = start_node(&mut supervisor, &api, &config, &images, &fabric).await?;
+        wait_ready(&client, &node).await?;
         clock.step("node", format!("{} is Ready", config.node_name));
 
-        Ok(Self { supervisor, api, store, client, url, insecure_url, kubeconfig, images, fabric, _lock: lock })
+        Ok(Self {
+            supervisor,
+            api,
+            store,
+            client,
+            url,
+            insecure_url,
+            kubeconfig,
+            images,
+            fabric,
+            _lock: lock,
+        })
     }
 
     /// A client that may do everything.
@@ -250,26 +296,47 @@ impl Sockets {
             }
             None => (None, None),
         };
-        Ok(Self { tls, address, plain, insecure_address })
+        Ok(Self {
+            tls,
+            address,
+            plain,
+            insecure_address,
+        })
     }
 
     /// Serves the API on them until the supervisor stops it.
-    fn serve(self, supervisor: &mut Supervisor, api: &Arc<ApiServer>, tls: Arc<rustls::ServerConfig>) {
+    fn serve(
+        self,
+        supervisor: &mut Supervisor,
+        api: &Arc<ApiServer>,
+        tls: Arc<rustls::ServerConfig>,
+    ) {
         let server = api.clone();
         supervisor.start("API server", PART_DEADLINE, |stop| async move {
-            server.serve_tls(self.tls, tls, stop.cancelled_owned()).await;
+            server
+                .serve_tls(self.tls, tls, stop.cancelled_owned())
+                .await;
         });
         if let Some(listener) = self.plain {
             let server = api.clone();
             supervisor.start("insecure API server", PART_DEADLINE, |stop| async move {
-                server.serve_plain(listener, stop.cancelled_owned()).await;
+                if let Err(error) = server.serve_plain(listener, stop.cancelled_owned()).await {
+                    tracing::error!(%error, "the insecure port is not served");
+                }
             });
         }
     }
 }
 
-async fn bind(wanted: SocketAddr, option: &'static str) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |source| StartError::Listen { address: wanted, option, source };
+async fn bind(
+    wanted: SocketAddr,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address: wanted,
+        option,
+        source,
+    };
     let listener = TcpListener::bind(wanted).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     Ok((listener, address))
@@ -278,7 +345,7 @@ async fn bind(wanted: SocketAddr, option: &'static str) -> Result<(TcpListener, 
 /// Opens the database on a thread that may block: recovery after a crash reads it whole.
 async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
     let path = dir.join("store.redb");
-    let opened = tokio::task::spawn_blocking(move || Redb::open(&path, vaquita_store::Options::default()));
+    let opened = tokio::task::spawn_blocking(move || Redb::open(&path, Options::default()));
     match opened.await {
         Ok(opened) => Ok(Arc::new(opened?)),
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -286,7 +353,10 @@ async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
 }
 
 fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer) {
-    let client = local::client(api.router(), User::in_process("system:kube-controller-manager"));
+    let client = local::client(
+        api.router(),
+        User::in_process("system:kube-controller-manager"),
+    );
     supervisor.start("controllers", PART_DEADLINE, |stop| {
         vaquita_controllers::run(client, vaquita_controllers::Options::default(), stop)
     });
@@ -296,23 +366,78 @@ fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer) {
     });
 }
 
-/// Waits until the API server says that it is ready and the Node object has the condition Ready.
-async fn wait_ready(client: &kube::Client, node: &str) -> Result<(), StartError> {
+/// Starts this machine's node, and tells the API server the way to it.
+async fn start_node(
+    supervisor: &mut Supervisor,
+    api: &ApiServer,
+    config: &ClusterConfig,
+    images: &ImageStore,
+    fabric: &Fabric,
+) -> Result<Node, StartError> {
+    let mut runtime = vaquita_runtime::Config::default();
+    runtime.cache_dir = Some(config.data_dir.join("compiled"));
+    // Reserving address space and starting threads is quick, but it blocks.
+    let runtime = tokio::task::spawn_blocking(move || Runtime::new(runtime))
+        .await
+        .map_err(|panic| StartError::NotReady {
+            what: format!("the Wasm runtime could not be set up: {panic}"),
+        })??;
+    let user = User::new(
+        &format!("system:node:{}", config.node_name),
+        ["system:masters", "system:nodes"],
+    );
+    let client = local::client(api.router(), user);
+    let logs = config.data_dir.join("logs");
+    let node = NodeConfig::new(
+        config.node_name.clone(),
+        fabric.clone(),
+        images.clone(),
+        runtime,
+        logs,
+    );
+    let stop = CancellationToken::new();
+    let node = Node::start(client, node, stop.clone()).await?;
+    api.set_nodes(Arc::new(local::Nodes::new(
+        config.node_name.clone(),
+        node.router(),
+    )));
+    let running = node.clone();
+    supervisor.start("node", PART_DEADLINE, |told| async move {
+        told.cancelled().await;
+        stop.cancel();
+        running.stopped().await;
+    });
+    Ok(node)
+}
+
+/// The address under which a client of this machine reaches a socket bound to `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Waits until the API server says that it is ready and the cluster knows the node as Ready.
+async fn wait_ready(client: &kube::Client, node: &Node) -> Result<(), StartError> {
     let ready = async {
-        let nodes: kube::Api<k8s_openapi::api::core::v1::Node> = kube::Api::all(client.clone());
-        let is_ready = |node: Option<&k8s_openapi::api::core::v1::Node>| {
-            node.and_then(|node| node.status.as_ref())
-                .and_then(|status| status.conditions.as_ref())
-                .is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"))
-        };
-        kube::runtime::wait::await_condition(nodes, node, is_ready).await.map_err(|error| error.to_string())?;
-        let request = http::Request::get("/readyz").body(Vec::new()).map_err(|error| error.to_string())?;
-        client.request_text(request).await.map_err(|error| error.to_string())
+        if !node.ready().await {
+            return Err(format!("the node {} stopped", node.name()));
+        }
+        let request = http::Request::get("/readyz")
+            .body(Vec::new())
+            .map_err(|error| error.to_string())?;
+        client
+            .request_text(request)
+            .await
+            .map_err(|error| error.to_string())
     };
     let what = match tokio::time::timeout(READY_DEADLINE, ready).await {
         Ok(Ok(_)) => return Ok(()),
         Ok(Err(error)) => error,
-        Err(_) => format!("the node {node} is not Ready"),
+        Err(_) => format!("the node {} is not Ready", node.name()),
     };
     Err(StartError::NotReady { what })
 }
@@ -325,7 +450,10 @@ struct Clock<R> {
 
 impl<R: FnMut(Step)> Clock<R> {
     fn new(report: R) -> Self {
-        Self { last: Instant::now(), report }
+        Self {
+            last: Instant::now(),
+            report,
+        }
     }
 
     fn step(&mut self, name: &'static str, detail: String) {
@@ -342,7 +470,11 @@ fn lock_data_dir(dir: &Path) -> Result<File, StartError> {
         let path = path.to_owned();
         move |source| StartError::DataDir { path, source }
     };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(failed(dir))?;
     let path = dir.join("lock");
     let file = File::options()
         .create(true)
@@ -352,12 +484,21 @@ fn lock_data_dir(dir: &Path) -> Result<File, StartError> {
         .map_err(failed(&path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StartError::InUse { path: dir.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(StartError::InUse {
+            path: dir.to_owned(),
+        }),
         Err(TryLockError::Error(source)) => Err(failed(&path)(source)),
     }
 }
 
 fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    let name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }

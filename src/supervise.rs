@@ -68,7 +68,10 @@ impl Supervisor {
         let mut cut_off = Vec::new();
         while let Some(part) = self.parts.pop() {
             part.token.cancel();
-            if tokio::time::timeout(part.deadline, part.ended).await.is_err() {
+            if tokio::time::timeout(part.deadline, part.ended)
+                .await
+                .is_err()
+            {
                 part.task.abort();
                 cut_off.push(part.name);
             }
@@ -132,15 +135,26 @@ mod tests {
     async fn a_part_that_ignores_its_token_is_cut_off() {
         let mut supervisor = Supervisor::default();
         supervisor.start("deaf", DEADLINE, |_| future::pending());
-        supervisor.start("polite", DEADLINE, |stop| async move { stop.cancelled().await });
+        supervisor.start(
+            "polite",
+            DEADLINE,
+            |stop| async move { stop.cancelled().await },
+        );
         assert_eq!(supervisor.stop().await, ["deaf"]);
     }
 
     #[tokio::test]
     async fn a_panic_is_a_failure_with_its_message() {
         let mut supervisor = Supervisor::default();
-        supervisor.start("steady", DEADLINE, |stop| async move { stop.cancelled().await });
+        supervisor.start(
+            "steady",
+            DEADLINE,
+            |stop| async move { stop.cancelled().await },
+        );
         supervisor.start("shaky", DEADLINE, |_| async { panic!("out of luck") });
-        assert_eq!(supervisor.failure().await, ("shaky", Ending::Panicked("out of luck".to_owned())));
+        assert_eq!(
+            supervisor.failure().await,
+            ("shaky", Ending::Panicked("out of luck".to_owned()))
+        );
     }
 }

@@ -19,11 +19,11 @@ use super::report::Report;
 use crate::Cluster;
 
 /// A guest that the build embedded.
-pub(super) struct DemoImage {
+struct DemoImage {
     /// The image's name in the manifests.
-    pub(super) reference: &'static str,
+    reference: &'static str,
     /// The component.
-    pub(super) wasm: &'static [u8],
+    wasm: &'static [u8],
 }
 
 include!(concat!(env!("OUT_DIR"), "/demo.rs"));
@@ -48,7 +48,10 @@ impl Demo {
             !IMAGES.is_empty(),
             "this binary was built without the demo's guests: build and run it by `cargo task demo`"
         );
-        Ok(Self { images: IMAGES, manifests: MANIFESTS })
+        Ok(Self {
+            images: IMAGES,
+            manifests: MANIFESTS,
+        })
     }
 
     /// Loads the images, applies the manifests, waits for an answer and prints it.
@@ -56,15 +59,24 @@ impl Demo {
         for image in self.images {
             cluster
                 .images()
-                .load(image.reference, Bytes::from_static(image.wasm))
+                .load(image.reference, image.wasm)
                 .with_context(|| format!("cannot load the image {}", image.reference))?;
         }
-        report.step("images", &self.images.iter().map(|image| image.reference).collect::<Vec<_>>().join(", "));
+        report.step(
+            "images",
+            &self
+                .images
+                .iter()
+                .map(|image| image.reference)
+                .collect::<Vec<_>>()
+                .join(", "),
+        );
 
         let mut applied = Vec::new();
         for manifest in self.manifests {
             for document in serde_yaml::Deserializer::from_str(manifest) {
-                let object = DynamicObject::deserialize(document).context("a manifest of the demo is damaged")?;
+                let object = DynamicObject::deserialize(document)
+                    .context("a manifest of the demo is damaged")?;
                 applied.push(apply(&cluster.client(), object).await?);
             }
         }
@@ -73,7 +85,12 @@ impl Demo {
         let url = front_end_url(&cluster.client()).await?;
         let answer = tokio::time::timeout(ANSWER_DEADLINE, first_answer(&url))
             .await
-            .map_err(|_| anyhow::anyhow!("no answer from {url} in {} s: see `kubectl get pods`", ANSWER_DEADLINE.as_secs()))?;
+            .map_err(|_| {
+                anyhow::anyhow!(
+                    "no answer from {url} in {} s: see `kubectl get pods`",
+                    ANSWER_DEADLINE.as_secs()
+                )
+            })?;
         report.step("answer", &format!("GET {url}"));
         say_what_to_try(cluster, &url, &answer);
         Ok(())
@@ -93,7 +110,10 @@ fn say_what_to_try(cluster: &Cluster, url: &str, answer: &str) {
 
 /// Creates the object, or merges it into the one that is there.
 async fn apply(client: &kube::Client, object: DynamicObject) -> anyhow::Result<String> {
-    let types = object.types.clone().context("a manifest of the demo has no kind")?;
+    let types = object
+        .types
+        .clone()
+        .context("a manifest of the demo has no kind")?;
     let kind = GroupVersionKind::try_from(&types)?;
     let name = object.name_any();
     let what = format!("{} {name}", kind.kind);
@@ -103,7 +123,8 @@ async fn apply(client: &kube::Client, object: DynamicObject) -> anyhow::Result<S
     let api: Api<DynamicObject> = Api::default_namespaced_with(client.clone(), &resource);
     match api.create(&PostParams::default(), &object).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            api.patch(&name, &PatchParams::default(), &Patch::Merge(&object)).await
+            api.patch(&name, &PatchParams::default(), &Patch::Merge(&object))
+                .await
         }
         created => created,
     }
@@ -112,7 +133,9 @@ async fn apply(client: &kube::Client, object: DynamicObject) -> anyhow::Result<S
 }
 
 async fn front_end_url(client: &kube::Client) -> anyhow::Result<String> {
-    let service = Api::<Service>::default_namespaced(client.clone()).get(FRONT_END).await?;
+    let service = Api::<Service>::default_namespaced(client.clone())
+        .get(FRONT_END)
+        .await?;
     let port = service
         .spec
         .and_then(|spec| spec.ports)
@@ -136,13 +159,18 @@ async fn get(url: &str) -> anyhow::Result<String> {
     let url: http::Uri = url.parse()?;
     let authority = url.authority().context("a URL without a host")?;
     let stream = tokio::net::TcpStream::connect(authority.as_str()).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = http::Request::get(url.path())
         .header(http::header::HOST, authority.as_str())
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
-    anyhow::ensure!(response.status().is_success(), "status {}", response.status());
+    anyhow::ensure!(
+        response.status().is_success(),
+        "status {}",
+        response.status()
+    );
     let body = Limited::new(response.into_body(), ANSWER_LIMIT)
         .collect()
         .await

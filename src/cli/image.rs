@@ -44,10 +44,17 @@ enum ImageCommand {
     },
 }
 
-#[expect(clippy::unused_async, reason = "every command is one future to `cli::main`")]
+#[expect(
+    clippy::unused_async,
+    reason = "every command is one future to `cli::main`"
+)]
 pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
     match args.command {
-        ImageCommand::Load { file, reference, data_dir } => {
+        ImageCommand::Load {
+            file,
+            reference,
+            data_dir,
+        } => {
             let image = open(data_dir)?
                 .load_file(&reference, &file)
                 .with_context(|| format!("cannot load {}", file.display()))?;
@@ -55,15 +62,34 @@ pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         }
         ImageCommand::List { data_dir } => {
             let images = open(data_dir)?.list()?;
-            let width = images.iter().map(|image| image.reference.len()).max().unwrap_or(0).max(5);
-            println!("{:<width$}  {:<19}  {:<14}  {:>10}", "IMAGE", "DIGEST", "KIND", "SIZE");
+            let width = images
+                .iter()
+                .map(|image| image.reference.len())
+                .max()
+                .unwrap_or(0)
+                .max(5);
+            println!(
+                "{:<width$}  {:<19}  {:<14}  {:>10}",
+                "IMAGE", "DIGEST", "KIND", "SIZE"
+            );
             for image in images {
-                let digest: String = image.digest.chars().take(19).collect();
-                println!("{:<width$}  {digest:<19}  {:<14}  {:>10}", image.reference, image.kind.to_string(), image.size);
+                let digest: String = image.digest.to_string().chars().take(19).collect();
+                println!(
+                    "{:<width$}  {digest:<19}  {:<14}  {:>10}",
+                    image.reference,
+                    image.kind.to_string(),
+                    image.size
+                );
             }
         }
-        ImageCommand::Remove { reference, data_dir } => {
-            anyhow::ensure!(open(data_dir)?.remove(&reference)?, "there is no image {reference}");
+        ImageCommand::Remove {
+            reference,
+            data_dir,
+        } => {
+            anyhow::ensure!(
+                open(data_dir)?.remove(&reference)?,
+                "there is no image {reference}"
+            );
         }
     }
     Ok(())

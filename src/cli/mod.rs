@@ -32,9 +32,14 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_tracing();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start worker threads")),
+        Err(error) => {
+            return fail(&anyhow::Error::new(error).context("cannot start worker threads"));
+        }
     };
     let result = runtime.block_on(async {
         match cli.command {
@@ -60,7 +65,10 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 fn start_tracing() {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_from_env("VAQUITA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Where a cluster keeps everything.

@@ -14,7 +14,9 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn start() -> Self {
-        Self { last: Instant::now() }
+        Self {
+            last: Instant::now(),
+        }
     }
 
     /// A step of the cluster's start.
@@ -39,7 +41,10 @@ impl Report {
 }
 
 fn line(name: &str, detail: &str, took: Duration) {
-    Report::say(&format!("  {name:<13} {detail:<58} {:>9}", milliseconds(took)));
+    Report::say(&format!(
+        "  {name:<13} {detail:<58} {:>9}",
+        milliseconds(took)
+    ));
 }
 
 fn milliseconds(took: Duration) -> String {

@@ -82,7 +82,9 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
 fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     let mut config = ClusterConfig::new(args.data_dir.resolve()?);
     config.listen = args.listen;
-    config.insecure_listen = args.insecure_port.map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    config.insecure_listen = args
+        .insecure_port
+        .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     config.docker = !args.no_docker;
     if let Some(name) = args.node_name {
         config.node_name = name;

@@ -26,7 +26,11 @@ fn wait_waiting(cluster: &Vaquita, name: &str, reason: &str) -> String {
 /// Waits for an Event about `name` with `reason`, and returns its message.
 fn wait_event(cluster: &Vaquita, name: &str, reason: &str) -> String {
     eventually(&format!("an event {reason} about {name}"), || {
-        let events = cluster.get(&["events", "--field-selector", &format!("involvedObject.name={name}")]);
+        let events = cluster.get(&[
+            "events",
+            "--field-selector",
+            &format!("involvedObject.name={name}"),
+        ]);
         list(&events["items"])
             .iter()
             .find(|event| event["reason"] == reason)
@@ -43,11 +47,19 @@ fn files_that_are_no_wasm_are_refused_when_loaded() {
     fs::write(&text, "this is no module").expect("writable");
     let refused = cluster.try_load(&text, "localhost/text:v1");
     assert!(!refused.status.success());
-    assert!(refused.stderr.to_lowercase().contains("wasm"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.to_lowercase().contains("wasm"),
+        "{}",
+        refused.stderr
+    );
 
     let missing = cluster.try_load(&dir.path().join("missing.wasm"), "localhost/missing:v1");
     assert!(!missing.status.success());
-    assert!(missing.stderr.contains("missing.wasm"), "{}", missing.stderr);
+    assert!(
+        missing.stderr.contains("missing.wasm"),
+        "{}",
+        missing.stderr
+    );
 
     let unnamed = cluster.try_load(&guest_file("hello"), "Not A Name");
     assert!(!unnamed.status.success());
@@ -74,7 +86,10 @@ fn a_truncated_module_says_so_in_the_pods_status() {
             _ => Err(pod["status"].to_string()),
         }
     });
-    assert!(message.contains("Wasm") || message.contains("module") || message.contains("component"), "{message}");
+    assert!(
+        message.contains("Wasm") || message.contains("module") || message.contains("component"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -92,7 +107,10 @@ fn an_import_that_nothing_provides_is_named() {
     let message = eventually("an error about the import", || {
         let pod = cluster.get(&["pod", "wants"]);
         let status = pod["status"]["containerStatuses"][0].to_string();
-        status.contains("does-not-exist").then_some(status.clone()).ok_or(status)
+        status
+            .contains("does-not-exist")
+            .then_some(status.clone())
+            .ok_or(status)
     });
     assert!(message.contains("made-up"), "{message}");
 }
@@ -105,7 +123,11 @@ fn a_module_that_traps_at_start_backs_off_and_the_others_do_not_notice() {
     cluster.apply(&pod("trap", "localhost/trap:v1"));
     let message = wait_waiting(&cluster, "trap", "CrashLoopBackOff");
     assert!(message.contains("back-off"), "{message}");
-    assert!(cluster.kubectl(&["get", "pod", "trap"]).contains("CrashLoopBackOff"));
+    assert!(
+        cluster
+            .kubectl(&["get", "pod", "trap"])
+            .contains("CrashLoopBackOff")
+    );
     wait_event(&cluster, "trap", "BackOff");
     let state = cluster.get(&["pod", "trap"])["status"]["containerStatuses"][0].clone();
     assert!(state["restartCount"].as_u64() >= Some(1), "{state}");
@@ -168,17 +190,42 @@ spec:
         )
     };
     for (manifest, parts) in [
-        (rc("wrong", "replica: 3", "8080"), ["BadRequest", "unknown field \"spec.replica\""]),
-        (rc("wrong", "replicas: 3", "80800"), ["spec.template.spec.containers[0].ports[0].containerPort", "must be between 1 and 65535"]),
-        (rc("other", "replicas: 3", "8080"), ["spec.template.metadata.labels", "`selector` does not match template `labels`"]),
-        (rc("wrong", "replicas: many", "8080"), ["BadRequest", "replicas"]),
+        (
+            rc("wrong", "replica: 3", "8080"),
+            ["BadRequest", "unknown field \"spec.replica\""],
+        ),
+        (
+            rc("wrong", "replicas: 3", "80800"),
+            [
+                "spec.template.spec.containers[0].ports[0].containerPort",
+                "must be between 1 and 65535",
+            ],
+        ),
+        (
+            rc("other", "replicas: 3", "8080"),
+            [
+                "spec.template.metadata.labels",
+                "`selector` does not match template `labels`",
+            ],
+        ),
+        (
+            rc("wrong", "replicas: many", "8080"),
+            ["BadRequest", "replicas"],
+        ),
     ] {
         let refused = cluster.try_apply(&manifest);
         assert!(!refused.status.success(), "{manifest}");
         for part in parts {
-            assert!(refused.stderr.contains(part), "no {part:?} in {}", refused.stderr);
+            assert!(
+                refused.stderr.contains(part),
+                "no {part:?} in {}",
+                refused.stderr
+            );
         }
     }
     let everything = cluster.kubectl(&["get", "rc", "--ignore-not-found"]);
-    assert!(everything.trim().is_empty(), "nothing was stored: {everything}");
+    assert!(
+        everything.trim().is_empty(),
+        "nothing was stored: {everything}"
+    );
 }

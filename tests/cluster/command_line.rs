@@ -7,10 +7,18 @@ use crate::harness::{Vaquita, command, http_get, run};
 #[test]
 fn up_writes_credentials_prints_ready_and_stops_cleanly() {
     let cluster = Vaquita::up();
-    assert!(cluster.url.starts_with("https://127.0.0.1:"), "{}", cluster.url);
+    assert!(
+        cluster.url.starts_with("https://127.0.0.1:"),
+        "{}",
+        cluster.url
+    );
     for file in ["admin.kubeconfig", "admin.token"] {
         let path = cluster.dir().path().join(file);
-        let mode = fs::metadata(&path).expect("it is there").permissions().mode() & 0o777;
+        let mode = fs::metadata(&path)
+            .expect("it is there")
+            .permissions()
+            .mode()
+            & 0o777;
         assert_eq!(mode, 0o600, "{file}");
     }
     // Ready means that a client finds everything at once.
@@ -30,7 +38,11 @@ fn two_clusters_run_side_by_side() {
     let (one, two) = (Vaquita::up(), Vaquita::up());
     assert_ne!(one.url, two.url);
     one.kubectl(&["create", "configmap", "only-here"]);
-    assert!(!two.try_kubectl(&["get", "configmap", "only-here"]).status.success());
+    assert!(
+        !two.try_kubectl(&["get", "configmap", "only-here"])
+            .status
+            .success()
+    );
     assert!(one.stop().success());
     assert!(two.try_kubectl(&["get", "nodes"]).status.success());
 }
@@ -40,12 +52,25 @@ fn the_insecure_port_serves_the_same_api_in_plain_http() {
     let mut cluster = Vaquita::up_with(&["--insecure-port", "0"]);
     let url = cluster.printed_line("insecure");
     let url = url.split_whitespace().next().expect("a URL");
-    let port = url.rsplit(':').next().expect("a port").trim_end_matches('/').parse().expect("a port");
+    let port = url
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .trim_end_matches('/')
+        .parse()
+        .expect("a port");
     let (status, body) = http_get(port, "/api/v1/nodes").expect("an answer");
     assert_eq!(status, 200);
     assert!(body.contains("test-node"), "{body}");
-    let nodes = run(Command::new("kubectl").args(["--server", url, "get", "nodes"]).env("KUBECONFIG", "/dev/null"));
-    assert!(nodes.stdout.contains("test-node"), "{}{}", nodes.stdout, nodes.stderr);
+    let nodes = run(Command::new("kubectl")
+        .args(["--server", url, "get", "nodes"])
+        .env("KUBECONFIG", "/dev/null"));
+    assert!(
+        nodes.stdout.contains("test-node"),
+        "{}{}",
+        nodes.stdout,
+        nodes.stderr
+    );
 }
 
 #[test]
@@ -53,20 +78,26 @@ fn a_token_is_as_good_as_the_certificate_and_a_wrong_one_is_refused() {
     let cluster = Vaquita::up();
     let token = fs::read_to_string(cluster.dir().path().join("admin.token")).expect("the token");
     let get = |token: &str| {
-        run(Command::new("kubectl").env("KUBECONFIG", "/dev/null").args([
-            "--server",
-            &cluster.url,
-            "--insecure-skip-tls-verify",
-            "--token",
-            token,
-            "get",
-            "namespaces",
-        ]))
+        run(Command::new("kubectl")
+            .env("KUBECONFIG", "/dev/null")
+            .args([
+                "--server",
+                &cluster.url,
+                "--insecure-skip-tls-verify",
+                "--token",
+                token,
+                "get",
+                "namespaces",
+            ]))
     };
     assert!(get(token.trim()).stdout.contains("kube-system"));
     let refused = get("no-such-token");
     assert!(!refused.status.success());
-    assert!(refused.stderr.contains("Unauthorized") || refused.stderr.contains("must be logged in"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("Unauthorized") || refused.stderr.contains("must be logged in"),
+        "{}",
+        refused.stderr
+    );
 }
 
 #[test]
@@ -86,7 +117,10 @@ fn a_data_directory_in_use_is_a_one_line_reason() {
     let cluster = Vaquita::up();
     let refused = run(&mut command(cluster.dir().path()));
     assert!(!refused.status.success());
-    assert_one_line(&refused.stderr, &["in use by another process", "--data-dir"]);
+    assert_one_line(
+        &refused.stderr,
+        &["in use by another process", "--data-dir"],
+    );
     // The one that runs did not notice.
     assert_eq!(cluster.kubectl(&["get", "--raw", "/readyz"]), "ok");
 }
@@ -99,7 +133,12 @@ fn a_damaged_database_is_a_one_line_reason() {
     let database = fs::read_dir(dir.path())
         .expect("a directory")
         .filter_map(Result::ok)
-        .find(|entry| entry.path().extension().is_some_and(|extension| extension == "redb"))
+        .find(|entry| {
+            entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "redb")
+        })
         .expect("a database")
         .path();
     fs::write(&database, vec![0x5a; 64 * 1024]).expect("writable");

@@ -60,7 +60,12 @@ impl Vaquita {
         let output = Arc::new(Mutex::new(String::new()));
         collect(child.stdout.take().expect("a pipe"), &output);
         collect(child.stderr.take().expect("a pipe"), &output);
-        let mut vaquita = Self { child: Some(child), dir, url: String::new(), output };
+        let mut vaquita = Self {
+            child: Some(child),
+            dir,
+            url: String::new(),
+            output,
+        };
         vaquita.url = vaquita.printed_line("ready ");
         vaquita
     }
@@ -70,12 +75,24 @@ impl Vaquita {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let text = self.output.lock().expect("lock").clone();
-            if let Some(rest) = text.lines().find_map(|line| line.trim_start().strip_prefix(start)) {
+            if let Some(rest) = text
+                .lines()
+                .find_map(|line| line.trim_start().strip_prefix(start))
+            {
                 return rest.trim().to_owned();
             }
-            let status = self.child.as_mut().and_then(|child| child.try_wait().expect("wait"));
-            assert!(status.is_none(), "vaquita ended with {status:?} before {start:?}:\n{text}");
-            assert!(Instant::now() < give_up, "no line {start:?} in time:\n{text}");
+            let status = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().expect("wait"));
+            assert!(
+                status.is_none(),
+                "vaquita ended with {status:?} before {start:?}:\n{text}"
+            );
+            assert!(
+                Instant::now() < give_up,
+                "no line {start:?} in time:\n{text}"
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -137,14 +154,21 @@ impl Vaquita {
     /// The same; it must succeed. Returns what it printed.
     pub fn kubectl(&self, args: &[&str]) -> String {
         let printed = self.try_kubectl(args);
-        assert!(printed.status.success(), "kubectl {args:?} failed:\n{}{}", printed.stdout, printed.stderr);
+        assert!(
+            printed.status.success(),
+            "kubectl {args:?} failed:\n{}{}",
+            printed.stdout,
+            printed.stderr
+        );
         printed.stdout
     }
 
     /// A `kubectl` to be started by the caller.
     pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path());
+        command
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.dir.path());
         command
     }
 
@@ -157,7 +181,12 @@ impl Vaquita {
 
     pub fn apply(&self, manifest: &str) -> String {
         let printed = self.try_apply(manifest);
-        assert!(printed.status.success(), "apply failed:\n{}{}\n{manifest}", printed.stdout, printed.stderr);
+        assert!(
+            printed.status.success(),
+            "apply failed:\n{}{}\n{manifest}",
+            printed.stdout,
+            printed.stderr
+        );
         printed.stdout
     }
 
@@ -186,7 +215,9 @@ impl Vaquita {
     pub fn wait_ready(&self, selector: &str, count: usize) -> Vec<String> {
         eventually(&format!("{count} ready pods with {selector}"), || {
             let ready = self.ready_pods(selector);
-            (ready.len() == count).then_some(ready).ok_or_else(|| self.kubectl(&["get", "pods", "-o", "wide"]))
+            (ready.len() == count)
+                .then_some(ready)
+                .ok_or_else(|| self.kubectl(&["get", "pods", "-o", "wide"]))
         })
     }
 
@@ -212,7 +243,12 @@ impl Vaquita {
     /// The node port of a Service's first port.
     pub fn node_port(&self, service: &str) -> u16 {
         let service = self.get(&["service", service]);
-        u16::try_from(service["spec"]["ports"][0]["nodePort"].as_u64().expect("a node port")).expect("a port")
+        u16::try_from(
+            service["spec"]["ports"][0]["nodePort"]
+                .as_u64()
+                .expect("a node port"),
+        )
+        .expect("a port")
     }
 }
 
@@ -232,7 +268,14 @@ impl Drop for Vaquita {
 pub fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vaquita"));
     command
-        .args(["up", "--listen", "127.0.0.1:0", "--node-name", "test-node", "--data-dir"])
+        .args([
+            "up",
+            "--listen",
+            "127.0.0.1:0",
+            "--node-name",
+            "test-node",
+            "--data-dir",
+        ])
         .arg(dir)
         .stdin(Stdio::null());
     command
@@ -243,14 +286,20 @@ pub fn guest_file(guest: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("wasm-examples/target");
     ["wasm32-wasip2", "wasm32-wasip1"]
         .iter()
-        .map(|target| root.join(target).join("release").join(format!("{guest}.wasm")))
+        .map(|target| {
+            root.join(target)
+                .join("release")
+                .join(format!("{guest}.wasm"))
+        })
         .find(|file| file.exists())
         .unwrap_or_else(|| panic!("the guest {guest} is not built: run `cargo task guests`"))
 }
 
 /// A manifest of `wasm-examples`.
 pub fn manifest(path: &str) -> String {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("wasm-examples").join(path);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("wasm-examples")
+        .join(path);
     fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
 }
 
@@ -260,7 +309,10 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
     loop {
         match attempt() {
             Ok(value) => return value,
-            Err(seen) => assert!(Instant::now() < give_up, "{what}: not in time. Last seen:\n{seen}"),
+            Err(seen) => assert!(
+                Instant::now() < give_up,
+                "{what}: not in time. Last seen:\n{seen}"
+            ),
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -268,7 +320,10 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
 
 /// One HTTP/1.1 request on a connection of its own. Returns status and body.
 pub fn http_get(port: u16, path: &str) -> Result<(u16, String), String> {
-    http_request(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))
+    http_request(
+        port,
+        &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"),
+    )
 }
 
 /// The same with a form as the body.
@@ -293,14 +348,23 @@ fn http_request(port: u16, request: &str) -> Result<(u16, String), String> {
         Ok(String::from_utf8_lossy(&answer).into_owned())
     };
     let answer = attempt().map_err(|error| error.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| head.to_owned())?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or_else(|| format!("no HTTP answer: {answer:?}"))?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .ok_or_else(|| head.to_owned())?;
     Ok((status, body.to_owned()))
 }
 
 /// Runs a command to its end.
 pub fn run(command: &mut Command) -> Printed {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     Printed {
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -13,7 +13,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vaquita-apiserver", &["vaquita-api", "vaquita-store"]),
     ("vaquita-controllers", &["vaquita-api"]),
     ("vaquita-scheduler", &["vaquita-api"]),
-    ("vaquita-node", &["vaquita-api", "vaquita-image", "vaquita-net", "vaquita-runtime"]),
+    (
+        "vaquita-node",
+        &[
+            "vaquita-api",
+            "vaquita-image",
+            "vaquita-net",
+            "vaquita-runtime",
+        ],
+    ),
     ("vaquita-task", &[]),
 ];
 
@@ -43,10 +51,17 @@ fn crates_depend_only_on_what_the_architecture_allows() {
             .find(|(name, _)| name == package)
             .unwrap_or_else(|| panic!("{package} is not in the table of layers"));
         for dependency in used.iter().filter(|name| name.starts_with("vaquita")) {
-            assert!(allowed.contains(&dependency.as_str()), "{package} may not depend on {dependency}");
+            assert!(
+                allowed.contains(&dependency.as_str()),
+                "{package} may not depend on {dependency}"
+            );
         }
     }
-    assert_eq!(dependencies.len(), ALLOWED.len() + 1, "a crate of the table is missing from the workspace");
+    assert_eq!(
+        dependencies.len(),
+        ALLOWED.len() + 1,
+        "a crate of the table is missing from the workspace"
+    );
 }
 
 #[test]
@@ -54,7 +69,10 @@ fn crates_keep_away_from_packages_of_other_layers() {
     let dependencies = dependencies();
     for (package, forbidden) in FORBIDDEN {
         let used = &dependencies[*package];
-        assert!(!used.iter().any(|name| name == forbidden), "{package} may not use {forbidden}");
+        assert!(
+            !used.iter().any(|name| name == forbidden),
+            "{package} may not use {forbidden}"
+        );
     }
 }
 
@@ -65,8 +83,13 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).expect("cargo prints JSON");
     let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
     let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
     list(&metadata["packages"])

@@ -51,7 +51,9 @@ pub fn wait_answered_by(port: u16, pods: &[String]) {
                 None => return Err(format!("answered by a pod that should not: {body}")),
             };
         }
-        (answered == expected).then_some(()).ok_or_else(|| format!("{answered:?}"))
+        (answered == expected)
+            .then_some(())
+            .ok_or_else(|| format!("{answered:?}"))
     });
 }
 
@@ -63,8 +65,10 @@ fn a_service_is_answered_by_all_replicas_in_turn() {
     let pods = cluster.wait_ready("app=hello", 3);
 
     let all = cluster.get(&["pods", "-l", "app=hello"]);
-    let ips: BTreeSet<_> =
-        list(&all["items"]).iter().map(|pod| pod["status"]["podIP"].as_str().expect("an IP").to_owned()).collect();
+    let ips: BTreeSet<_> = list(&all["items"])
+        .iter()
+        .map(|pod| pod["status"]["podIP"].as_str().expect("an IP").to_owned())
+        .collect();
     assert_eq!(ips.len(), 3, "each pod has an IP of its own");
     for pod in list(&all["items"]) {
         assert_eq!(pod["status"]["phase"], "Running");
@@ -82,17 +86,24 @@ fn a_service_is_answered_by_all_replicas_in_turn() {
             .iter()
             .filter_map(|endpoint| endpoint["addresses"][0].as_str().map(str::to_owned))
             .collect();
-        (listed == ips && sliced == ips).then_some(()).ok_or_else(|| format!("{endpoints}\n{slices}"))
+        (listed == ips && sliced == ips)
+            .then_some(())
+            .ok_or_else(|| format!("{endpoints}\n{slices}"))
     });
 
     let port = cluster.node_port("hello");
     wait_answered_by(port, &pods);
     // In turn: any three requests one after another are three pods.
-    let three: BTreeSet<_> = (0..3).map(|_| http_get(port, "/").expect("an answer").1).collect();
+    let three: BTreeSet<_> = (0..3)
+        .map(|_| http_get(port, "/").expect("an answer").1)
+        .collect();
     assert_eq!(three.len(), 3, "{three:?}");
 
     let wide = cluster.kubectl(&["get", "pods", "-o", "wide"]);
-    assert!(wide.contains("NOMINATED NODE") && wide.contains("1/1"), "{wide}");
+    assert!(
+        wide.contains("NOMINATED NODE") && wide.contains("1/1"),
+        "{wide}"
+    );
 }
 
 #[test]
@@ -104,7 +115,10 @@ fn scaling_deleting_and_cascading() {
 
     cluster.kubectl(&["scale", "rc", "hello", "--replicas=5"]);
     let five = cluster.wait_ready("app=hello", 5);
-    assert!(first.iter().all(|pod| five.contains(pod)), "scaling up keeps what runs");
+    assert!(
+        first.iter().all(|pod| five.contains(pod)),
+        "scaling up keeps what runs"
+    );
     cluster.kubectl(&["scale", "rc", "hello", "--replicas=2"]);
     let two = cluster.wait_ready("app=hello", 2);
     eventually("the others are gone", || {
@@ -121,7 +135,10 @@ fn scaling_deleting_and_cascading() {
     let orphans = cluster.wait_ready("app=hello", 2);
     assert_eq!(orphans, replaced, "orphans go on");
     for pod in list(&cluster.get(&["pods", "-l", "app=hello"])["items"]) {
-        assert!(list(&pod["metadata"]["ownerReferences"]).is_empty(), "{pod}");
+        assert!(
+            list(&pod["metadata"]["ownerReferences"]).is_empty(),
+            "{pod}"
+        );
     }
 
     // A new controller adopts them; deleting it in the ordinary way takes them along.
@@ -132,7 +149,9 @@ fn scaling_deleting_and_cascading() {
             .iter()
             .filter(|pod| pod["metadata"]["ownerReferences"][0]["name"] == "hello")
             .count();
-        (adopted == 2 && list(&pods["items"]).len() == 2).then_some(()).ok_or_else(|| pods.to_string())
+        (adopted == 2 && list(&pods["items"]).len() == 2)
+            .then_some(())
+            .ok_or_else(|| pods.to_string())
     });
     cluster.kubectl(&["delete", "rc", "hello"]);
     eventually("no pod is left", || {
@@ -152,10 +171,19 @@ fn a_pods_modules_share_a_loopback_that_is_nobody_elses() {
     wait_answered_by(cluster.node_port("sidecar"), &pods);
 
     let listeners = run(Command::new("ss").args(["-ltnpH"])).stdout;
-    let ours: Vec<_> = listeners.lines().filter(|line| line.contains(&format!("pid={},", cluster.pid()))).collect();
-    let ports = [cluster.url.rsplit(':').next().expect("a port").to_owned(), cluster.node_port("sidecar").to_string()];
+    let ours: Vec<_> = listeners
+        .lines()
+        .filter(|line| line.contains(&format!("pid={},", cluster.pid())))
+        .collect();
+    let ports = [
+        cluster.url.rsplit(':').next().expect("a port").to_owned(),
+        cluster.node_port("sidecar").to_string(),
+    ];
     for line in &ours {
-        assert!(ports.iter().any(|port| line.contains(&format!(":{port} "))), "an unexpected listener: {line}");
+        assert!(
+            ports.iter().any(|port| line.contains(&format!(":{port} "))),
+            "an unexpected listener: {line}"
+        );
     }
     assert_eq!(ours.len(), 2, "the API and the node port: {ours:?}");
 }
@@ -164,7 +192,13 @@ fn a_pods_modules_share_a_loopback_that_is_nobody_elses() {
 fn the_guestbook_keeps_what_is_written() {
     let mut cluster = Vaquita::up_with(&["--demo"]);
     let url = cluster.printed_line("The guestbook is at ");
-    let port = url.trim_end_matches('/').rsplit(':').next().expect("a port").parse().expect("a port");
+    let port = url
+        .trim_end_matches('/')
+        .rsplit(':')
+        .next()
+        .expect("a port")
+        .parse()
+        .expect("a port");
     let (status, _) = http_post(port, "/", "entry=written+by+a+test").expect("an answer");
     assert!((200..400).contains(&status), "{status}");
     let (status, page) = http_get(port, "/").expect("an answer");
@@ -185,14 +219,29 @@ fn logs_are_read_whole_by_tail_and_as_they_come() {
         (log.lines().count() >= 5).then(|| log.clone()).ok_or(log)
     });
     let tail = cluster.kubectl(&["logs", "chatty", "--tail=2"]);
-    assert_eq!(tail.lines().collect::<Vec<_>>(), log.lines().collect::<Vec<_>>()[3..]);
+    assert_eq!(
+        tail.lines().collect::<Vec<_>>(),
+        log.lines().collect::<Vec<_>>()[3..]
+    );
     let stamped = cluster.kubectl(&["logs", "chatty", "--timestamps"]);
-    assert!(stamped.lines().all(|line| line.starts_with("20") && line.contains('T')), "{stamped}");
+    assert!(
+        stamped
+            .lines()
+            .all(|line| line.starts_with("20") && line.contains('T')),
+        "{stamped}"
+    );
 
     let mut follow = cluster.kubectl_command();
-    let mut follow = follow.args(["logs", "-f", "chatty"]).stdout(Stdio::piped()).spawn().expect("kubectl starts");
-    let followed: Vec<_> =
-        BufReader::new(follow.stdout.take().expect("a pipe")).lines().take(5).map(|line| line.expect("text")).collect();
+    let mut follow = follow
+        .args(["logs", "-f", "chatty"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("kubectl starts");
+    let followed: Vec<_> = BufReader::new(follow.stdout.take().expect("a pipe"))
+        .lines()
+        .take(5)
+        .map(|line| line.expect("text"))
+        .collect();
     let _ = follow.kill();
     let _ = follow.wait();
     assert_eq!(followed, log.lines().take(5).collect::<Vec<_>>());

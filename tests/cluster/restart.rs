@@ -19,7 +19,11 @@ fn after_sigkill_all_objects_are_there_and_pods_answer_again() {
 
     let again = Vaquita::up_again(cluster.kill());
     let kept = again.wait_ready("app=hello", 3);
-    assert_eq!(uids(&again), before, "the same objects, none new, none lost");
+    assert_eq!(
+        uids(&again),
+        before,
+        "the same objects, none new, none lost"
+    );
     assert_eq!(again.get(&["configmap", "kept"])["data"]["a"], "b");
     wait_answered_by(again.node_port("hello"), &kept);
 
@@ -40,7 +44,12 @@ fn what_was_acknowledged_just_before_sigkill_is_there() {
     let again = Vaquita::up_again(cluster.kill());
     let names = again.kubectl(&["get", "configmaps", "-o", "name"]);
     for index in 0..20 {
-        assert!(names.lines().any(|name| name == format!("configmap/map-{index}")), "map-{index} is lost:\n{names}");
+        assert!(
+            names
+                .lines()
+                .any(|name| name == format!("configmap/map-{index}")),
+            "map-{index} is lost:\n{names}"
+        );
     }
 }
 
@@ -50,7 +59,11 @@ fn uids(cluster: &Vaquita) -> BTreeMap<String, String> {
         .iter()
         .map(|object| {
             let text = |value: &serde_json::Value| value.as_str().expect("text").to_owned();
-            let name = format!("{}/{}", text(&object["kind"]), text(&object["metadata"]["name"]));
+            let name = format!(
+                "{}/{}",
+                text(&object["kind"]),
+                text(&object["metadata"]["name"])
+            );
             (name, text(&object["metadata"]["uid"]))
         })
         .collect()
