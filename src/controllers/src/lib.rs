@@ -7,17 +7,20 @@
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
 mod backoff;
+pub mod collector;
 mod context;
 pub mod drive;
 pub mod endpoints;
 pub mod informer;
 mod key;
 mod meta;
+pub mod namespaces;
 mod pods;
 pub mod queue;
 mod record;
 mod replicas;
 pub mod replication;
+mod served;
 #[cfg(test)]
 mod testing;
 
@@ -37,7 +40,9 @@ pub use crate::{
 pub async fn run(client: Client, options: Options, shutdown: CancellationToken) {
     let context = Context::new(client, options, shutdown);
     let mut running = JoinSet::new();
+    running.spawn(collector::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
+    running.spawn(namespaces::run(context.clone()));
     running.spawn(replication::run(context.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {

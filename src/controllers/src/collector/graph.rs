@@ -7,7 +7,7 @@
 mod departed;
 mod object;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -98,9 +98,8 @@ impl Graph {
             }
             self.link(&object, &mut looks);
         }
-        let begins = |asked: fn(&Object) -> bool| {
-            asked(&object) && !before.as_deref().is_some_and(asked)
-        };
+        let begins =
+            |asked: fn(&Object) -> bool| asked(&object) && !before.as_deref().is_some_and(asked);
         if begins(Object::orphans_dependents) {
             looks.push(object.uid.clone());
         }

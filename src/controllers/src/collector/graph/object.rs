@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::discovery::{Served, group_of};
+use crate::served::{Served, group_of};
 
 /// Deletion waits until the dependents are deleted.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -139,9 +139,9 @@ impl Object {
 
     /// Whether the object asks that its owner stay as long as it does.
     pub(crate) fn blocks_deletion_of(&self, owner: &Uid) -> bool {
-        self.owners
-            .iter()
-            .any(|reference| reference.uid == **owner && reference.block_owner_deletion == Some(true))
+        self.owners.iter().any(|reference| {
+            reference.uid == **owner && reference.block_owner_deletion == Some(true)
+        })
     }
 
     pub(crate) fn is_of(&self, resource: &ResourceKey) -> bool {
