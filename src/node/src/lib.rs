@@ -21,6 +21,8 @@ mod pod;
 mod pods;
 mod proxy;
 mod registration;
+#[cfg(test)]
+mod testing;
 
 pub use config::{Capacity, LogLimits, NodeConfig, StartError};
 pub use node::Node;

@@ -196,11 +196,6 @@ impl Board {
         }
     }
 
-    /// The facts of this moment.
-    pub(crate) fn facts(&self) -> Facts {
-        self.lock().clone()
-    }
-
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Facts) -> T) -> T {
         look(&self.lock())
     }

@@ -199,7 +199,9 @@ impl Runner {
         let mut backoff = BackOff::default();
         loop {
             let container = self.container();
-            let image = self.image(&container).await;
+            let Some(image) = self.image(&container).await else {
+                continue;
+            };
             // Before the attempt, so that no change during it is missed.
             let mut images = self.context.images.changes();
             let problem = match self.start(&container, image).await {
@@ -250,8 +252,8 @@ impl Runner {
         self.memory.crashes.attempt(failed, Instant::now());
     }
 
-    /// Finds the image, however long it takes.
-    async fn image(&self, container: &Container) -> Image {
+    /// Finds the image, however long it takes. `None`: the manifest names another one now.
+    async fn image(&self, container: &Container) -> Option<Image> {
         let events = &self.context.events;
         let name = container.image.as_deref().unwrap_or_default();
         let never = container.image_pull_policy.as_deref() == Some("Never");
@@ -262,17 +264,11 @@ impl Runner {
                 Ok(image) => {
                     let message = format!("Container image \"{name}\" already present on machine");
                     events.normal(&self.about(), "Pulled", message);
-                    return image;
+                    return Some(image);
                 }
                 Err(problem) => problem,
             };
             self.complain_about_image(name, &problem);
-            let until_change = async {
-                tokio::select! {
-                    _ = changes.changed() => {}
-                    () = self.image_changed(Some(name)) => {}
-                }
-            };
             let now = Instant::now();
             backoff.attempt(now, now);
             let until_retry = async {
@@ -293,8 +289,9 @@ impl Runner {
                 }
             };
             tokio::select! {
-                () = until_change => {}
                 () = until_retry => {}
+                _ = changes.changed() => {}
+                () = self.image_changed(container.image.as_deref()) => return None,
             }
         }
     }

@@ -67,10 +67,12 @@ impl Publisher {
         let mut changes = self.board.changes();
         let pod = self.feed.borrow_and_update().pod.clone();
         let mut known = pod.status.clone().unwrap_or_default();
-        // What has ended before is as it was written then.
-        let mut last = Phase::of(&pod)
-            .is_final()
-            .then(|| self.status(&pod, &known));
+        let mut last = None;
+        if Phase::of(&pod).is_final() {
+            // What has ended before is as it was written then.
+            known = self.status(&pod, &known);
+            last = Some(known.clone());
+        }
         loop {
             let is_over = over.is_cancelled();
             changes.mark_unchanged();
@@ -124,7 +126,7 @@ impl Publisher {
                     )
                 };
                 facts.verdict.is_none()
-                    && facts.containers.iter().all(|record| brief(&record.state))
+                    && facts.containers.iter().any(|record| brief(&record.state))
             })
         };
         let settled = async { while is_brief() && changes.changed().await.is_ok() {} };

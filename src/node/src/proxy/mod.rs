@@ -59,6 +59,15 @@ impl ServiceLinks {
         }
     }
 
+    /// For tests: there are no Services, and that is known.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self {
+            services: Arc::default(),
+            synced: watch::Sender::new(true),
+        }
+    }
+
     /// Waits until the cluster's Services are known.
     pub(crate) async fn synced(&self) {
         // The sender is in `self`: it cannot be gone.
