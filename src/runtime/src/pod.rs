@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use vaquita_net::PodNetwork;
 
 use crate::process::{Process, ProcessConfig, StartError};
@@ -32,12 +32,13 @@ struct Inner {
     runtime: Arc<Shared>,
     config: PodConfig,
     ended: CancellationToken,
-    _end: DropGuard,
     processes: Mutex<Vec<Process>>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // First, so that no process sees its network go.
+        self.ended.cancel();
         self.config.network.close();
     }
 }
@@ -48,7 +49,6 @@ impl Pod {
         let inner = Inner {
             runtime,
             config,
-            _end: ended.clone().drop_guard(),
             ended,
             processes: Mutex::default(),
         };

@@ -38,7 +38,18 @@ pub(crate) struct Descriptors {
 /// A socket and how it is used.
 pub(super) struct Socket {
     pub(super) kind: Kind,
-    flags: u16,
+    waiting: Waiting,
+}
+
+/// Whether calls wait until they can be done (`fdflags.nonblock`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// Handed over, and nobody has said. Programs differ in what they expect: those with an event loop (Go's runtime)
+    /// take over a listener that does not wait, after a look at its flags; others (Rust's and C's libraries) just accept,
+    /// and expect to wait. So the look decides.
+    Undecided,
+    Wait,
+    DontWait,
 }
 
 pub(super) enum Kind {
@@ -62,7 +73,7 @@ impl Descriptors {
     pub(crate) fn new(network: PodNetwork, ports: &[u16]) -> Self {
         let sockets = ports.iter().map(|port| Socket {
             kind: Kind::Unused { port: *port },
-            flags: 0,
+            waiting: Waiting::Undecided,
         });
         Self {
             network,
@@ -105,7 +116,10 @@ impl Descriptors {
             stream,
             peeked: Bytes::new(),
         });
-        let mut socket = Socket { kind, flags: 0 };
+        let mut socket = Socket {
+            kind,
+            waiting: Waiting::Wait,
+        };
         socket.set_flags(flags);
         self.open.insert(fd, socket);
         Ok(fd)
@@ -139,20 +153,28 @@ impl Descriptors {
 
 impl Socket {
     pub(super) fn is_blocking(&self) -> bool {
-        self.flags & NONBLOCK == 0
+        self.waiting != Waiting::DontWait
     }
 
+    /// Sets `fdflags`, of which all but one mean nothing to sockets.
     pub(super) fn set_flags(&mut self, flags: i32) {
-        // Of all flags, this one alone has a meaning for sockets.
-        self.flags = flags.to_le_bytes()[0].into();
-        self.flags &= NONBLOCK;
+        let wait = flags & i32::from(NONBLOCK) == 0;
+        self.waiting = if wait {
+            Waiting::Wait
+        } else {
+            Waiting::DontWait
+        };
     }
 
     /// `fdstat`
-    pub(super) fn fdstat(&self) -> [u8; 24] {
+    pub(super) fn fdstat(&mut self) -> [u8; 24] {
+        if self.waiting == Waiting::Undecided {
+            self.waiting = Waiting::DontWait;
+        }
+        let flags = if self.is_blocking() { 0 } else { NONBLOCK };
         let mut stat = [0; 24];
         stat[0] = SOCKET_STREAM;
-        stat[2..4].copy_from_slice(&self.flags.to_le_bytes());
+        stat[2..4].copy_from_slice(&flags.to_le_bytes());
         stat[8..16].copy_from_slice(&RIGHTS.to_le_bytes());
         stat[16..24].copy_from_slice(&RIGHTS.to_le_bytes());
         stat

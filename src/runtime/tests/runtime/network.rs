@@ -163,9 +163,14 @@ async fn a_core_module_accepts_from_the_listener_it_is_handed() {
          (if (i32.ne (i32.load (i32.const 300)) (i32.const 1)) (then (call $exit (i32.const 101))))
          (if (i64.ne (i64.load (i32.const 200)) (i64.load (i32.const 100))) (then (call $exit (i32.const 102))))
          (call $serve)",
-        // As programs find out what a descriptor is: socket_stream is 6.
+        // As Go's runtime takes it over: a look at what it is (socket_stream is 6) and at its flags makes it one that does
+        // not wait.
         "(call $check (call $stat (i32.const 3) (i32.const 400)))
          (if (i32.ne (i32.load8_u (i32.const 400)) (i32.const 6)) (then (call $exit (i32.const 103))))
+         (if (i32.ne (i32.load8_u (i32.const 402)) (i32.const 4)) (then (call $exit (i32.const 104))))
+         (if (i32.ne (call $accept (i32.const 3) (i32.const 0) (i32.const 16)) (i32.const 6))
+             (then (call $exit (i32.const 105))))
+         (call $check (call $poll (i32.const 100) (i32.const 200) (i32.const 1) (i32.const 300)))
          (call $serve)",
     ] {
         let (pod, process, log) = host.run_with(&CORE.replace("BODY", body), change).await;
