@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn a_group_that_fails_hides_no_other() {
         let wanted = [
-            ("".to_owned(), "v1".to_owned()),
+            (String::new(), "v1".to_owned()),
             ("down".to_owned(), "v1beta1".to_owned()),
         ];
         let list = APIResourceList {

@@ -59,7 +59,7 @@ fn deleted(object: Object, cascade: Cascade) -> Object {
 }
 
 fn sorted(looks: Looks) -> Vec<String> {
-    let mut looks: Vec<_> = looks.iter().map(ToString::to_string).collect();
+    let mut looks: Vec<_> = looks.into_iter().map(|uid| uid.to_string()).collect();
     looks.sort();
     looks.dedup();
     looks
