@@ -15,6 +15,7 @@ pub mod informer;
 mod key;
 mod meta;
 pub mod namespaces;
+pub mod nodes;
 mod pods;
 pub mod queue;
 mod record;
@@ -43,6 +44,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     running.spawn(collector::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
+    running.spawn(nodes::run(context.clone()));
     running.spawn(replication::run(context.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {

@@ -67,12 +67,14 @@ impl<K: Resource> Store<K> {
 
     /// Every object, ordered by namespace and name.
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.read()
-            .objects
-            .values()
-            .flat_map(BTreeMap::values)
-            .cloned()
-            .collect()
+        self.matching(|_| true)
+    }
+
+    /// The objects of all namespaces for which `wanted` holds; otherwise like [`in_namespace`](Self::in_namespace).
+    pub fn matching(&self, wanted: impl Fn(&K) -> bool) -> Vec<Arc<K>> {
+        let tables = self.read();
+        let all = tables.objects.values().flat_map(BTreeMap::values);
+        all.filter(|object| wanted(object)).cloned().collect()
     }
 
     /// The objects of one namespace for which `wanted` holds, ordered by name.
