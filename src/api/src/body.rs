@@ -14,6 +14,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqA
 use serde_json::{Map, Number, Value};
 
 use crate::field::Path;
+use crate::protobuf::{self, ProtobufError};
 use crate::schema::{DecodeError, Schema};
 use crate::status::Status;
 
@@ -274,6 +275,19 @@ impl<T: DeserializeOwned> BodyType<T> {
     /// The type's shape, for patches.
     pub fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    /// Makes JSON of a protobuf body of this type, for [`BodyType::decode`].
+    pub fn parse_protobuf(&self, bytes: &[u8]) -> Result<Parsed, ProtobufError> {
+        let api_version = match self.group {
+            "" => self.version.to_owned(),
+            group => format!("{group}/{}", self.version),
+        };
+        let value = protobuf::decode(bytes, &self.schema, &api_version)?;
+        Ok(Parsed {
+            value,
+            duplicates: Vec::new(),
+        })
     }
 
     /// Reads the type; gives the paths of unknown fields besides. The kind must be right if it is there; the version of

@@ -15,6 +15,7 @@ pub mod pod {
 
     pub use crate::kinds::pod::{BindError, bind};
 }
+pub mod protobuf;
 pub mod quantity;
 pub mod registry;
 pub mod schema;

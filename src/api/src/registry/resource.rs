@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::rules::Rules;
+use crate::body::Parsed;
 use crate::field::{Errors, FieldError, Path};
+use crate::protobuf::{self, ProtobufError};
 use crate::schema::Schema;
 use crate::status::Status;
 use crate::table::Column;
@@ -230,6 +232,15 @@ impl Resource {
     /// The kind's shape, for strategic merges.
     pub fn schema(&self) -> &Schema {
         self.rules.schema()
+    }
+
+    /// Makes JSON of a protobuf body, for [`Resource::decode`].
+    pub fn parse_protobuf(&self, bytes: &[u8]) -> Result<Parsed, ProtobufError> {
+        let value = protobuf::decode(bytes, self.schema(), &self.api_version())?;
+        Ok(Parsed {
+            value,
+            duplicates: Vec::new(),
+        })
     }
 
     /// Makes an object of a body or of a patch's result: checks `apiVersion` and `kind` (both may be absent) and every

@@ -1,0 +1,93 @@
+//! Which number each field has.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+/// What a number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The field of this JSON name.
+    Field(&'static str),
+    /// A message of this name, whose fields are the parent's in JSON.
+    Embedded(&'static str),
+}
+
+/// A message's fields by their numbers.
+type Message = HashMap<u32, Target>;
+/// Messages by their names.
+type Section = HashMap<&'static str, Message>;
+
+static SECTIONS: LazyLock<HashMap<&'static str, Section>> =
+    LazyLock::new(|| parse(include_str!("numbers.txt")));
+
+/// The numbers as one group and version sees them: its own messages, then those that all share.
+pub(super) struct Numbers {
+    sections: Vec<&'static Section>,
+}
+
+impl Numbers {
+    pub(super) fn of(api_version: &str) -> Self {
+        let sections = [api_version, "v1", "meta/v1"].into_iter();
+        Self {
+            sections: sections.filter_map(|name| SECTIONS.get(name)).collect(),
+        }
+    }
+
+    pub(super) fn find(&self, message: &str, number: u32) -> Option<Target> {
+        let found = self
+            .sections
+            .iter()
+            .find_map(|section| section.get(message))?;
+        found.get(&number).copied()
+    }
+
+    /// All fields of a message, those of embedded messages included.
+    #[cfg(test)]
+    pub(super) fn fields(&self, message: &str) -> Vec<&'static str> {
+        let Some(found) = self
+            .sections
+            .iter()
+            .find_map(|section| section.get(message))
+        else {
+            return Vec::new();
+        };
+        let names = found.values().flat_map(|target| match target {
+            Target::Field(name) => vec![*name],
+            Target::Embedded(inner) => self.fields(inner),
+        });
+        names.collect()
+    }
+}
+
+/// Reads the table. It is part of this crate, and a test holds it against the types; a line that made no sense would be
+/// missed there.
+fn parse(table: &'static str) -> HashMap<&'static str, Section> {
+    let mut sections: HashMap<&'static str, Section> = HashMap::new();
+    let mut current = "";
+    for line in table
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            current = name;
+            continue;
+        }
+        let mut words = line.split(' ');
+        let message = words.next().unwrap_or_default();
+        let fields = words.filter_map(|word| {
+            let (name, number) = word.split_once('=')?;
+            let target = name
+                .strip_prefix('*')
+                .map_or(Target::Field(name), Target::Embedded);
+            Some((number.parse().ok()?, target))
+        });
+        sections
+            .entry(current)
+            .or_default()
+            .insert(message, fields.collect());
+    }
+    sections
+}
