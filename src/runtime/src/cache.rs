@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
@@ -25,6 +26,8 @@ const SEAL: usize = MAGIC.len() + 32;
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
+    /// The most bytes that all of them together may have.
+    limit: u64,
 }
 
 /// Why an entry could not be used although there is one.
@@ -38,7 +41,7 @@ pub(crate) enum ReadError {
 
 impl Cache {
     /// The part of `dir` that holds artifacts for `engine`. Created if missing, with access for its owner alone.
-    pub(crate) fn open(dir: &Path, engine: &wasmtime::Engine) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path, limit: u64, engine: &wasmtime::Engine) -> io::Result<Self> {
         let mut hasher = Fnv::default();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         let dir = dir.join(format!("{:016x}", hasher.finish()));
@@ -47,7 +50,7 @@ impl Cache {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, limit })
     }
 
     /// Where the artifact of that module lies, after its seal was checked. `None`: there is none.
@@ -58,7 +61,9 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        check_seal(file)?;
+        check_seal(&file)?;
+        // The time of the last use decides what goes first when there is too much. It is no loss if it can't be noted.
+        let _ = file.set_modified(SystemTime::now());
         Ok(Some(path))
     }
 
@@ -73,7 +78,35 @@ impl Cache {
         file.as_file().sync_data()?;
         let path = self.path(module);
         file.persist(&path).map_err(|error| error.error)?;
+        self.trim();
         Ok(path)
+    }
+
+    /// Removes what was not used for the longest time, until the rest is within the limit. What is mapped stays
+    /// with whoever has mapped it, whether it has a name or not.
+    fn trim(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else {
+            return;
+        };
+        let mut files: Vec<_> = entries
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let about = entry.metadata().ok()?;
+                Some((about.modified().ok()?, about.len(), entry.path()))
+            })
+            .collect();
+        files.sort();
+        let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
+        // The newest is what this is done for.
+        files.pop();
+        for (_, length, path) in files {
+            if total <= self.limit {
+                return;
+            }
+            if fs::remove_file(&path).is_ok() {
+                total -= length;
+            }
+        }
     }
 
     /// Forgets an entry that can't be used.
@@ -89,14 +122,14 @@ impl Cache {
     }
 }
 
-fn check_seal(mut file: File) -> Result<(), ReadError> {
+fn check_seal(mut file: &File) -> Result<(), ReadError> {
     let length = file.metadata()?.len();
     let artifact = length
         .checked_sub(SEAL as u64)
         .ok_or(ReadError::Damaged("it is too short"))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
-    let mut body = (&file).take(artifact);
+    let mut body = file.take(artifact);
     loop {
         let read = body.read(&mut buffer)?;
         if read == 0 {
@@ -146,6 +179,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let cache = Cache {
             dir: dir.path().to_owned(),
+            limit: 1 << 20,
         };
         (dir, cache)
     }
@@ -187,5 +221,27 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1);
         cache.remove(Digest([1; 32]));
         assert_eq!(cache.find(Digest([1; 32])).expect("readable"), None);
+    }
+
+    #[test]
+    fn what_was_used_last_stays_when_there_is_too_much() {
+        let (_dir, mut cache) = cache();
+        cache.limit = 3 * (100 + SEAL as u64);
+        let digest = |number| Digest([number; 32]);
+        let has = |cache: &Cache, number| cache.path(digest(number)).exists();
+        for number in 1..=3 {
+            let path = cache.put(digest(number), &[0; 100]).expect("written");
+            let file = File::options().write(true).open(path).expect("there");
+            let used = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number.into());
+            file.set_modified(used).expect("settable");
+        }
+        cache.find(digest(1)).expect("readable");
+        cache.put(digest(4), &[0; 100]).expect("written");
+        let left: Vec<_> = (1..=4).filter(|number| has(&cache, *number)).collect();
+        assert_eq!(left, [1, 3, 4]);
+        // One that is too large by itself is kept all the same, alone.
+        cache.put(digest(5), &[0; 1000]).expect("written");
+        let left: Vec<_> = (1..=5).filter(|number| has(&cache, *number)).collect();
+        assert_eq!(left, [5]);
     }
 }

@@ -13,6 +13,12 @@ pub struct Config {
     /// Default: `None`, compiled code lives as long as its [`Module`](crate::Module) does.
     pub cache_dir: Option<PathBuf>,
 
+    /// Bytes that compiled code may take in `cache_dir`, for each version and setting of the engine. What was not
+    /// used for the longest time goes first.
+    ///
+    /// Default: 4 GiB.
+    pub cache_limit: u64,
+
     /// Threads that run guests. More than there are cores only adds switching.
     ///
     /// Default: the machine's parallelism.
@@ -48,6 +54,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             cache_dir: None,
+            cache_limit: 4 << 30,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_instances: 8192,
             memory_reservation: 4 << 30,
@@ -66,7 +73,8 @@ pub struct HttpConfig {
     /// Default: 256.
     pub max_concurrent_requests: usize,
 
-    /// Connections that are open at once, idle ones included; more wait to be accepted.
+    /// Connections that are open at once, idle ones included; more wait to be accepted. As many requests
+    /// may wait for their turn; more are answered with status 503.
     ///
     /// Default: 4096.
     pub max_connections: usize,

@@ -12,6 +12,9 @@ use crate::config::Config;
 /// The fewest instances that a pool is worth having for.
 const SMALLEST_POOL: u32 = 16;
 
+/// What a running instance takes of its process's memory mappings.
+const MAPPINGS_PER_INSTANCE: u64 = 6;
+
 /// Linear memory below this size is wiped by hand when an instance ends rather than given back to the kernel:
 /// it will be wanted again at once, and page faults cost far more than clearing.
 const MEMORY_KEPT: usize = 1 << 20;
@@ -45,6 +48,7 @@ impl Engine {
     /// An engine with a pool as large as `config` asks for, or else as the address space has room for.
     pub(crate) fn new(config: &Config) -> wasmtime::Result<Self> {
         let mut instances = config.max_instances.max(1);
+        warn_about_mappings(instances);
         loop {
             match wasmtime::Engine::new(&settings(config, instances)) {
                 Ok(wasmtime) => {
@@ -68,6 +72,25 @@ impl Engine {
                 }
             }
         }
+    }
+}
+
+/// Linux gives a process so many mappings and no more; what fails for the lack of one is hard to understand.
+fn warn_about_mappings(instances: u32) {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let Some(limit) = limit
+        .ok()
+        .and_then(|limit| limit.trim().parse::<u64>().ok())
+    else {
+        return;
+    };
+    let wanted = u64::from(instances).saturating_mul(MAPPINGS_PER_INSTANCE);
+    if wanted > limit {
+        tracing::warn!(
+            limit,
+            wanted,
+            "instances may fail for want of memory mappings; raise the limit: sysctl -w vm.max_map_count={wanted}"
+        );
     }
 }
 

@@ -85,7 +85,7 @@ impl Runtime {
         let linkers = Linkers::new(&engine.wasmtime).map_err(RuntimeError::Link)?;
         let cache = config
             .cache_dir
-            .map(|dir| Cache::open(&dir, &engine.wasmtime));
+            .map(|dir| Cache::open(&dir, config.cache_limit, &engine.wasmtime));
         let cache = cache.transpose().map_err(RuntimeError::Cache)?;
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))

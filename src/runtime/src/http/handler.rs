@@ -35,6 +35,8 @@ pub(super) struct Handler {
     runtime: Arc<Shared>,
     guest: ProxyPre<State>,
     environment: Arc<Environment>,
+    /// For requests that wait for their turn.
+    places: Semaphore,
     turns: Arc<Semaphore>,
     timeout: Option<Duration>,
     tasks: TaskTracker,
@@ -63,6 +65,7 @@ impl Handler {
             runtime,
             guest,
             environment,
+            places: Semaphore::new(config.max_connections.max(1)),
             turns: Arc::new(Semaphore::new(config.max_concurrent_requests.max(1))),
             timeout: config.request_timeout,
             tasks,
@@ -75,9 +78,16 @@ impl Handler {
         let deadline = self
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
-        let Ok(turn) = Arc::clone(&self.turns).acquire_owned().await else {
+        // Many requests on each of many connections can wait, which must not be without a bound.
+        let Ok(place) = self.places.try_acquire() else {
             return plain(StatusCode::SERVICE_UNAVAILABLE);
         };
+        let turn = tokio::select! {
+            biased;
+            turn = Arc::clone(&self.turns).acquire_owned() => turn,
+            () = until(deadline) => return plain(StatusCode::GATEWAY_TIMEOUT),
+        };
+        drop(place);
         self.environment
             .accounts
             .requests

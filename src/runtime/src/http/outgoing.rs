@@ -39,6 +39,11 @@ impl WasiHttpHooks for Outgoing {
         Some(Scheme::HTTP)
     }
 
+    /// The most that a guest may hand over at once of a body that it writes, be it a request's or a response's.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 << 10
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,

@@ -22,6 +22,9 @@ use crate::state::State;
 /// The longest a client may take to send a request's head, or leave its connection idle.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
+/// The longest head of a request, in bytes.
+const LARGEST_HEAD: usize = 128 << 10;
+
 /// An HTTP handler's process.
 pub(crate) struct Server {
     orders: Orders,
@@ -112,14 +115,19 @@ impl Server {
 }
 
 fn protocol(config: &HttpConfig) -> auto::Builder<TokioExecutor> {
-    let streams = u32::try_from(config.max_concurrent_requests).unwrap_or(u32::MAX);
+    // More of one connection's requests than can be served at once need not even arrive.
+    let streams = u32::try_from(config.max_concurrent_requests)
+        .unwrap_or(u32::MAX)
+        .max(1);
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(LARGEST_HEAD)
         .half_close(true);
     http.http2()
         .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(LARGEST_HEAD).unwrap_or(u32::MAX))
         .max_concurrent_streams(streams);
     http
 }

@@ -262,9 +262,16 @@ fn cached<A: Artifact>(engine: &wasmtime::Engine, cache: &Cache, digest: Digest)
 
 fn compile<A: Artifact>(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<A, LoadError> {
     // The outer layers tell what the compiler was doing; what is wrong with the module is innermost.
-    A::compile(engine, wasm).map_err(|error| LoadError::Invalid {
-        message: error.root_cause().to_string(),
-        source: error,
+    A::compile(engine, wasm).map_err(|error| {
+        let message = error.root_cause().to_string();
+        if message.contains("component model async") {
+            return LoadError::UnsupportedKind {
+                message: format!(
+                    "asynchronous components (WASI 0.3) are not supported; build for wasm32-wasip2: {message}"
+                ),
+            };
+        }
+        LoadError::Invalid { message, source: error }
     })
 }
 

@@ -142,6 +142,17 @@ async fn a_module_without_an_entry_point_is_refused_with_advice() {
 }
 
 #[tokio::test]
+async fn an_asynchronous_component_is_refused_with_advice() {
+    let text = r#"(component (import "get" (func async (result (future u8)))))"#;
+    let error = error_of(assemble(text)).await;
+    assert!(
+        matches!(error, LoadError::UnsupportedKind { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("wasm32-wasip2"), "{error}");
+}
+
+#[tokio::test]
 async fn a_module_that_is_too_large_is_not_looked_at() {
     let mut config = config();
     config.max_module_size = 10;
