@@ -154,10 +154,8 @@ impl Api {
             }
         };
         // In paused time, this is over as soon as nothing else is to come.
-        match tokio::time::timeout(Duration::from_secs(3600), waiting).await {
-            Ok(status) => status,
-            Err(_) => panic!("{what} never came: {:#}", self.status()),
-        }
+        let outcome = tokio::time::timeout(Duration::from_hours(1), waiting).await;
+        outcome.unwrap_or_else(|_| panic!("{what} never came: {:#}", self.status()))
     }
 }
 
@@ -357,7 +355,7 @@ impl Bench {
 
     /// The next container that is started.
     pub(crate) async fn started(&mut self, name: &str) -> Started {
-        let started = tokio::time::timeout(Duration::from_secs(3600), self.started.recv()).await;
+        let started = tokio::time::timeout(Duration::from_hours(1), self.started.recv()).await;
         let started =
             started.unwrap_or_else(|_| panic!("{name} is never started: {:#}", self.api.status()));
         let started = started.unwrap();
@@ -376,6 +374,10 @@ impl Bench {
 }
 
 /// A pod of these containers.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers pass what they have just made"
+)]
 pub(crate) fn pod(policy: &str, containers: Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",

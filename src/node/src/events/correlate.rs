@@ -85,10 +85,11 @@ impl<K, V> Default for Bounded<K, V> {
 
 impl<K: Clone + Eq + std::hash::Hash, V> Bounded<K, V> {
     fn get_or_insert(&mut self, key: K, make: impl FnOnce() -> V) -> &mut V {
-        if self.map.len() >= MAX_SERIES && !self.map.contains_key(&key) {
-            if let Some(oldest) = self.order.pop_front() {
-                self.map.remove(&oldest);
-            }
+        if self.map.len() >= MAX_SERIES
+            && !self.map.contains_key(&key)
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.map.remove(&oldest);
         }
         match self.map.entry(key) {
             Entry::Occupied(known) => known.into_mut(),

@@ -87,15 +87,12 @@ impl LogReader {
         let progress = self.live.as_ref().map(|live| live.progress());
         let (files, live, tail) = (self.files, self.live.clone(), query.tail);
         let segments = blocking(move || {
-            let segments = match live {
-                Some(live) => live.segments()?,
-                None => {
-                    let aside = files
-                        .numbers()
-                        .into_iter()
-                        .map(|number| (number, files.aside(number)));
-                    open_all(aside.chain([(u64::MAX, files.current())]))?
-                }
+            let segments = if let Some(live) = live {
+                live.segments()?
+            } else {
+                let aside = files.numbers().into_iter();
+                let aside = aside.map(|number| (number, files.aside(number)));
+                open_all(aside.chain([(u64::MAX, files.current())]))?
             };
             seek(segments, tail)
         })

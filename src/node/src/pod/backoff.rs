@@ -7,7 +7,7 @@ use tokio::time::Instant;
 /// The first wait; each further one is twice as long.
 const FIRST: Duration = Duration::from_secs(10);
 /// The longest wait. After twice that time without a failure, it all begins anew.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_mins(5);
 
 /// Waits between attempts. The first failure is not waited for.
 #[derive(Debug, Clone, Default)]

@@ -300,10 +300,10 @@ impl Runner {
         let (events, about) = (&self.context.events, self.about());
         match problem {
             ImageProblem::InvalidName { .. } => {
-                events.warning(&about, "InspectFailed", problem.to_string())
+                events.warning(&about, "InspectFailed", problem.to_string());
             }
             ImageProblem::NeverPull { .. } => {
-                events.warning(&about, "ErrImageNeverPull", problem.to_string())
+                events.warning(&about, "ErrImageNeverPull", problem.to_string());
             }
             ImageProblem::Absent { .. } | ImageProblem::Store { .. } => {
                 events.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
@@ -482,7 +482,7 @@ impl Runner {
             Signal::Complaint(message) => {
                 self.context
                     .events
-                    .warning(&self.about(), "Unhealthy", message)
+                    .warning(&self.about(), "Unhealthy", message);
             }
             Signal::Started => self.update(|record| {
                 if let State::Running { started, ready, .. } = &mut record.state {
@@ -552,7 +552,7 @@ impl Runner {
 /// Waits until the container is to be stopped.
 async fn ordered(stop: &mut watch::Receiver<Option<Duration>>) {
     if stop.wait_for(Option::is_some).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -49,7 +49,7 @@ pub(crate) enum ConfigProblem {
         kind: &'static str,
         namespace: String,
         name: String,
-        source: kube::Error,
+        source: Box<kube::Error>,
     },
     #[error("environment variable {variable}: the value of {kind} {name} is not valid UTF-8")]
     NotText {
@@ -232,7 +232,7 @@ impl Resolver<'_> {
             kind,
             namespace: self.namespace.clone(),
             name: name.to_owned(),
-            source,
+            source: Box::new(source),
         }
     }
 

@@ -70,6 +70,10 @@ mod tests {
 
     use super::*;
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass what they have just made"
+    )]
     fn check(spec: Value, container: Value) -> Option<String> {
         let mut pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
         let container: Container = serde_json::from_value(container).unwrap();

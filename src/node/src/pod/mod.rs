@@ -1,7 +1,7 @@
 //! Pods on this node: one worker for each, from the moment it is bound here until its object is gone.
 //!
 //! - [`worker`]: the pod's life, a state machine; it hires one [`container`] runner for each container.
-//! - [`board`]: what is known of the pod, shared by all of these; [`status`] makes a PodStatus of it, and [`publish`]
+//! - [`board`]: what is known of the pod, shared by all of these; [`status`] makes the pod's status of it, and [`publish`]
 //!   writes that to the API server.
 //! - [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
 

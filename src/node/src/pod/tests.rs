@@ -508,7 +508,7 @@ async fn what_had_ended_before_is_left_alone_until_it_is_deleted() {
     });
     let bench = Bench::new(manifest);
     let worker = run(&bench);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert!(
         bench.api.history.lock().unwrap().is_empty()
             && bench.backend.sandboxes.lock().unwrap().is_empty()

@@ -152,7 +152,7 @@ impl Worker {
         // Without a sender, the node is ending, and this with it.
         let mut feed = self.feed.clone();
         if feed.wait_for(|feed| feed.grace().is_some()).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -234,7 +234,7 @@ impl Worker {
                 Role::Sidecar => {
                     self.board
                         .wait_until(|facts| facts.containers[index].is_started())
-                        .await
+                        .await;
                 }
                 Role::Init | Role::Main => {
                     self.board

@@ -1,6 +1,6 @@
 //! The service proxy: keeps the network's tables of Services as the cluster has them.
 //!
-//! Services and EndpointSlices are watched; whenever one changes, its Service is computed anew ([`spec`]) and, if the
+//! Services and endpoint slices are watched; whenever one changes, its Service is computed anew ([`spec`]) and, if the
 //! outcome differs, set in the network. Only endpoints that are ready get connections, so a pod that fails its probe
 //! is out as soon as its slice says so.
 
@@ -275,13 +275,12 @@ impl Table {
 
     /// Tells the network, if there is something new.
     fn refresh(&mut self, key: &ServiceKey) {
-        let slices = self.slices.get(key);
-        let slices = slices
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .map(AsRef::as_ref);
+        let slices: Vec<&EndpointSlice> = match self.slices.get(key) {
+            Some(slices) => slices.values().map(AsRef::as_ref).collect(),
+            None => Vec::new(),
+        };
         let service = self.services.get(key);
-        let wanted = service.and_then(|service| Some((service, spec::of(service, slices)?)));
+        let wanted = service.and_then(|service| Some((service, spec::of(service, &slices)?)));
         let Some((service, spec)) = wanted else {
             self.waiting.remove(key);
             if self.set.remove(key).is_some() {
@@ -339,6 +338,12 @@ mod tests {
         .unwrap()
     }
 
+    fn refresh(table: &mut Table, dirty: &[ServiceKey]) {
+        for key in dirty {
+            table.refresh(key);
+        }
+    }
+
     #[tokio::test]
     async fn the_network_follows_readiness() {
         let fabric = Fabric::new(FabricConfig {
@@ -353,14 +358,14 @@ mod tests {
         let vip: SocketAddr = "10.96.0.9:80".parse().unwrap();
         let tell = |table: &mut Table, slice| {
             let dirty = table.slice_event(Event::Apply(slice));
-            dirty.iter().for_each(|key| table.refresh(key));
+            refresh(table, &dirty);
         };
         let ip = pod.ip().to_string();
 
         tell(&mut table, slice("a", &ip, true));
         assert!(fabric.dial(vip).await.is_err(), "there is no Service yet");
         let dirty = table.service_event(Event::Apply(service(None)));
-        dirty.iter().for_each(|key| table.refresh(key));
+        refresh(&mut table, &dirty);
         fabric.dial(vip).await.unwrap();
         listener.accept().await.unwrap();
         tell(&mut table, slice("a", &ip, false));
@@ -371,7 +376,7 @@ mod tests {
         // A list without the Service: it was deleted while nobody looked.
         table.service_event(Event::Init);
         let dirty = table.service_event(Event::InitDone);
-        dirty.iter().for_each(|key| table.refresh(key));
+        refresh(&mut table, &dirty);
         assert_eq!(fabric.services().count(), 0);
     }
 
@@ -383,7 +388,7 @@ mod tests {
         let (events, mut queue) = Recorder::new();
         let mut table = Table::new(fabric.services(), events);
         let dirty = table.service_event(Event::Apply(service(Some(port))));
-        dirty.iter().for_each(|key| table.refresh(key));
+        refresh(&mut table, &dirty);
         let event = queue.try_recv().unwrap();
         assert_eq!(
             (event.reason, event.about.kind.as_deref()),
@@ -397,7 +402,7 @@ mod tests {
 
         drop(taken);
         let waiting = table.retry();
-        waiting.iter().for_each(|key| table.refresh(key));
+        refresh(&mut table, &waiting);
         assert_eq!(fabric.services().node_ports().len(), 1);
         assert!(table.retry().is_empty() && queue.try_recv().is_err());
     }

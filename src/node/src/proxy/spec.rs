@@ -16,10 +16,7 @@ const MAX_ENDPOINTS: usize = 10_000;
 
 /// What a Service is to the network. `None` if it is nothing to it: a name for something outside, or one without an
 /// address yet.
-pub(super) fn of<'a>(
-    service: &Service,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-) -> Option<ServiceSpec> {
+pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<ServiceSpec> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
@@ -32,12 +29,11 @@ pub(super) fn of<'a>(
     if cluster_ips.is_empty() && own != "None" {
         return None;
     }
-    let slices = slices.filter(|slice| slice.address_type != "FQDN");
     let ports = spec
         .ports
         .iter()
         .flatten()
-        .filter_map(|port| service_port(port, slices.clone()))
+        .filter_map(|port| service_port(port, slices))
         .collect();
     let affinity = match spec.session_affinity.as_deref() {
         Some("ClientIP") => Affinity::ClientIp,
@@ -56,10 +52,7 @@ pub(super) fn of<'a>(
     })
 }
 
-fn service_port<'a>(
-    port: &core::ServicePort,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-) -> Option<ServicePort> {
+fn service_port(port: &core::ServicePort, slices: &[&EndpointSlice]) -> Option<ServicePort> {
     let protocol = match port.protocol.as_deref() {
         None | Some("TCP") => Protocol::Tcp,
         Some("UDP") => Protocol::Udp,
@@ -81,13 +74,9 @@ fn service_port<'a>(
 }
 
 /// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end.
-fn endpoints<'a>(
-    name: Option<&str>,
-    protocol: Protocol,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-) -> Vec<SocketAddr> {
+fn endpoints(name: Option<&str>, protocol: Protocol, slices: &[&EndpointSlice]) -> Vec<SocketAddr> {
     let collect = |wanted: fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
-        let all = slices.clone().flat_map(|slice| {
+        let all = slices.iter().flat_map(|slice| {
             let number = port_number(slice, name, protocol);
             let chosen = slice
                 .endpoints
@@ -116,7 +105,8 @@ fn port_number(slice: &EndpointSlice, name: Option<&str>, protocol: Protocol) ->
     u16::try_from(port.port?).ok()
 }
 
-/// Which of an endpoint's addresses does not matter, says the API: they are all the same pod.
+/// Which of an endpoint's addresses does not matter, says the API: they are all the same pod. A host name (of a slice of
+/// type FQDN) is none.
 fn address(endpoint: &Endpoint) -> Option<IpAddr> {
     endpoint.addresses.first()?.parse().ok()
 }
@@ -137,8 +127,9 @@ fn serves_to_the_end(endpoint: &Endpoint) -> bool {
     })
 }
 
-fn hosts<'a>(slices: impl Iterator<Item = &'a EndpointSlice>) -> Vec<ServiceHost> {
+fn hosts(slices: &[&EndpointSlice]) -> Vec<ServiceHost> {
     let ready = slices
+        .iter()
         .flat_map(|slice| slice.endpoints.iter().flatten())
         .filter(|endpoint| is_ready(endpoint));
     let host = |endpoint: &Endpoint| {
@@ -188,7 +179,7 @@ mod tests {
                 &json!([{"addresses": ["10.244.0.3"]}, {"addresses": ["x"]}]),
             ),
         ];
-        let spec = of(&service, slices.iter()).unwrap();
+        let spec = of(&service, &[&slices[0], &slices[1]]).unwrap();
         assert_eq!(spec.ports.len(), 3);
         assert_eq!(spec.ports[0].node_port, Some(30080));
         assert_eq!(
@@ -211,7 +202,7 @@ mod tests {
             &json!([{"addresses": ["10.244.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
                     {"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": false}}]),
         );
-        let spec = of(&service, [&leaving].into_iter()).unwrap();
+        let spec = of(&service, &[&leaving]).unwrap();
         assert_eq!(spec.ports[0].endpoints, addresses(&["10.244.0.2:8080"]));
     }
 
@@ -223,7 +214,7 @@ mod tests {
             &json!([{"port": 80}]),
             &json!([{"addresses": ["10.244.0.2"], "hostname": "web-0"}, {"addresses": ["10.244.0.3"], "conditions": {"ready": false}}]),
         );
-        let spec = of(&service, [&slice].into_iter()).unwrap();
+        let spec = of(&service, &[&slice]).unwrap();
         assert!(spec.cluster_ips.is_empty());
         assert_eq!(
             spec.hosts,
@@ -241,7 +232,7 @@ mod tests {
             json!({"ports": [{"port": 80}]}),
             json!({"clusterIP": "", "ports": [{"port": 80}]}),
         ] {
-            assert_eq!(of(&service(&spec), std::iter::empty()), None, "{spec}");
+            assert_eq!(of(&service(&spec), &[]), None, "{spec}");
         }
     }
 }

@@ -34,7 +34,7 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// A node whose lease is older than this is taken for dead. Upstream's default.
 const LEASE_SECONDS: i32 = 40;
 /// How often the status is written when nothing has changed. Upstream's default.
-const STATUS_EVERY: Duration = Duration::from_secs(300);
+const STATUS_EVERY: Duration = Duration::from_mins(5);
 /// How soon a failed heartbeat is tried again at first; then twice as long each time, up to the heartbeat itself.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 

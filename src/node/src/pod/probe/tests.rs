@@ -68,6 +68,10 @@ impl Sandbox for Pod {
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const BAD: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers pass what they have just made"
+)]
 fn container(probes: Value) -> Container {
     let mut container = json!({"name": "c", "ports": [{"name": "http", "containerPort": 8080}]});
     container
@@ -267,7 +271,7 @@ async fn a_probe_that_cannot_be_made_complains_and_changes_nothing() {
     for _ in 0..10 {
         match signals.recv().await {
             Some(Signal::Complaint(complaint)) => {
-                assert!(complaint.contains("exec probes"), "{complaint}")
+                assert!(complaint.contains("exec probes"), "{complaint}");
             }
             other => panic!("{other:?}"),
         }
