@@ -35,7 +35,6 @@
 
 mod resource;
 mod rules;
-mod scale;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -82,42 +82,6 @@ fn tells_other_kinds_apart() {
     assert!(pods.decode(json!([])).is_err());
 }
 
-#[test]
-fn scales() {
-    let registry = Registry::builtin();
-    let controllers = registry.get("", "v1", "replicationcontrollers").unwrap();
-    let value = json!({
-        "metadata": {"name": "web", "resourceVersion": "7"},
-        "spec": {"replicas": 2, "selector": {"app": "web", "tier": "front"}}, "status": {"replicas": 1},
-    });
-    let Value::Object(mut object) = value else {
-        unreachable!()
-    };
-    let scale = controllers.scale_of(&object).unwrap();
-    assert_eq!(scale["spec"], json!({"replicas": 2}));
-    assert_eq!(
-        scale["status"],
-        json!({"replicas": 1, "selector": "app=web,tier=front"})
-    );
-    assert_eq!(
-        scale["metadata"],
-        json!({"name": "web", "resourceVersion": "7"})
-    );
-    controllers.set_scale(&mut object, 5).unwrap();
-    assert_eq!(object["spec"]["replicas"], 5);
-    assert_eq!(
-        controllers.set_scale(&mut object, -1).unwrap_err().code(),
-        422
-    );
-    assert!(
-        registry
-            .get("", "v1", "pods")
-            .unwrap()
-            .scale_of(&object)
-            .is_none()
-    );
-}
-
 fn is_nested(ty: &Type) -> bool {
     match ty {
         Type::Struct(_) => true,
