@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often events that the store has given up are dropped from memory too.
-const TRIM_PERIOD: Duration = Duration::from_secs(60);
+const TRIM_PERIOD: Duration = Duration::from_mins(1);
 
 /// Why an API server could not start. Each variant is the step that failed.
 #[derive(Debug, thiserror::Error)]

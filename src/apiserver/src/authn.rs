@@ -97,6 +97,7 @@ impl Authenticator {
     }
 
     /// Lets `token` stand for `user`. An empty token is ignored.
+    #[must_use]
     pub fn with_token(mut self, token: &str, user: User) -> Self {
         if !token.is_empty() {
             self.tokens.push((Sha256::digest(token).into(), user));

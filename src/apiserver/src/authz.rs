@@ -19,8 +19,8 @@ pub(crate) fn path(user: &User, path: &str, method: &Method) -> Result<(), Strin
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     let reads = matches!(method.as_str(), "GET" | "HEAD");
-    let open = reads && OPEN.iter().any(|base| below(&base));
-    let discovery = reads && user.is_in(AUTHENTICATED) && DISCOVERY.iter().any(|base| below(&base));
+    let open = reads && OPEN.iter().any(below);
+    let discovery = reads && user.is_in(AUTHENTICATED) && DISCOVERY.iter().any(below);
     if user.is_in(MASTERS) || open || discovery {
         return Ok(());
     }

@@ -48,7 +48,7 @@ impl Default for Config {
             max_in_flight: 600,
             window_events: 8192,
             window_bytes: 16 << 20,
-            history: Duration::from_secs(300),
+            history: Duration::from_mins(5),
             drain: Duration::from_secs(3),
         }
     }

@@ -220,13 +220,12 @@ impl Authority {
             (Some(certificate), Some(key)) => {
                 Self::load(&certificate_path, certificate, &key_path, &key)
             }
-            (None, None) => Self::create(&certificate_path, &key_path),
             (Some(_), None) => Err(damaged(
                 &key_path,
                 "it is missing, but the certificate is there",
             )),
             // The certificate is written last: a key alone is what a start leaves behind that was cut off.
-            (None, Some(_)) => Self::create(&certificate_path, &key_path),
+            (None, _) => Self::create(&certificate_path, &key_path),
         }
     }
 
@@ -257,8 +256,8 @@ impl Authority {
             .map_err(|error| damaged(certificate_path, error))?;
         Ok(Self {
             certificate,
-            issuer,
             der,
+            issuer,
         })
     }
 
@@ -380,15 +379,13 @@ fn load_or_create_token(path: &Path) -> Result<String, PkiError> {
         }
         return Ok(token.to_owned());
     }
-    let token: String = rand::random::<[u8; 32]>()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let [high, low] = rand::random::<[u128; 2]>();
+    let token = format!("{high:032x}{low:032x}");
     write_private(path, token.as_bytes())?;
     Ok(token)
 }
 
-fn damaged(path: &Path, reason: impl ToString) -> PkiError {
+fn damaged(path: &Path, reason: impl std::fmt::Display) -> PkiError {
     PkiError::Damaged {
         path: path.to_owned(),
         reason: reason.to_string(),

@@ -160,8 +160,9 @@ mod tests {
         RequestInfo::parse(path).unwrap_or_else(|| panic!("{path} was not understood"))
     }
 
-    fn text(value: &str) -> Option<String> {
-        Some(value.to_owned())
+    /// What a part of a path is when it is there.
+    fn text<T: From<String>>(value: &str) -> T {
+        value.to_owned().into()
     }
 
     #[test]

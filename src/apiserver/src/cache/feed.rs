@@ -118,7 +118,7 @@ impl Cache {
             };
             match &mut run {
                 Some((current, changes)) if Arc::ptr_eq(current, collection) => {
-                    changes.push(applied)
+                    changes.push(applied);
                 }
                 _ => {
                     if let Some((current, changes)) = run.replace((collection, vec![applied])) {
@@ -169,7 +169,7 @@ impl Cache {
 
 fn applied(event: Event) -> Option<Applied> {
     match event.kind {
-        EventKind::Put => put(event.kv),
+        EventKind::Put => put(&event.kv),
         EventKind::Delete => Some(Applied::Delete {
             key: event.kv.key,
             revision: event.kv.mod_revision,
@@ -178,7 +178,7 @@ fn applied(event: Event) -> Option<Applied> {
 }
 
 /// A new state. `None`, with a word in the log, if somebody else wrote something into our store that is no object.
-fn put(kv: KeyValue) -> Option<Applied> {
+fn put(kv: &KeyValue) -> Option<Applied> {
     let change = if kv.create_revision == kv.mod_revision {
         Change::Added
     } else {

@@ -165,11 +165,10 @@ impl Deletion {
         let wanted = match self.propagation {
             Propagation::Orphan => Some(ORPHAN),
             Propagation::Foreground => Some(FOREGROUND),
-            Propagation::Background => None,
             Propagation::Unsaid if has(ORPHAN) => Some(ORPHAN),
             Propagation::Unsaid if has(FOREGROUND) => Some(FOREGROUND),
             Propagation::Unsaid if orphans_by_default => Some(ORPHAN),
-            Propagation::Unsaid => None,
+            Propagation::Background | Propagation::Unsaid => None,
         };
         let others =
             meta::finalizers(object).filter(|finalizer| !matches!(*finalizer, ORPHAN | FOREGROUND));
@@ -234,15 +233,15 @@ fn success(call: &Call<'_>, entry: &Entry) -> Response {
 /// Deletes or marks one object, whose state was `entry` lately. `None` if it went meanwhile.
 pub(crate) async fn delete_one(
     server: &Server,
-    served: &Served,
+    target: &Served,
     entry: Arc<Entry>,
     deletion: &Deletion,
 ) -> Result<Option<Deleted>, Status> {
     let mut entry = entry;
     for _ in 0..ATTEMPTS {
-        match step(server, served, entry.clone(), deletion).await? {
+        match step(server, target, entry.clone(), deletion).await? {
             Some(deleted) => return Ok(Some(deleted)),
-            None => match served.collection.get(&entry.key) {
+            None => match target.collection.get(&entry.key) {
                 Some(newer) => entry = newer,
                 None => return Ok(None),
             },
@@ -253,8 +252,8 @@ pub(crate) async fn delete_one(
         .map(|object| meta::name(&object).to_owned())
         .unwrap_or_default();
     Err(Status::stale(
-        &served.resource.group,
-        &served.resource.plural,
+        &target.resource.group,
+        &target.resource.plural,
         &name,
     ))
 }
@@ -262,15 +261,15 @@ pub(crate) async fn delete_one(
 /// One attempt; `None` if the object has changed.
 async fn step(
     server: &Server,
-    served: &Served,
+    target: &Served,
     entry: Arc<Entry>,
     deletion: &Deletion,
 ) -> Result<Option<Deleted>, Status> {
     let old = entry.value().map_err(Status::internal)?;
-    deletion.check(&old, served.resource)?;
+    deletion.check(&old, target.resource)?;
     let mut new = old.clone();
-    deletion.set_finalizers(&mut new, served.resource);
-    mark(&mut new, &old, served.resource, deletion.grace_seconds);
+    deletion.set_finalizers(&mut new, target.resource);
+    mark(&mut new, &old, target.resource, deletion.grace_seconds);
     let finished = is_finished(&new);
     if deletion.dry_run {
         let entry = Arc::new(rehearsed(entry.key.clone(), &new, entry.revision)?);
@@ -281,7 +280,7 @@ async fn step(
         }));
     }
     if finished {
-        let outcome = server.remove(served, &entry).await?;
+        let outcome = server.remove(target, &entry).await?;
         return Ok(match outcome {
             Outcome::Done(gone) => Some(Deleted::Gone(gone)),
             Outcome::Conflict => None,
@@ -293,7 +292,7 @@ async fn step(
     meta::metadata_mut(&mut new).remove("resourceVersion");
     let outcome = server
         .put(
-            served,
+            target,
             entry.key.clone(),
             &new,
             Expect::Revision(entry.revision),

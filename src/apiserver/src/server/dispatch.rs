@@ -51,9 +51,8 @@ pub(crate) struct Call<'r> {
 
 /// Answers a request.
 pub(crate) async fn dispatch(server: Arc<Server>, request: Request<Body>) -> Response {
-    let user = match server.authenticator.authenticate(&request) {
-        Ok(user) => user,
-        Err(_) => return answer::status(&Status::unauthorized()),
+    let Ok(user) = server.authenticator.authenticate(&request) else {
+        return answer::status(&Status::unauthorized());
     };
     let (parts, body) = request.into_parts();
     match RequestInfo::parse(parts.uri.path()) {
@@ -98,7 +97,7 @@ async fn resource(
         let name = info.name.as_deref().unwrap_or_default();
         return answer::status(&Status::forbidden(&info.group, &info.resource, name, why));
     }
-    let Some(served) = server.served(&info.group, &info.version, &info.resource) else {
+    let Some(target) = server.served(&info.group, &info.version, &info.resource) else {
         return answer::status(&Status::no_such_path());
     };
     let Some(_permit) = permit(server, verb, info) else {
@@ -106,8 +105,8 @@ async fn resource(
         let message = "too many requests, please try again later";
         return answer::status(&Status::too_many_requests(message, 1));
     };
-    let response = answer::finish(call(server, served, info, parts, body, query, verb).await);
-    let label = served.resource.plural.as_str();
+    let response = answer::finish(call(server, target, info, parts, body, query, verb).await);
+    let label = target.resource.plural.as_str();
     server
         .metrics
         .answered(verb, label, response.status().as_u16(), started.elapsed());
@@ -129,14 +128,14 @@ fn permit<'s>(server: &'s Server, verb: Verb, info: &RequestInfo) -> Option<Perm
 
 async fn call(
     server: &Arc<Server>,
-    served: &Served,
+    target: &Served,
     info: &RequestInfo,
     parts: &Parts,
     body: Body,
     query: Query<'_>,
     verb: Verb,
 ) -> Answer {
-    let resource = served.resource;
+    let resource = target.resource;
     let accepted = if info.subresource.as_deref() == Some("log") {
         // A log is text, whatever the client would rather have.
         Accepted {
@@ -159,7 +158,7 @@ async fn call(
     let body_kind = BodyKind::of(&parts.headers);
     let mut call = Call {
         server,
-        served,
+        served: target,
         resource,
         info,
         query,
@@ -185,7 +184,11 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
         Verb::Get => get::get(call).await,
         Verb::List => list::list(call).await,
         Verb::Watch => watch::watch(call).await,
+        // An object has a name, a new one is sent to its collection.
         Verb::Create if call.info.name.is_some() => Err(call.method_not_allowed(verb)),
+        Verb::Update | Verb::Patch if call.info.name.is_none() => {
+            Err(call.method_not_allowed(verb))
+        }
         Verb::Create => create::create(call).await,
         Verb::Update => update::update(call, vaquita_api::registry::Part::Main).await,
         Verb::Patch => patch::patch(call, vaquita_api::registry::Part::Main).await,
@@ -210,7 +213,7 @@ async fn subresource(call: &mut Call<'_>, name: &str, verb: Verb) -> Answer {
         ("status", Verb::Update) => update::update(call, Part::Status).await,
         ("status", Verb::Patch) => patch::patch(call, Part::Status).await,
         ("finalize", Verb::Update) => update::update(call, Part::Finalize).await,
-        ("scale", Verb::Get) => scale::get(call).await,
+        ("scale", Verb::Get) => scale::get(call),
         ("scale", Verb::Update) => scale::update(call).await,
         ("scale", Verb::Patch) => scale::patch(call).await,
         ("binding", Verb::Create) => pod::bind(call).await,
@@ -327,6 +330,7 @@ impl Call<'_> {
 }
 
 /// A query parameter that makes no sense.
+#[allow(clippy::needless_pass_by_value, reason = "what `map_err` gives")]
 pub(crate) fn bad_query(error: BadQuery) -> Status {
     Status::bad_request(error.to_string())
 }

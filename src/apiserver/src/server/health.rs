@@ -52,18 +52,17 @@ fn all(probe: &str, checks: &[(&str, bool)], parts: &Parts) -> Response {
     if good && !query.flag("verbose").unwrap_or(true) {
         return answer::text(StatusCode::OK, "ok".to_owned());
     }
-    let mut text = String::new();
-    for (name, ok) in checks {
-        text.push_str(&if *ok {
+    let lines = checks.iter().map(|(name, ok)| {
+        if *ok {
             format!("[+]{name} ok\n")
         } else {
             format!("[-]{name} failed\n")
-        });
-    }
-    text.push_str(&format!(
-        "{probe} check {}\n",
-        if good { "passed" } else { "failed" }
-    ));
+        }
+    });
+    let verdict = if good { "passed" } else { "failed" };
+    let text = lines
+        .chain([format!("{probe} check {verdict}\n")])
+        .collect();
     answer::text(
         if good {
             StatusCode::OK

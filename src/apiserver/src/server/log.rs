@@ -75,17 +75,14 @@ fn container(call: &Call<'_>, pod: &Object) -> Result<String, Status> {
         ))),
         (None, [only]) => Ok(only.clone()),
         (None, _) => {
-            let mut message = format!(
-                "a container name must be specified for pod {}, choose one of: [{}]",
-                call.name(),
-                main.join(" ")
+            let (pod, choice) = (call.name(), main.join(" "));
+            let init = match init.as_slice() {
+                [] => String::new(),
+                names => format!(" or one of the init containers: [{}]", names.join(" ")),
+            };
+            let message = format!(
+                "a container name must be specified for pod {pod}, choose one of: [{choice}]{init}"
             );
-            if !init.is_empty() {
-                message.push_str(&format!(
-                    " or one of the init containers: [{}]",
-                    init.join(" ")
-                ));
-            }
             Err(Status::bad_request(message))
         }
     }

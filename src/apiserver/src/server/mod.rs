@@ -72,7 +72,7 @@ pub(crate) struct Server {
     pub(crate) nodes: RwLock<Option<Arc<dyn NodeTransport>>>,
     /// Gives addresses and ports out.
     pub(crate) services: Services,
-    /// The OpenAPI documents, made when first asked for.
+    /// The `OpenAPI` documents, made when first asked for.
     openapi: OnceLock<openapi::Documents>,
     /// Set when the store no longer tells what happens in it.
     pub(crate) lost: AtomicBool,
@@ -183,3 +183,6 @@ impl Server {
             .map(|served| (served.resource.plural.as_str(), served.collection.len()))
     }
 }
+
+#[cfg(test)]
+mod tests;

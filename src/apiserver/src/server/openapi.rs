@@ -1,4 +1,4 @@
-//! OpenAPI: the paths that are served and the parameters that they take.
+//! `OpenAPI`: the paths that are served and the parameters that they take.
 //!
 //! `kubectl` looks here before it writes: where the PATCH operation of a kind takes `fieldValidation` and `dryRun`, it
 //! leaves validation to the server. The documents say what is true of each path and no more: there are no schemas of
@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::Response;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Map, Value, json};
@@ -84,10 +85,7 @@ impl Documents {
                     json!({"openapi": "3.0.0", "info": info(), "paths": paths, "components": {"schemas": {}}})
                         .to_string()
                         .into();
-                let digest: String = Sha256::digest(&document)
-                    .iter()
-                    .map(|byte| format!("{byte:02X}"))
-                    .collect();
+                let digest = URL_SAFE_NO_PAD.encode(Sha256::digest(&document));
                 index.insert(
                     base.clone(),
                     json!({"serverRelativeURL": format!("/openapi/v3/{base}?hash={digest}")}),

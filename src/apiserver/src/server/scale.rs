@@ -23,7 +23,7 @@ use super::{
 use crate::{cache::entry::Entry, query::WriteOptions};
 
 /// Answers with the scale.
-pub(crate) async fn get(call: &Call<'_>) -> Answer {
+pub(crate) fn get(call: &Call<'_>) -> Answer {
     let entry = call.entry()?;
     answer(call, &entry)
 }

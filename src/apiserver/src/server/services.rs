@@ -274,7 +274,8 @@ impl Services {
     }
 
     fn free_port(&self, taken: &Taken) -> Option<u16> {
-        let (low, count) = (u32::from(*self.ports.start()), self.ports.len() as u32);
+        let (low, high) = (u32::from(*self.ports.start()), u32::from(*self.ports.end()));
+        let count = high.saturating_sub(low) + 1;
         let start = rand::random_range(0..count);
         let ports = (0..count).filter_map(|step| u16::try_from(low + (start + step) % count).ok());
         ports.into_iter().find(|port| !taken.ports.contains(port))
@@ -300,7 +301,7 @@ mod tests {
         Services::new(&config)
     }
 
-    fn service(spec: Value) -> Object {
+    fn service(spec: &Value) -> Object {
         json!({"metadata": {"name": "web"}, "spec": spec})
             .as_object()
             .unwrap()
@@ -311,7 +312,7 @@ mod tests {
         super::super::registry().get("", "v1", "services").unwrap()
     }
 
-    fn claim(services: &Services, spec: Value) -> Result<(Object, Claim), String> {
+    fn claim(services: &Services, spec: &Value) -> Result<(Object, Claim), String> {
         let mut object = service(spec);
         let claim = services.claim(resource(), &mut object, None);
         claim
@@ -329,13 +330,13 @@ mod tests {
         let mut seen = HashSet::new();
         // Six hosts, the first of which is the API's own.
         for _ in 0..5 {
-            let (object, claim) = claim(&services, json!({"type": "ClusterIP"})).unwrap();
+            let (object, claim) = claim(&services, &json!({"type": "ClusterIP"})).unwrap();
             claim.keep();
             assert!(seen.insert(service::cluster_ips(&object)[0].to_owned()));
         }
         assert!(!seen.contains("10.0.0.1"));
         assert!(
-            claim(&services, json!({"type": "ClusterIP"}))
+            claim(&services, &json!({"type": "ClusterIP"}))
                 .unwrap_err()
                 .contains("range is full")
         );
@@ -344,16 +345,16 @@ mod tests {
     #[test]
     fn a_failed_write_gives_back_what_it_claimed() {
         let services = services();
-        drop(claim(&services, node_port(30001)).unwrap());
-        claim(&services, node_port(30001)).unwrap().1.keep();
-        let error = claim(&services, node_port(30001)).unwrap_err();
+        drop(claim(&services, &node_port(30001)).unwrap());
+        claim(&services, &node_port(30001)).unwrap().1.keep();
+        let error = claim(&services, &node_port(30001)).unwrap_err();
         assert!(
             error.contains(
                 "spec.ports[0].nodePort: Invalid value: 30001: provided port is already allocated"
             ),
             "{error}"
         );
-        let error = claim(&services, node_port(80)).unwrap_err();
+        let error = claim(&services, &node_port(80)).unwrap_err();
         assert!(
             error.contains("The range of valid ports is 30000-30002"),
             "{error}"
@@ -366,25 +367,25 @@ mod tests {
     fn a_wanted_address_must_be_free_and_in_the_range() {
         let services = services();
         let wanted = |ip: &str| json!({"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip]});
-        claim(&services, wanted("10.0.0.3")).unwrap().1.keep();
+        claim(&services, &wanted("10.0.0.3")).unwrap().1.keep();
         assert!(
-            claim(&services, wanted("10.0.0.3"))
+            claim(&services, &wanted("10.0.0.3"))
                 .unwrap_err()
                 .contains("provided IP is already allocated")
         );
         assert!(
-            claim(&services, wanted("10.1.0.3"))
+            claim(&services, &wanted("10.1.0.3"))
                 .unwrap_err()
                 .contains("The range of valid IPs is 10.0.0.0/29")
         );
-        let (headless, _claim) = claim(&services, wanted("None")).unwrap();
+        let (headless, _claim) = claim(&services, &wanted("None")).unwrap();
         assert!(service::cluster_ips(&headless).is_empty());
     }
 
     #[test]
     fn an_update_keeps_its_own_and_gives_back_the_rest() {
         let services = services();
-        let (old, first) = claim(&services, node_port(30002)).unwrap();
+        let (old, first) = claim(&services, &node_port(30002)).unwrap();
         first.keep();
         let mut new = old.clone();
         new["spec"]["ports"][0]["nodePort"] = 30000.into();

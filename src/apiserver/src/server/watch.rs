@@ -45,9 +45,9 @@ const BATCH: usize = 256;
 /// How much is put together before it is sent.
 const CHUNK: usize = 64 << 10;
 /// How often a watcher that wants bookmarks gets one.
-const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+const BOOKMARK_PERIOD: Duration = Duration::from_mins(1);
 /// How long a watch goes on if the client does not say: between this and twice this, so that not all come back at once.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(30);
 /// A bookmark this long before the end spares the next watch most of what this one has seen.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 
@@ -199,7 +199,7 @@ impl Watcher {
                     self.history = None;
                     read
                 }
-                Err(_) => match self.from_history(cursor).await {
+                Err(_) => match self.read_history(cursor).await {
                     Ok(read) => read,
                     Err(next) => return next,
                 },
@@ -287,7 +287,7 @@ impl Watcher {
     }
 
     /// Events after `cursor` from the store, for a cursor that the log has left behind.
-    async fn from_history(
+    async fn read_history(
         &mut self,
         cursor: Revision,
     ) -> Result<(Vec<Arc<Event>>, Revision), Next> {

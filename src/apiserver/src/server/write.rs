@@ -105,9 +105,8 @@ impl Server {
             value: value.clone(),
             expect,
         };
-        let revision = match self.commit(write).await? {
-            Some(revision) => revision,
-            None => return Ok(Outcome::Conflict),
+        let Some(revision) = self.commit(write).await? else {
+            return Ok(Outcome::Conflict);
         };
         let shown = served
             .collection

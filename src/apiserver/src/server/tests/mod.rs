@@ -1,0 +1,252 @@
+//! The API as its clients see it: requests to the router, over the store that forgets.
+
+mod deletes;
+mod discovery;
+mod lists;
+mod watches;
+mod writes;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, BodyDataStream},
+    response::Response,
+};
+use futures::StreamExt as _;
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+use vaquita_store::Store;
+
+use crate::{ApiServer, Config, User};
+
+/// Longer than anything that works takes, so that what does not fails instead of hanging.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(super) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(super) const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
+pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+/// An API server and its store.
+pub(super) struct Api {
+    pub(super) server: ApiServer,
+    pub(super) store: Arc<dyn Store>,
+}
+
+/// What came back.
+pub(super) struct Reply {
+    pub(super) code: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
+}
+
+impl Reply {
+    #[track_caller]
+    pub(super) fn ok(self) -> Value {
+        assert!(
+            (200..300).contains(&self.code),
+            "{} {}",
+            self.code,
+            self.body
+        );
+        self.body
+    }
+
+    /// Code, reason and message of a failure.
+    #[track_caller]
+    pub(super) fn refused(&self) -> (u16, &str, &str) {
+        assert!(self.code >= 400, "{} {}", self.code, self.body);
+        assert_eq!(self.body["code"], self.code);
+        (
+            self.code,
+            self.body["reason"].as_str().unwrap(),
+            self.body["message"].as_str().unwrap(),
+        )
+    }
+
+    pub(super) fn warnings(&self) -> Vec<&str> {
+        self.headers
+            .get_all(header::WARNING)
+            .iter()
+            .map(|value| value.to_str().unwrap())
+            .collect()
+    }
+}
+
+impl Api {
+    pub(super) async fn start() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub(super) async fn with(config: Config) -> Self {
+        Self::over(Arc::new(vaquita_store::memory()), config).await
+    }
+
+    pub(super) async fn over(store: Arc<dyn Store>, config: Config) -> Self {
+        Self {
+            server: ApiServer::start(store.clone(), config).await.unwrap(),
+            store,
+        }
+    }
+
+    pub(super) async fn send(&self, mut request: Request<Body>) -> Response {
+        request.extensions_mut().insert(User::in_process("tester"));
+        tokio::time::timeout(PATIENCE, self.server.router().oneshot(request))
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send(request.body(body).unwrap()).await;
+        let (code, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .unwrap();
+        let text = || String::from_utf8_lossy(&bytes).into_owned().into();
+        Reply {
+            code,
+            headers,
+            body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()),
+        }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Reply {
+        self.call(Method::GET, path, &[], Body::empty()).await
+    }
+
+    pub(super) async fn accept(&self, path: &str, accept: &str) -> Reply {
+        self.call(Method::GET, path, &[("accept", accept)], Body::empty())
+            .await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::POST, path, &[], Body::from(body.to_string()))
+            .await
+    }
+
+    pub(super) async fn put(&self, path: &str, body: Value) -> Reply {
+        self.call(Method::PUT, path, &[], Body::from(body.to_string()))
+            .await
+    }
+
+    pub(super) async fn delete(&self, path: &str, options: Value) -> Reply {
+        self.call(Method::DELETE, path, &[], Body::from(options.to_string()))
+            .await
+    }
+
+    pub(super) async fn patch(&self, path: &str, kind: &str, body: Value) -> Reply {
+        let kind = format!("application/{kind}+json");
+        self.call(
+            Method::PATCH,
+            path,
+            &[("content-type", &kind)],
+            Body::from(body.to_string()),
+        )
+        .await
+    }
+
+    pub(super) async fn map(&self, name: &str) -> Value {
+        self.post(MAPS, config_map(name, "v")).await.ok()
+    }
+
+    pub(super) async fn watch(&self, path: &str) -> Events {
+        self.watch_as(path, "application/json").await
+    }
+
+    pub(super) async fn watch_as(&self, path: &str, accept: &str) -> Events {
+        let request = Request::get(path)
+            .header("accept", accept)
+            .body(Body::empty())
+            .unwrap();
+        let response = self.send(request).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Events {
+            body: response.into_body().into_data_stream(),
+            buffer: Vec::new(),
+        }
+    }
+}
+
+/// The events of a watch.
+pub(super) struct Events {
+    body: BodyDataStream,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let chunk = tokio::time::timeout(PATIENCE, self.body.next())
+                .await
+                .expect("no event in time")?;
+            self.buffer.extend_from_slice(&chunk.unwrap());
+        }
+    }
+
+    /// The next event as its type and its object's name.
+    pub(super) async fn brief(&mut self) -> (String, String) {
+        let event = self.next().await.expect("the watch has ended");
+        (
+            string(&event["type"]),
+            string(&event["object"]["metadata"]["name"]),
+        )
+    }
+}
+
+pub(super) fn string(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+pub(super) fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+pub(super) fn names(list: &Value) -> Vec<String> {
+    list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| string(&item["metadata"]["name"]))
+        .collect()
+}
+
+pub(super) fn config_map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value}})
+}
+
+pub(super) fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "c", "image": "x"}]},
+    })
+}
+
+pub(super) fn controller(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
+        "spec": {"replicas": 2, "selector": {"app": name}, "template": {
+            "metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "x"}]},
+        }},
+    })
+}
