@@ -7,7 +7,7 @@ use crate::harness::{Vaquita, eventually, guest_file, list};
 /// A pod named `name` of one container with `image`.
 fn pod(name: &str, image: &str) -> String {
     format!(
-        "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, image: '{image}'}}]}}}}"
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: '{image}'}}]}}\n"
     )
 }
 

@@ -164,7 +164,7 @@ fn apply_merges_what_others_set_and_says_unchanged() {
     let cluster = Vaquita::up();
     let map = |colour: &str| {
         format!(
-            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: m}}, data: {{colour: {colour}}}}}"
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata: {{colour: {colour}}}\n"
         )
     };
     assert!(cluster.apply(&map("blue")).contains("created"));
@@ -209,7 +209,7 @@ fn a_long_list_comes_in_pages_and_is_whole() {
     let mut manifest = String::new();
     for index in 0..60 {
         manifest += &format!(
-            "---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: page-{index:02}, labels: {{page: 'yes'}}}}}}\n"
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: page-{index:02}, labels: {{page: 'yes'}}}}\n"
         );
     }
     cluster.apply(&manifest);

@@ -212,7 +212,7 @@ fn logs_are_read_whole_by_tail_and_as_they_come() {
     let cluster = Vaquita::up();
     cluster.load_guest("chatty", "localhost/chatty:v1");
     cluster.apply(
-        "{apiVersion: v1, kind: Pod, metadata: {name: chatty}, spec: {containers: [{name: c, image: 'localhost/chatty:v1', args: ['5']}]}}",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: chatty}\nspec: {containers: [{name: c, image: 'localhost/chatty:v1', args: ['5']}]}\n",
     );
     let log = eventually("five lines", || {
         let log = cluster.try_kubectl(&["logs", "chatty"]).stdout;

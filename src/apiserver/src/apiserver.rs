@@ -19,7 +19,7 @@ use crate::{
     authn::Authenticator,
     cache::{feed, log::Window, resource_prefix},
     serve::{self, ServeError, Trust},
-    server::{self, Server, bootstrap::bootstrap, dispatch},
+    server::{self, Server, bootstrap::bootstrap, dispatch, events::expire_events},
 };
 
 /// How often events that the store has given up are dropped from memory too.
@@ -77,6 +77,7 @@ impl ApiServer {
                 cache.trim(store.compacted());
             }
         });
+        tasks.spawn(expire_events(server.clone()));
         server.remember_services();
         bootstrap(&server).await?;
         Ok(Self {
@@ -100,6 +101,11 @@ impl ApiServer {
                 answer.unwrap_or_else(|_| dispatch::panicked())
             }
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn inner(&self) -> &Server {
+        &self.server
     }
 
     /// Says how requests reach nodes: from now on, logs can be read.

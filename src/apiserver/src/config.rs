@@ -29,6 +29,8 @@ pub struct Config {
     /// How long history is kept, at least; at most twice as long. Watchers that are away for longer have to list again.
     /// Default 5 minutes.
     pub history: Duration,
+    /// How long an Event is kept after it happened last. Default 1 hour.
+    pub event_ttl: Duration,
     /// How long requests may take to end when the server stops. Default 3 seconds.
     pub drain: Duration,
 }
@@ -49,6 +51,7 @@ impl Default for Config {
             window_events: 8192,
             window_bytes: 16 << 20,
             history: Duration::from_mins(5),
+            event_ttl: Duration::from_hours(1),
             drain: Duration::from_secs(3),
         }
     }

@@ -1,10 +1,11 @@
 //! Content negotiation: which form and encoding of an answer a client accepts, and what a request body is written in.
 //!
 //! Forms are the parameters `as`, `g` and `v` of `application/json` (Kubernetes' server-side tables and metadata-only
-//! objects, and aggregated discovery). Protobuf and CBOR are not spoken: where a client prefers one of them but takes
+//! objects, and aggregated discovery). Protobuf is read but not written, and CBOR not spoken: where a client prefers one of them but takes
 //! JSON too, it gets JSON.
 
 use http::{HeaderMap, HeaderValue, header};
+use vaquita_api::protobuf;
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,8 @@ pub(crate) struct NotAcceptable;
 /// The media types that answers can be written in, for error messages.
 pub(crate) const PRODUCED: [&str; 2] = ["application/json", "application/yaml"];
 /// The media types that bodies may be written in, for error messages.
-pub(crate) const CONSUMED: [&str; 2] = ["application/json", "application/yaml"];
+pub(crate) const CONSUMED: [&str; 3] =
+    ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// One range of an `Accept` header.
 struct MediaRange<'a> {
@@ -179,6 +181,8 @@ pub(crate) enum BodyKind {
     MergePatch,
     StrategicMergePatch,
     ApplyPatch,
+    /// Kubernetes' own envelope around protobuf, which clients written in Go prefer.
+    Protobuf,
     /// Anything else.
     Unknown,
 }
@@ -203,6 +207,7 @@ impl BodyKind {
             "application/merge-patch+json" => Self::MergePatch,
             "application/strategic-merge-patch+json" => Self::StrategicMergePatch,
             "application/apply-patch+yaml" => Self::ApplyPatch,
+            protobuf::MEDIA_TYPE => Self::Protobuf,
             _ => Self::Unknown,
         }
     }
@@ -280,7 +285,11 @@ mod tests {
             )]))
         };
         assert_eq!(of("application/json; charset=utf-8"), BodyKind::Json);
-        assert_eq!(of("application/vnd.kubernetes.protobuf"), BodyKind::Unknown);
+        assert_eq!(
+            of("application/vnd.kubernetes.protobuf"),
+            BodyKind::Protobuf
+        );
+        assert_eq!(of("application/cbor"), BodyKind::Unknown);
         assert_eq!(of("application/apply-patch+yaml"), BodyKind::ApplyPatch);
         assert_eq!(BodyKind::of(&HeaderMap::new()), BodyKind::Json);
     }

@@ -69,6 +69,9 @@ impl Deletion {
             let parsed = match call.body_kind {
                 crate::negotiation::BodyKind::Yaml => body::yaml(&bytes)?,
                 crate::negotiation::BodyKind::Json => body::json(&bytes)?,
+                crate::negotiation::BodyKind::Protobuf => {
+                    body::DELETE_OPTIONS.parse_protobuf(&bytes)?
+                }
                 _ => {
                     return Err(Status::unsupported_media_type(
                         &crate::negotiation::CONSUMED,
@@ -183,25 +186,29 @@ impl Deletion {
 }
 
 /// Whether nothing keeps an object any more: it is being deleted, has no finalizers, and its time is up.
-pub(crate) fn is_finished(object: &Object) -> bool {
+pub(crate) fn is_finished(resource: &Resource, object: &Object) -> bool {
     let grace = meta::at(object, &["metadata", "deletionGracePeriodSeconds"])
         .and_then(Value::as_i64)
         .unwrap_or(0);
-    meta::deletion_timestamp(object).is_some() && grace == 0 && !is_finalizing(object)
+    meta::deletion_timestamp(object).is_some() && grace == 0 && !is_finalizing(resource, object)
 }
 
 /// Whether somebody still has to do something before the object may go. A namespace has a second list of those.
-fn is_finalizing(object: &Object) -> bool {
-    let of_namespace = meta::at(object, &["spec", "finalizers"]).and_then(Value::as_array);
+fn is_finalizing(resource: &Resource, object: &Object) -> bool {
+    let more = meta::at(object, &["spec", "finalizers"]).and_then(Value::as_array);
     meta::finalizers(object).next().is_some()
-        || of_namespace.is_some_and(|finalizers| !finalizers.is_empty())
+        || is_namespace(resource) && more.is_some_and(|finalizers| !finalizers.is_empty())
+}
+
+fn is_namespace(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.plural == "namespaces"
 }
 
 /// Deletes the object that the path names.
 pub(crate) async fn delete(call: &mut Call<'_>) -> Answer {
     let deletion = Deletion::of(call).await?;
     let (resource, name) = (call.resource, call.name());
-    if resource.group.is_empty() && resource.plural == "namespaces" && PROTECTED.contains(&name) {
+    if is_namespace(resource) && PROTECTED.contains(&name) {
         return Err(Status::forbidden(
             "",
             "namespaces",
@@ -270,7 +277,7 @@ async fn step(
     let mut new = old.clone();
     deletion.set_finalizers(&mut new, target.resource);
     mark(&mut new, &old, target.resource, deletion.grace_seconds);
-    let finished = is_finished(&new);
+    let finished = is_finished(target.resource, &new);
     if deletion.dry_run {
         let entry = Arc::new(rehearsed(entry.key.clone(), &new, entry.revision)?);
         return Ok(Some(if finished {
@@ -331,7 +338,7 @@ fn mark(new: &mut Object, old: &Object, resource: &Resource, requested: Option<i
     if generation > 0 && marked.is_none() {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
-    if resource.group.is_empty() && resource.plural == "namespaces" {
+    if is_namespace(resource) {
         meta::object_mut(new, "status").insert("phase".to_owned(), "Terminating".into());
     }
 }

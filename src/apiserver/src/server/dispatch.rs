@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use vaquita_api::{Object, body, registry::Resource, status::Status};
+use vaquita_api::{Object, body, protobuf::ProtobufError, registry::Resource, status::Status};
 
 use super::{
     Served, Server,
@@ -33,6 +33,9 @@ use crate::{
     request::{RequestInfo, Verb},
     serve::Closing,
 };
+
+/// How long a body may take to arrive: a request that is worked on takes a place that others wait for.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A request that is about a resource, as its handler sees it.
 pub(crate) struct Call<'r> {
@@ -290,7 +293,14 @@ impl Call<'_> {
             .unwrap_or_else(PoisonError::into_inner)
             .take()
             .unwrap_or_default();
-        match Limited::new(body, limit).collect().await {
+        let read = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect());
+        let Ok(read) = read.await else {
+            return Err(Status::timeout(
+                "the request's body did not arrive in time",
+                0,
+            ));
+        };
+        match read {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
                 Err(Status::too_large(format!("limit is {limit}")))
@@ -301,17 +311,27 @@ impl Call<'_> {
         }
     }
 
-    /// The body as JSON, whether it came as JSON or YAML.
+    /// The body as JSON, whether it came as JSON, YAML or protobuf: an object of the resource.
     pub(crate) async fn parse_body(&mut self) -> Result<body::Parsed, Status> {
+        let resource = self.resource;
+        self.parse_body_as(|bytes| resource.parse_protobuf(bytes))
+            .await
+    }
+
+    /// The same for a body of another type, of which `protobuf` reads that form.
+    pub(crate) async fn parse_body_as(
+        &mut self,
+        protobuf: impl FnOnce(&[u8]) -> Result<body::Parsed, ProtobufError>,
+    ) -> Result<body::Parsed, Status> {
         let kind = self.body_kind;
-        if !matches!(kind, BodyKind::Json | BodyKind::Yaml) {
+        if !matches!(kind, BodyKind::Json | BodyKind::Yaml | BodyKind::Protobuf) {
             return Err(Status::unsupported_media_type(&negotiation::CONSUMED));
         }
         let bytes = self.read_body().await?;
-        Ok(if kind == BodyKind::Yaml {
-            body::yaml(&bytes)?
-        } else {
-            body::json(&bytes)?
+        Ok(match kind {
+            BodyKind::Protobuf => protobuf(&bytes)?,
+            BodyKind::Yaml => body::yaml(&bytes)?,
+            _ => body::json(&bytes)?,
         })
     }
 

@@ -11,6 +11,7 @@ mod create;
 mod delete;
 mod discovery;
 pub(crate) mod dispatch;
+pub(crate) mod events;
 mod get;
 mod health;
 mod list;

@@ -31,7 +31,11 @@ impl Patch {
             BodyKind::JsonPatch => PatchType::Json,
             BodyKind::MergePatch => PatchType::Merge,
             BodyKind::StrategicMergePatch => PatchType::Strategic,
-            BodyKind::ApplyPatch | BodyKind::Json | BodyKind::Yaml | BodyKind::Unknown => {
+            BodyKind::ApplyPatch
+            | BodyKind::Json
+            | BodyKind::Yaml
+            | BodyKind::Protobuf
+            | BodyKind::Unknown => {
                 return Err(Status::unsupported_media_type(&PatchType::MEDIA_TYPES));
             }
         };

@@ -17,7 +17,11 @@ use crate::query::WriteOptions;
 /// Puts a pod on a node, once.
 pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
     let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
-    let (binding, _) = body::BINDING.decode(call.parse_body().await?.value)?;
+    let (binding, _) = body::BINDING.decode(
+        call.parse_body_as(|bytes| body::BINDING.parse_protobuf(bytes))
+            .await?
+            .value,
+    )?;
     let name = binding.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
         return Err(Status::bad_request(
@@ -35,7 +39,11 @@ pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
 /// Deletes a pod on behalf of whoever drains its node.
 pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
     let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
-    let (eviction, _) = body::EVICTION.decode(call.parse_body().await?.value)?;
+    let (eviction, _) = body::EVICTION.decode(
+        call.parse_body_as(|bytes| body::EVICTION.parse_protobuf(bytes))
+            .await?
+            .value,
+    )?;
     let name = eviction.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
         return Err(Status::bad_request(

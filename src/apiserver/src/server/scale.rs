@@ -31,7 +31,10 @@ pub(crate) fn get(call: &Call<'_>) -> Answer {
 /// Sets the number of replicas from the body.
 pub(crate) async fn update(call: &mut Call<'_>) -> Answer {
     let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
-    let wanted = call.parse_body().await?.value;
+    let wanted = call
+        .parse_body_as(|bytes| SCALE.parse_protobuf(bytes))
+        .await?
+        .value;
     for _ in 0..ATTEMPTS {
         let entry = call.entry()?;
         if let Some(entry) = set(call, &entry, wanted.clone(), options.dry_run).await? {

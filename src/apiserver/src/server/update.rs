@@ -75,11 +75,11 @@ pub(crate) async fn store(
     dry_run: bool,
 ) -> Result<Option<Arc<Entry>>, Status> {
     let encoded = encode(new).map_err(Status::internal)?;
-    if dry_run || entry.is(&encoded) && !is_finished(new) {
+    if dry_run || entry.is(&encoded) && !is_finished(call.resource, new) {
         return rehearsed(entry.key.clone(), new, entry.revision)
             .map(|entry| Some(Arc::new(entry)));
     }
-    if is_finished(new) {
+    if is_finished(call.resource, new) {
         return match call.server.remove(call.served, entry).await? {
             // The client wrote this state and sees it, though it was the last.
             Outcome::Done(gone) => {

@@ -23,27 +23,27 @@ use crate::{ApiServer, Config, User};
 /// Longer than anything that works takes, so that what does not fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-pub(super) const PODS: &str = "/api/v1/namespaces/default/pods";
-pub(super) const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
-pub(super) const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub(in crate::server) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub(in crate::server) const PODS: &str = "/api/v1/namespaces/default/pods";
+pub(in crate::server) const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
+pub(in crate::server) const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 /// An API server and its store.
-pub(super) struct Api {
-    pub(super) server: ApiServer,
-    pub(super) store: Arc<dyn Store>,
+pub(in crate::server) struct Api {
+    pub(in crate::server) server: ApiServer,
+    pub(in crate::server) store: Arc<dyn Store>,
 }
 
 /// What came back.
-pub(super) struct Reply {
-    pub(super) code: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Value,
+pub(in crate::server) struct Reply {
+    pub(in crate::server) code: u16,
+    pub(in crate::server) headers: HeaderMap,
+    pub(in crate::server) body: Value,
 }
 
 impl Reply {
     #[track_caller]
-    pub(super) fn ok(self) -> Value {
+    pub(in crate::server) fn ok(self) -> Value {
         assert!(
             (200..300).contains(&self.code),
             "{} {}",
@@ -55,7 +55,7 @@ impl Reply {
 
     /// Code, reason and message of a failure.
     #[track_caller]
-    pub(super) fn refused(&self) -> (u16, &str, &str) {
+    pub(in crate::server) fn refused(&self) -> (u16, &str, &str) {
         assert!(self.code >= 400, "{} {}", self.code, self.body);
         assert_eq!(self.body["code"], self.code);
         (
@@ -65,7 +65,7 @@ impl Reply {
         )
     }
 
-    pub(super) fn warnings(&self) -> Vec<&str> {
+    pub(in crate::server) fn warnings(&self) -> Vec<&str> {
         self.headers
             .get_all(header::WARNING)
             .iter()
@@ -75,22 +75,27 @@ impl Reply {
 }
 
 impl Api {
-    pub(super) async fn start() -> Self {
+    pub(in crate::server) async fn start() -> Self {
         Self::with(Config::default()).await
     }
 
-    pub(super) async fn with(config: Config) -> Self {
+    pub(in crate::server) async fn with(config: Config) -> Self {
         Self::over(Arc::new(vaquita_store::memory()), config).await
     }
 
-    pub(super) async fn over(store: Arc<dyn Store>, config: Config) -> Self {
+    pub(in crate::server) async fn over(store: Arc<dyn Store>, config: Config) -> Self {
         Self {
             server: ApiServer::start(store.clone(), config).await.unwrap(),
             store,
         }
     }
 
-    pub(super) async fn send(&self, mut request: Request<Body>) -> Response {
+    /// What the handlers work on.
+    pub(in crate::server) fn inner(&self) -> &super::Server {
+        self.server.inner()
+    }
+
+    pub(in crate::server) async fn send(&self, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(User::in_process("tester"));
         tokio::time::timeout(PATIENCE, self.server.router().oneshot(request))
             .await
@@ -98,7 +103,7 @@ impl Api {
             .unwrap()
     }
 
-    pub(super) async fn call(
+    pub(in crate::server) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -122,31 +127,31 @@ impl Api {
         }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Reply {
+    pub(in crate::server) async fn get(&self, path: &str) -> Reply {
         self.call(Method::GET, path, &[], Body::empty()).await
     }
 
-    pub(super) async fn accept(&self, path: &str, accept: &str) -> Reply {
+    pub(in crate::server) async fn accept(&self, path: &str, accept: &str) -> Reply {
         self.call(Method::GET, path, &[("accept", accept)], Body::empty())
             .await
     }
 
-    pub(super) async fn post(&self, path: &str, body: Value) -> Reply {
+    pub(in crate::server) async fn post(&self, path: &str, body: Value) -> Reply {
         self.call(Method::POST, path, &[], Body::from(body.to_string()))
             .await
     }
 
-    pub(super) async fn put(&self, path: &str, body: Value) -> Reply {
+    pub(in crate::server) async fn put(&self, path: &str, body: Value) -> Reply {
         self.call(Method::PUT, path, &[], Body::from(body.to_string()))
             .await
     }
 
-    pub(super) async fn delete(&self, path: &str, options: Value) -> Reply {
+    pub(in crate::server) async fn delete(&self, path: &str, options: Value) -> Reply {
         self.call(Method::DELETE, path, &[], Body::from(options.to_string()))
             .await
     }
 
-    pub(super) async fn patch(&self, path: &str, kind: &str, body: Value) -> Reply {
+    pub(in crate::server) async fn patch(&self, path: &str, kind: &str, body: Value) -> Reply {
         let kind = format!("application/{kind}+json");
         self.call(
             Method::PATCH,
@@ -157,15 +162,15 @@ impl Api {
         .await
     }
 
-    pub(super) async fn map(&self, name: &str) -> Value {
+    pub(in crate::server) async fn map(&self, name: &str) -> Value {
         self.post(MAPS, config_map(name, "v")).await.ok()
     }
 
-    pub(super) async fn watch(&self, path: &str) -> Events {
+    pub(in crate::server) async fn watch(&self, path: &str) -> Events {
         self.watch_as(path, "application/json").await
     }
 
-    pub(super) async fn watch_as(&self, path: &str, accept: &str) -> Events {
+    pub(in crate::server) async fn watch_as(&self, path: &str, accept: &str) -> Events {
         let request = Request::get(path)
             .header("accept", accept)
             .body(Body::empty())
@@ -180,14 +185,14 @@ impl Api {
 }
 
 /// The events of a watch.
-pub(super) struct Events {
+pub(in crate::server) struct Events {
     body: BodyDataStream,
     buffer: Vec<u8>,
 }
 
 impl Events {
     /// The next event; `None` at the end.
-    pub(super) async fn next(&mut self) -> Option<Value> {
+    pub(in crate::server) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -201,7 +206,7 @@ impl Events {
     }
 
     /// The next event as its type and its object's name.
-    pub(super) async fn brief(&mut self) -> (String, String) {
+    pub(in crate::server) async fn brief(&mut self) -> (String, String) {
         let event = self.next().await.expect("the watch has ended");
         (
             string(&event["type"]),
@@ -210,11 +215,11 @@ impl Events {
     }
 }
 
-pub(super) fn string(value: &Value) -> String {
+pub(in crate::server) fn string(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-pub(super) fn version(object: &Value) -> u64 {
+pub(in crate::server) fn version(object: &Value) -> u64 {
     object["metadata"]["resourceVersion"]
         .as_str()
         .unwrap()
@@ -222,7 +227,7 @@ pub(super) fn version(object: &Value) -> u64 {
         .unwrap()
 }
 
-pub(super) fn names(list: &Value) -> Vec<String> {
+pub(in crate::server) fn names(list: &Value) -> Vec<String> {
     list["items"]
         .as_array()
         .unwrap()
@@ -231,18 +236,18 @@ pub(super) fn names(list: &Value) -> Vec<String> {
         .collect()
 }
 
-pub(super) fn config_map(name: &str, value: &str) -> Value {
+pub(in crate::server) fn config_map(name: &str, value: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value}})
 }
 
-pub(super) fn pod(name: &str) -> Value {
+pub(in crate::server) fn pod(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "c", "image": "x"}]},
     })
 }
 
-pub(super) fn controller(name: &str) -> Value {
+pub(in crate::server) fn controller(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "ReplicationController", "metadata": {"name": name},
         "spec": {"replicas": 2, "selector": {"app": name}, "template": {

@@ -276,14 +276,20 @@ async fn yaml_is_read_and_written() {
     let created = api.call(Method::POST, MAPS, &yaml, body).await;
     assert_eq!(created.headers["content-type"], "application/yaml");
     assert!(created.ok().as_str().unwrap().contains("kind: ConfigMap\n"));
-    let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
-    let refused = api
-        .call(Method::POST, MAPS, &protobuf, Body::from("k8s\0"))
-        .await;
-    assert_eq!(
-        (refused.refused().0, refused.refused().1),
-        (415, "UnsupportedMediaType")
-    );
+    for (media_type, code, reason) in [
+        ("application/cbor", 415, "UnsupportedMediaType"),
+        ("application/vnd.kubernetes.protobuf", 400, "BadRequest"),
+    ] {
+        let content = [("content-type", media_type)];
+        let refused = api
+            .call(Method::POST, MAPS, &content, Body::from("no such thing"))
+            .await;
+        assert_eq!(
+            (refused.refused().0, refused.refused().1),
+            (code, reason),
+            "{media_type}"
+        );
+    }
 }
 
 #[tokio::test]
