@@ -11,6 +11,8 @@ pub mod collector;
 mod context;
 pub mod drive;
 pub mod endpoints;
+pub mod events;
+pub mod evictions;
 pub mod informer;
 mod key;
 mod meta;
@@ -22,6 +24,7 @@ mod record;
 mod replicas;
 pub mod replication;
 mod served;
+pub mod service_accounts;
 #[cfg(test)]
 mod testing;
 
@@ -43,9 +46,12 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut running = JoinSet::new();
     running.spawn(collector::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
+    running.spawn(events::run(context.clone()));
+    running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
     running.spawn(replication::run(context.clone()));
+    running.spawn(service_accounts::run(context.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {
             // A bug: whoever runs us must hear of it rather than go on with half of the controllers.
