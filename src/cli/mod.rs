@@ -6,7 +6,7 @@ mod image;
 mod report;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -25,7 +25,7 @@ enum Command {
     /// Work with the images that pods on this machine can use.
     Image(image::ImageArgs),
     /// Measure a Kubernetes API server, this one or any other.
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
 }
 
 /// Parses the process's arguments, runs the command, and says in one line why it failed if it did.
@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Up(args) => up::run(args).await,
             Command::Image(args) => image::run(args).await,
-            Command::Bench(args) => bench::run(args).await,
+            Command::Bench(args) => bench::run(*args).await,
         }
     });
     // Blocking work that is still under way (a name lookup, a compilation) does not hold up the exit.
@@ -67,6 +67,7 @@ fn start_tracing() {
     let filter = EnvFilter::try_from_env("VAQUITA_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }

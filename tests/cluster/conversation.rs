@@ -91,7 +91,13 @@ fn objects_are_made_changed_labelled_patched_and_deleted() {
         "--from-literal=colour=blue",
     ]);
     let again = cluster.try_kubectl(&["create", "configmap", "settings"]);
-    assert!(again.stderr.contains("AlreadyExists"), "{}", again.stderr);
+    assert!(
+        again
+            .stderr
+            .contains("configmaps \"settings\" already exists"),
+        "{}",
+        again.stderr
+    );
 
     cluster.kubectl(&["label", "configmap", "settings", "tier=back"]);
     cluster.kubectl(&["annotate", "configmap", "settings", "note=kept"]);
