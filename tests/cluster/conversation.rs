@@ -212,13 +212,14 @@ fn apply_merges_what_others_set_and_says_unchanged() {
 #[test]
 fn a_long_list_comes_in_pages_and_is_whole() {
     let cluster = Vaquita::up();
-    let mut manifest = String::new();
-    for index in 0..60 {
-        manifest += &format!(
-            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: page-{index:02}, labels: {{page: 'yes'}}}}\n"
-        );
-    }
-    cluster.apply(&manifest);
+    let manifest: Vec<_> = (0..60)
+        .map(|index| {
+            format!(
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: page-{index:02}, labels: {{page: 'yes'}}}}\n"
+            )
+        })
+        .collect();
+    cluster.apply(&manifest.join("---\n"));
     let names = cluster.kubectl(&[
         "get",
         "cm",

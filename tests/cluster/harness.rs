@@ -15,38 +15,38 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything may take. Generous: the machines are small and busy, and what passes does not wait for it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `vaquita up`.
-pub struct Vaquita {
+pub(crate) struct Vaquita {
     child: Option<Child>,
     dir: Arc<TempDir>,
     /// Base URL of the API, from the line `ready URL`.
-    pub url: String,
+    pub(crate) url: String,
     output: Arc<Mutex<String>>,
 }
 
 /// What a command printed.
-pub struct Printed {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Printed {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Vaquita {
     /// A new, empty cluster.
-    pub fn up() -> Self {
+    pub(crate) fn up() -> Self {
         Self::up_with(&[])
     }
 
     /// A new cluster with more arguments.
-    pub fn up_with(args: &[&str]) -> Self {
+    pub(crate) fn up_with(args: &[&str]) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a temporary directory"));
         Self::start(dir, args)
     }
 
     /// A cluster over the data of an earlier one.
-    pub fn up_again(dir: Arc<TempDir>) -> Self {
+    pub(crate) fn up_again(dir: Arc<TempDir>) -> Self {
         Self::start(dir, &[])
     }
 
@@ -71,7 +71,7 @@ impl Vaquita {
     }
 
     /// The rest of the first line that starts with `start`, as soon as it has been printed.
-    pub fn printed_line(&mut self, start: &str) -> String {
+    pub(crate) fn printed_line(&mut self, start: &str) -> String {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let text = self.output.lock().expect("lock").clone();
@@ -98,34 +98,34 @@ impl Vaquita {
     }
 
     /// All that it printed so far.
-    pub fn printed(&self) -> String {
+    pub(crate) fn printed(&self) -> String {
         self.output.lock().expect("lock").clone()
     }
 
-    pub fn dir(&self) -> Arc<TempDir> {
+    pub(crate) fn dir(&self) -> Arc<TempDir> {
         self.dir.clone()
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("admin.kubeconfig")
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
 
     /// SIGTERM, and how it ended.
-    pub fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(mut self) -> ExitStatus {
         self.signal("-TERM")
     }
 
     /// SIGINT, as Ctrl-C sends it.
-    pub fn interrupt(mut self) -> ExitStatus {
+    pub(crate) fn interrupt(mut self) -> ExitStatus {
         self.signal("-INT")
     }
 
     /// SIGKILL: no chance to say goodbye.
-    pub fn kill(mut self) -> Arc<TempDir> {
+    pub(crate) fn kill(mut self) -> Arc<TempDir> {
         self.signal("-KILL");
         self.dir.clone()
     }
@@ -147,12 +147,12 @@ impl Vaquita {
     }
 
     /// Runs stock `kubectl` with nothing but the kubeconfig.
-    pub fn try_kubectl(&self, args: &[&str]) -> Printed {
+    pub(crate) fn try_kubectl(&self, args: &[&str]) -> Printed {
         run(self.kubectl_command().args(args))
     }
 
     /// The same; it must succeed. Returns what it printed.
-    pub fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         let printed = self.try_kubectl(args);
         assert!(
             printed.status.success(),
@@ -164,7 +164,7 @@ impl Vaquita {
     }
 
     /// A `kubectl` to be started by the caller.
-    pub fn kubectl_command(&self) -> Command {
+    pub(crate) fn kubectl_command(&self) -> Command {
         let mut command = Command::new("kubectl");
         command
             .env("KUBECONFIG", self.kubeconfig())
@@ -173,13 +173,13 @@ impl Vaquita {
     }
 
     /// `kubectl apply -f -`.
-    pub fn try_apply(&self, manifest: &str) -> Printed {
+    pub(crate) fn try_apply(&self, manifest: &str) -> Printed {
         let mut command = self.kubectl_command();
         command.args(["apply", "-f", "-"]);
         run_with_input(&mut command, manifest)
     }
 
-    pub fn apply(&self, manifest: &str) -> String {
+    pub(crate) fn apply(&self, manifest: &str) -> String {
         let printed = self.try_apply(manifest);
         assert!(
             printed.status.success(),
@@ -191,14 +191,14 @@ impl Vaquita {
     }
 
     /// `kubectl get ... -o json`.
-    pub fn get(&self, args: &[&str]) -> Value {
+    pub(crate) fn get(&self, args: &[&str]) -> Value {
         let mut all = vec!["get", "-o", "json"];
         all.extend_from_slice(args);
         serde_json::from_str(&self.kubectl(&all)).expect("kubectl prints JSON")
     }
 
     /// Names of the pods that match and are Ready.
-    pub fn ready_pods(&self, selector: &str) -> Vec<String> {
+    pub(crate) fn ready_pods(&self, selector: &str) -> Vec<String> {
         list(&self.get(&["pods", "-l", selector])["items"])
             .iter()
             .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
@@ -212,7 +212,7 @@ impl Vaquita {
     }
 
     /// Waits until `count` pods that match are Ready, and returns their names.
-    pub fn wait_ready(&self, selector: &str, count: usize) -> Vec<String> {
+    pub(crate) fn wait_ready(&self, selector: &str, count: usize) -> Vec<String> {
         eventually(&format!("{count} ready pods with {selector}"), || {
             let ready = self.ready_pods(selector);
             (ready.len() == count)
@@ -222,16 +222,16 @@ impl Vaquita {
     }
 
     /// Makes an image of a guest that `wasm-examples` built.
-    pub fn load_guest(&self, guest: &str, reference: &str) {
+    pub(crate) fn load_guest(&self, guest: &str, reference: &str) {
         self.load_file(&guest_file(guest), reference);
     }
 
-    pub fn load_file(&self, file: &Path, reference: &str) {
+    pub(crate) fn load_file(&self, file: &Path, reference: &str) {
         let printed = self.try_load(file, reference);
         assert!(printed.status.success(), "{}", printed.stderr);
     }
 
-    pub fn try_load(&self, file: &Path, reference: &str) -> Printed {
+    pub(crate) fn try_load(&self, file: &Path, reference: &str) -> Printed {
         run(Command::new(env!("CARGO_BIN_EXE_vaquita"))
             .args(["image", "load"])
             .arg(file)
@@ -241,7 +241,7 @@ impl Vaquita {
     }
 
     /// The node port of a Service's first port.
-    pub fn node_port(&self, service: &str) -> u16 {
+    pub(crate) fn node_port(&self, service: &str) -> u16 {
         let service = self.get(&["service", service]);
         u16::try_from(
             service["spec"]["ports"][0]["nodePort"]
@@ -265,7 +265,7 @@ impl Drop for Vaquita {
 }
 
 /// `vaquita up` over `dir`, on a free port.
-pub fn command(dir: &Path) -> Command {
+pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vaquita"));
     command
         .args([
@@ -282,7 +282,7 @@ pub fn command(dir: &Path) -> Command {
 }
 
 /// Where the build of `wasm-examples` puts a guest.
-pub fn guest_file(guest: &str) -> PathBuf {
+pub(crate) fn guest_file(guest: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("wasm-examples/target");
     ["wasm32-wasip2", "wasm32-wasip1"]
         .iter()
@@ -296,7 +296,7 @@ pub fn guest_file(guest: &str) -> PathBuf {
 }
 
 /// A manifest of `wasm-examples`.
-pub fn manifest(path: &str) -> String {
+pub(crate) fn manifest(path: &str) -> String {
     let file = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("wasm-examples")
         .join(path);
@@ -304,7 +304,7 @@ pub fn manifest(path: &str) -> String {
 }
 
 /// Tries until it gives a value, and says what it saw last if it never does.
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let give_up = Instant::now() + PATIENCE;
     loop {
         match attempt() {
@@ -319,7 +319,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
 }
 
 /// One HTTP/1.1 request on a connection of its own. Returns status and body.
-pub fn http_get(port: u16, path: &str) -> Result<(u16, String), String> {
+pub(crate) fn http_get(port: u16, path: &str) -> Result<(u16, String), String> {
     http_request(
         port,
         &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"),
@@ -327,7 +327,7 @@ pub fn http_get(port: u16, path: &str) -> Result<(u16, String), String> {
 }
 
 /// The same with a form as the body.
-pub fn http_post(port: u16, path: &str, body: &str) -> Result<(u16, String), String> {
+pub(crate) fn http_post(port: u16, path: &str, body: &str) -> Result<(u16, String), String> {
     http_request(
         port,
         &format!(
@@ -360,7 +360,7 @@ fn http_request(port: u16, request: &str) -> Result<(u16, String), String> {
 }
 
 /// Runs a command to its end.
-pub fn run(command: &mut Command) -> Printed {
+pub(crate) fn run(command: &mut Command) -> Printed {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -373,7 +373,7 @@ pub fn run(command: &mut Command) -> Printed {
 }
 
 /// The same, with something on its standard input.
-pub fn run_with_input(command: &mut Command, input: &str) -> Printed {
+pub(crate) fn run_with_input(command: &mut Command, input: &str) -> Printed {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -393,7 +393,7 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Printed {
 }
 
 /// The elements of a JSON list; none if it is absent.
-pub fn list(value: &Value) -> Vec<Value> {
+pub(crate) fn list(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 

@@ -9,7 +9,7 @@ use std::{
 use crate::harness::{Vaquita, eventually, http_get, http_post, list, manifest, run};
 
 /// A replication controller of `replicas` pods of one HTTP component, and a NodePort Service over them.
-pub fn web(name: &str, replicas: usize) -> String {
+pub(crate) fn web(name: &str, replicas: usize) -> String {
     format!(
         "apiVersion: v1
 kind: ReplicationController
@@ -37,7 +37,7 @@ spec:
 }
 
 /// Waits until a Service's node port is answered by exactly these pods.
-pub fn wait_answered_by(port: u16, pods: &[String]) {
+pub(crate) fn wait_answered_by(port: u16, pods: &[String]) {
     let expected: BTreeSet<_> = pods.iter().cloned().collect();
     eventually("every pod answers", || {
         let mut answered = BTreeSet::new();
@@ -81,14 +81,14 @@ fn a_service_is_answered_by_all_replicas_in_turn() {
             .iter()
             .filter_map(|address| address["ip"].as_str().map(str::to_owned))
             .collect();
-        let slices = cluster.get(&["endpointslices", "-l", "kubernetes.io/service-name=hello"]);
-        let sliced: BTreeSet<_> = list(&slices["items"][0]["endpoints"])
+        let all_slices = cluster.get(&["endpointslices", "-l", "kubernetes.io/service-name=hello"]);
+        let in_slices: BTreeSet<_> = list(&all_slices["items"][0]["endpoints"])
             .iter()
             .filter_map(|endpoint| endpoint["addresses"][0].as_str().map(str::to_owned))
             .collect();
-        (listed == ips && sliced == ips)
+        (listed == ips && in_slices == ips)
             .then_some(())
-            .ok_or_else(|| format!("{endpoints}\n{slices}"))
+            .ok_or_else(|| format!("{endpoints}\n{all_slices}"))
     });
 
     let port = cluster.node_port("hello");
