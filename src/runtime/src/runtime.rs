@@ -203,10 +203,28 @@ impl Shared {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, LoadError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => LoadError::ShuttingDown,
-        })
+    let failed = match tokio::task::spawn_blocking(work).await {
+        Ok(done) => return Ok(done),
+        Err(failed) => failed,
+    };
+    let Ok(panic) = failed.try_into_panic() else {
+        return Err(LoadError::ShuttingDown);
+    };
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    Err(LoadError::Compiler {
+        message: text.unwrap_or("it panicked").to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_compiler_that_breaks_down_takes_nobody_along() {
+        let failed = blocking(|| panic!("out of luck")).await;
+        let message = failed.expect_err("a panic").to_string();
+        assert_eq!(message, "the compiler failed on this module: out of luck");
+    }
 }

@@ -117,6 +117,12 @@ pub enum LoadError {
         /// What to do about it, if that is known.
         hint: Option<String>,
     },
+    /// The compiler broke down over it, which it never should.
+    #[error("the compiler failed on this module: {message}")]
+    Compiler {
+        /// What it said.
+        message: String,
+    },
     /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     ShuttingDown,

@@ -341,3 +341,46 @@ async fn until_ordered(orders: &mut Orders, program: impl Future<Output = Exit>)
         exit = program => exit,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders() -> (watch::Sender<Option<Duration>>, Orders) {
+        let (terminated, orders) = watch::channel(None);
+        let killed = CancellationToken::new();
+        (
+            terminated,
+            Orders {
+                killed,
+                terminated: orders,
+            },
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn grace_lasts_as_long_as_was_granted() {
+        let (terminated, mut orders) = orders();
+        terminated.send_replace(Some(Duration::from_secs(30)));
+        let start = Instant::now();
+        let grace = orders.terminated().await;
+        orders.grace_over(grace).await;
+        assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shorter_grace_counts_from_when_it_is_granted() {
+        let (terminated, mut orders) = orders();
+        terminated.send_replace(Some(Duration::from_secs(30)));
+        let start = Instant::now();
+        let grace = orders.terminated().await;
+        let later = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            terminated.send_replace(Some(Duration::from_secs(2)));
+            // Its end is that of the process's last handle, which changes nothing.
+            drop(terminated);
+        };
+        tokio::join!(orders.grace_over(grace), later);
+        assert_eq!(start.elapsed().as_secs(), 7);
+    }
+}

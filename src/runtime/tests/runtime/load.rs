@@ -59,6 +59,22 @@ async fn no_beginning_of_a_module_passes_for_it() {
 }
 
 #[tokio::test]
+async fn no_changed_byte_does_harm() {
+    let host = Host::new();
+    let whole = assemble(include_str!("handler.wat"));
+    for at in (0..whole.len()).step_by(61) {
+        let mut changed = whole.to_vec();
+        changed[at] = changed[at].wrapping_mul(31).wrapping_add(7);
+        // It may well be valid still, in names and constants.
+        let loaded = host.runtime.load(changed.into()).await;
+        assert!(
+            !matches!(loaded, Err(LoadError::Compiler { .. })),
+            "byte {at}: {loaded:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_invalid_module_is_refused_with_the_offset() {
     let mut bytes = assemble(NOTHING).to_vec();
     let last = bytes.len() - 1;
