@@ -66,7 +66,7 @@ impl Default for LogLimits {
 
 impl Capacity {
     /// Pods of a node by default. An idle Wasm pod costs some kilobytes.
-    pub const DEFAULT_PODS: u32 = 5000;
+    pub const DEFAULT_PODS: u32 = 4096;
 
     /// What this machine has, as far as this process may use it.
     pub fn of_host() -> Self {

@@ -4,7 +4,11 @@
 //! a registry did not have it; when it appears in the store, whoever waits for it is told at once, so that a back-off
 //! need not be sat out.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Images {
     store: ImageStore,
+    /// How often the store was seen to change.
     changes: watch::Sender<u64>,
+    /// The list as it was after so many changes.
+    listed: Arc<Mutex<Option<Listed>>>,
 }
+
+/// A number of changes, and the list after them.
+type Listed = (u64, Vec<Image>);
 
 /// Why there is no image. Messages are upstream's where there is such a message.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +40,14 @@ pub(crate) enum ImageProblem {
     #[error("Container image {image:?} is not present with pull policy of Never")]
     NeverPull { image: String },
     #[error(
-        "failed to pull image {image:?}: it is not in the node's image store, and there is no registry to pull from: \
+        "{image:?} is not in the node's image store, and there is no registry to pull from: \
          load it with 'vaquita image load FILE {image}'"
     )]
     Absent { image: String },
-    #[error("failed to pull image {image:?}: {}", with_causes(source))]
+    #[error(
+        "cannot read {image:?} from the node's image store: {}",
+        with_causes(source)
+    )]
     Store { image: String, source: ImageError },
 }
 
@@ -70,6 +83,7 @@ impl Images {
         Self {
             store,
             changes: watch::Sender::new(0),
+            listed: Arc::default(),
         }
     }
 
@@ -93,15 +107,28 @@ impl Images {
 
     /// All images; none if the store cannot be read, which is reported.
     pub(crate) async fn list(&self) -> Vec<Image> {
+        let version = *self.changes.borrow();
+        if let Some((known, images)) = &*self.lock()
+            && *known == version
+        {
+            return images.clone();
+        }
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || store.list()).await {
-            Ok(Ok(images)) => images,
+            Ok(Ok(images)) => {
+                *self.lock() = Some((version, images.clone()));
+                images
+            }
             Ok(Err(error)) => {
                 tracing::warn!(error = with_causes(&error), "cannot list images");
                 Vec::new()
             }
             Err(_) => Vec::new(),
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Listed>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes whenever the store has changed.

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
@@ -119,10 +120,7 @@ impl Manager {
                     Ok(event) => self.heed(event),
                     Err(error) => tracing::warn!(%error, "cannot follow the node's pods"),
                 },
-                Some(ended) = self.workers.join_next() => match ended {
-                    Ok(uid) => drop(self.registry.lock().remove(&uid)),
-                    Err(error) => tracing::error!(%error, "a pod's worker failed"),
-                },
+                Some(Ok(uid)) = self.workers.join_next() => drop(self.registry.lock().remove(&uid)),
             }
         }
         self.workers.shutdown().await;
@@ -195,7 +193,8 @@ impl Manager {
         );
         drop(entries);
         self.workers.spawn(async move {
-            worker.run().await;
+            // After a panic, which has been reported, the next news of the pod hires another worker.
+            let _ = AssertUnwindSafe(worker.run()).catch_unwind().await;
             uid
         });
     }

@@ -1,4 +1,4 @@
-//! How long to wait before something that failed is tried again: upstream's `flowcontrol.Backoff`. Pure.
+//! How long to wait before something that failed is tried again. Pure.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const FIRST: Duration = Duration::from_secs(10);
 /// The longest wait. After twice that time without a failure, it all begins anew.
 const LONGEST: Duration = Duration::from_mins(5);
 
-/// Waits between attempts. The first failure is not waited for.
+/// Waits between a container's instances: upstream's `flowcontrol.Backoff`. The first failure is not waited for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BackOff {
     last: Option<Wait>,
@@ -45,9 +45,43 @@ impl BackOff {
     }
 }
 
+/// Waits that double each time, for what is tried again until it succeeds.
+#[derive(Debug, Clone)]
+pub(super) struct Doubling {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Doubling {
+    pub(super) const fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            next: first,
+            longest,
+        }
+    }
+
+    /// For what upstream backs off from as it does from crashes.
+    pub(super) const fn as_for_crashes() -> Self {
+        Self::new(FIRST, LONGEST)
+    }
+
+    pub(super) fn next(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (2 * wait).min(self.longest);
+        wait
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn doubling_ends_at_the_longest() {
+        let mut doubling = Doubling::as_for_crashes();
+        let waits: Vec<u64> = (0..7).map(|_| doubling.next().as_secs()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
+    }
 
     #[test]
     fn waits_double_up_to_five_minutes_and_are_forgotten_after_ten() {

@@ -7,19 +7,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::watch;
 
-/// What a container is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// Runs to its end before the next one begins.
-    Init,
-    /// An init container that stays (`restartPolicy: Always`): the next one begins when it has started.
-    Sidecar,
-    /// What the pod is for.
-    Main,
-}
+use super::manifest::{Role, init_containers, init_role};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +84,17 @@ impl Record {
         }
     }
 
+    /// Whether it is about to start, as far as is known.
+    pub(crate) fn is_being_created(&self) -> bool {
+        matches!(
+            self.state,
+            State::Waiting {
+                reason: "ContainerCreating",
+                ..
+            }
+        )
+    }
+
     pub(crate) fn is_started(&self) -> bool {
         matches!(self.state, State::Running { started: true, .. })
     }
@@ -164,20 +166,6 @@ impl Facts {
     /// Whether no main container will run any more.
     pub(crate) fn is_done(&self) -> bool {
         self.of_role(Role::Main).all(Record::is_done)
-    }
-}
-
-/// The init containers, sidecars among them.
-pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
-    spec.init_containers.as_deref().unwrap_or_default()
-}
-
-/// What an init container is.
-pub(crate) fn init_role(container: &Container) -> Role {
-    if container.restart_policy.as_deref() == Some("Always") {
-        Role::Sidecar
-    } else {
-        Role::Init
     }
 }
 

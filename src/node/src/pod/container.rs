@@ -14,15 +14,17 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
-use vaquita_api::quantity::Quantity;
 use vaquita_image::Image;
 
 use super::{
     Context, Feed,
-    backoff::BackOff,
-    board::{Board, Record, Role, State, Termination, init_containers},
+    backoff::{BackOff, Doubling},
+    board::{Board, Record, State, Termination},
     environment::{self, Place},
-    features, full_name, own_grace,
+    features,
+    manifest::{
+        RestartPolicy, Role, full_name, init_containers, memory_limit, own_grace, tcp_ports,
+    },
     probe::{self, Checks, Kind, Signal},
 };
 use crate::{
@@ -34,43 +36,14 @@ use crate::{
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
-/// How soon an incomplete configuration is looked at again: what is missing is usually about to be created.
+/// How soon an incomplete configuration is looked at again at first, then twice as long each time: what is missing is
+/// usually about to be created.
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_CONFIG_RETRY: Duration = Duration::from_secs(30);
 /// How much longer than its grace an instance may take to end before it is killed from outside.
 const SLACK: Duration = Duration::from_secs(1);
 /// The longest message about an end, in bytes: upstream's limit for termination messages.
 const LONGEST_MESSAGE: usize = 4096;
-
-/// What happens to containers that end: `spec.restartPolicy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-impl RestartPolicy {
-    pub(crate) fn of(pod: &Pod) -> Self {
-        match pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.restart_policy.as_deref())
-        {
-            Some("Never") => Self::Never,
-            Some("OnFailure") => Self::OnFailure,
-            _ => Self::Always,
-        }
-    }
-
-    /// Whether a container of that role that ended with that code starts again.
-    pub(crate) fn restarts(self, role: Role, code: i32) -> bool {
-        match (role, self) {
-            (Role::Sidecar, _) | (Role::Main, Self::Always) => true,
-            (Role::Main | Role::Init, Self::Never) => false,
-            (Role::Main, Self::OnFailure) | (Role::Init, _) => code != 0,
-        }
-    }
-}
 
 /// Runs one container.
 pub(super) struct Runner {
@@ -104,8 +77,8 @@ struct Running {
 struct Problem {
     reason: &'static str,
     message: String,
-    /// Whether the wait until the next attempt grows.
-    grows: bool,
+    /// Whether something outside of the container is missing, which may appear any time.
+    is_config: bool,
 }
 
 impl Runner {
@@ -196,32 +169,39 @@ impl Runner {
     /// Starts an instance, however long it takes.
     async fn bring_up(&mut self) -> Running {
         self.sit_out_crash().await;
-        let mut backoff = BackOff::default();
+        let mut config_retry = Doubling::new(CONFIG_RETRY, LONGEST_CONFIG_RETRY);
+        let mut start_retry = Doubling::as_for_crashes();
+        let mut announced = None;
         loop {
             let container = self.container();
             let Some(image) = self.image(&container).await else {
                 continue;
             };
+            // Once is enough, however often it is tried.
+            if announced.as_ref() != Some(&image.digest) {
+                let name = container.image.as_deref().unwrap_or_default();
+                let message = format!("Container image \"{name}\" already present on machine");
+                self.context.events.normal(&self.about(), "Pulled", message);
+                announced = Some(image.digest.clone());
+            }
             // Before the attempt, so that no change during it is missed.
             let mut images = self.context.images.changes();
             let problem = match self.start(&container, image).await {
                 Ok(running) => return running,
                 Err(problem) => problem,
             };
-            self.context.events.warning(
-                &self.about(),
-                "Failed",
-                format!("Error: {}", problem.message),
-            );
+            let message = format!("Error: {}", problem.message);
+            self.context
+                .events
+                .warning(&self.about(), "Failed", message);
             self.wait_with(problem.reason, Some(problem.message));
-            let now = Instant::now();
-            backoff.attempt(now, now);
-            let retry = match backoff.due(now) {
-                Some((_, end)) if problem.grows => end,
-                _ => now + CONFIG_RETRY,
+            let retry = if problem.is_config {
+                config_retry.next()
+            } else {
+                start_retry.next()
             };
             tokio::select! {
-                () = sleep_until(retry) => {}
+                () = sleep(retry) => {}
                 () = self.image_changed(container.image.as_deref()) => {}
                 _ = images.changed() => {}
             }
@@ -257,20 +237,15 @@ impl Runner {
         let events = &self.context.events;
         let name = container.image.as_deref().unwrap_or_default();
         let never = container.image_pull_policy.as_deref() == Some("Never");
-        let mut backoff = BackOff::default();
+        let mut backoff = Doubling::as_for_crashes();
         loop {
             let mut changes = self.context.images.changes();
             let problem = match self.context.images.find(name, never).await {
-                Ok(image) => {
-                    let message = format!("Container image \"{name}\" already present on machine");
-                    events.normal(&self.about(), "Pulled", message);
-                    return Some(image);
-                }
+                Ok(image) => return Some(image),
                 Err(problem) => problem,
             };
             self.complain_about_image(name, &problem);
-            let now = Instant::now();
-            backoff.attempt(now, now);
+            let wait = backoff.next();
             let until_retry = async {
                 let (ImageProblem::Absent { .. } | ImageProblem::Store { .. }) = &problem else {
                     // Trying again cannot help.
@@ -284,9 +259,7 @@ impl Runner {
                     "ImagePullBackOff",
                     Some(format!("{message}: {}: {problem}", problem.reason())),
                 );
-                if let Some((_, end)) = backoff.due(now) {
-                    sleep_until(end).await;
-                }
+                sleep(wait).await;
             };
             tokio::select! {
                 () = until_retry => {}
@@ -324,11 +297,11 @@ impl Runner {
         let config_problem = |message| Problem {
             reason: "CreateContainerConfigError",
             message,
-            grows: false,
+            is_config: true,
         };
         if let Some(message) = features::unsupported(&pod, container) {
             return Err(Problem {
-                grows: true,
+                is_config: false,
                 ..config_problem(message)
             });
         }
@@ -360,7 +333,7 @@ impl Runner {
             Problem {
                 reason: error.reason(),
                 message: error.to_string(),
-                grows: true,
+                is_config: false,
             }
         })?;
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
@@ -590,31 +563,23 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// `resources.limits.memory` in bytes.
-fn memory_limit(container: &Container) -> Option<u64> {
-    let limit = container
-        .resources
-        .as_ref()?
-        .limits
-        .as_ref()?
-        .get("memory")?;
-    let bytes = limit.0.parse::<Quantity>().ok()?.value();
-    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The TCP ports that the manifest declares, each once.
-fn tcp_ports(container: &Container) -> Vec<u16> {
-    let mut ports = Vec::new();
-    for declared in container.ports.iter().flatten() {
-        let port = u16::try_from(declared.container_port)
-            .ok()
-            .filter(|port| *port != 0);
-        if let Some(port) = port
-            && declared.protocol.as_deref().unwrap_or("TCP") == "TCP"
-            && !ports.contains(&port)
-        {
-            ports.push(port);
+    #[test]
+    fn durations_are_printed_as_go_does() {
+        for (seconds, text) in [(10, "10s"), (60, "1m0s"), (80, "1m20s"), (300, "5m0s")] {
+            assert_eq!(go_duration(Duration::from_secs(seconds)), text);
         }
     }
-    ports
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        assert_eq!(cut("short".to_owned()), "short");
+        assert_eq!(
+            cut(format!("x{}", "é".repeat(4096))).len(),
+            LONGEST_MESSAGE - 1
+        );
+    }
 }

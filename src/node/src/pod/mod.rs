@@ -3,13 +3,14 @@
 //! - [`worker`]: the pod's life, a state machine; it hires one [`container`] runner for each container.
 //! - [`board`]: what is known of the pod, shared by all of these; [`status`] makes the pod's status of it, and [`publish`]
 //!   writes that to the API server.
-//! - [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
+//! - [`manifest`], [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
 
 mod backoff;
 pub(crate) mod board;
 mod container;
 mod environment;
 mod features;
+mod manifest;
 mod probe;
 mod publish;
 mod restore;
@@ -19,7 +20,7 @@ mod worker;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Client, ResourceExt as _};
+use kube::Client;
 
 pub(crate) use environment::Sources;
 pub(crate) use worker::Worker;
@@ -50,9 +51,6 @@ pub(crate) struct Feed {
     pub(crate) is_gone: bool,
 }
 
-/// The grace of a pod that says none. Upstream's default.
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-
 impl Feed {
     /// How long the pod may take to end, if it is to end.
     fn grace(&self) -> Option<Duration> {
@@ -62,29 +60,8 @@ impl Feed {
         self.pod.metadata.deletion_timestamp.as_ref()?;
         let granted = self.pod.metadata.deletion_grace_period_seconds;
         let granted = granted.and_then(|seconds| u64::try_from(seconds).ok());
-        Some(granted.map_or_else(|| own_grace(&self.pod), Duration::from_secs))
+        Some(granted.map_or_else(|| manifest::own_grace(&self.pod), Duration::from_secs))
     }
-}
-
-/// What the manifest says how long the pod may take to end.
-fn own_grace(pod: &Pod) -> Duration {
-    let wanted = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.termination_grace_period_seconds);
-    wanted
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .map_or(DEFAULT_GRACE, Duration::from_secs)
-}
-
-/// `NAME_NAMESPACE(UID)`, as upstream's messages name pods.
-fn full_name(pod: &Pod) -> String {
-    format!(
-        "{}_{}({})",
-        pod.name_any(),
-        pod.namespace().unwrap_or_default(),
-        pod.uid().unwrap_or_default()
-    )
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context, Feed,
-    board::{Board, State},
+    backoff::Doubling,
+    board::{Board, Record},
     status::{self, Phase, Reporter},
 };
 
@@ -116,17 +117,8 @@ impl Publisher {
     async fn settle(&self, changes: &mut watch::Receiver<()>, is_over: bool) {
         let is_brief = || {
             self.board.read(|facts| {
-                let brief = |state: &State| {
-                    matches!(
-                        state,
-                        State::Waiting {
-                            reason: "ContainerCreating",
-                            ..
-                        }
-                    )
-                };
-                facts.verdict.is_none()
-                    && facts.containers.iter().any(|record| brief(&record.state))
+                let mut records = facts.containers.iter();
+                facts.verdict.is_none() && records.any(Record::is_being_created)
             })
         };
         let settled = async { while is_brief() && changes.changed().await.is_ok() {} };
@@ -142,7 +134,7 @@ impl Publisher {
             &pod.namespace().unwrap_or_default(),
         );
         let patch = Patch::Merge(patch(pod, status));
-        let mut retry = FIRST_RETRY;
+        let mut retry = Doubling::new(FIRST_RETRY, LONGEST_RETRY);
         loop {
             match pods
                 .patch_status(&pod.name_any(), &PatchParams::default(), &patch)
@@ -165,8 +157,7 @@ impl Publisher {
                     tracing::debug!(pod = pod.name_any(), %error, "cannot write the pod's status");
                 }
             }
-            sleep(retry).await;
-            retry = (retry * 2).min(LONGEST_RETRY);
+            sleep(retry.next()).await;
         }
     }
 }
@@ -205,7 +196,7 @@ pub(super) async fn delete(context: &Context, pod: &Pod) {
     let now = DeleteParams::default()
         .grace_period(0)
         .preconditions(just_this);
-    let mut retry = FIRST_RETRY;
+    let mut retry = Doubling::new(FIRST_RETRY, LONGEST_RETRY);
     loop {
         match pods.delete(&pod.name_any(), &now).await {
             Ok(_) => return,
@@ -214,7 +205,6 @@ pub(super) async fn delete(context: &Context, pod: &Pod) {
             }
             Err(error) => tracing::debug!(pod = pod.name_any(), %error, "cannot delete the pod"),
         }
-        sleep(retry).await;
-        retry = (retry * 2).min(LONGEST_RETRY);
+        sleep(retry.next()).await;
     }
 }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 
 use super::{
-    board::{Facts, Record, Role, State, Termination},
-    container::RestartPolicy,
+    board::{Facts, Record, State, Termination},
+    manifest::{RestartPolicy, Role},
 };
 
 /// Upstream's words for an instance that is gone without a trace.

@@ -14,8 +14,8 @@ use k8s_openapi::{
 };
 
 use super::{
-    board::{Facts, Record, Role, State, Termination},
-    container::RestartPolicy,
+    board::{Facts, Record, State, Termination},
+    manifest::{RestartPolicy, Role},
 };
 
 /// What a pod is as a whole.

@@ -44,6 +44,7 @@ fn has(events: &[(&str, String)], reason: &str, part: &str) -> bool {
 async fn a_pod_runs_and_is_deleted_gracefully() {
     let mut bench = Bench::new(pod("Always", json!([container("a"), container("b")])));
     let worker = run(&bench);
+    // In the manifest's order.
     let mut a = bench.started("a").await;
     let mut b = bench.started("b").await;
     let status = bench.api.wait("readiness", is_ready).await;

@@ -18,9 +18,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     Context, Feed,
-    board::{Board, Facts, Role, State, Verdict},
+    backoff::Doubling,
+    board::{Board, Facts, State, Verdict},
     container::{Memory, Runner},
-    own_grace,
+    manifest::{Role, own_grace},
     publish::{self, Publisher},
     restore,
     status::Phase,
@@ -30,8 +31,9 @@ use crate::{
     logs::PodKey,
 };
 
-/// How soon a network is tried to get again.
+/// How soon a network is tried to get again at first; then twice as long each time.
 const SANDBOX_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_SANDBOX_RETRY: Duration = Duration::from_secs(30);
 
 /// Where a pod is in its life.
 enum Stage {
@@ -174,6 +176,7 @@ impl Worker {
 
     /// Gets the pod a network, however long it takes.
     async fn sandbox(&self) -> Arc<dyn Sandbox> {
+        let mut retry = Doubling::new(SANDBOX_RETRY, LONGEST_SANDBOX_RETRY);
         loop {
             let config = sandbox_config(&self.pod(), &self.board);
             match self.context.backend.sandbox(config).await {
@@ -185,7 +188,7 @@ impl Worker {
                         .warning(&self.about(), "FailedCreatePodSandBox", message);
                 }
             }
-            sleep(SANDBOX_RETRY).await;
+            sleep(retry.next()).await;
         }
     }
 
@@ -256,9 +259,14 @@ impl Worker {
             .enumerate()
             .filter(|(_, role)| **role == Role::Main)
         {
-            if !self.board.read(|facts| facts.containers[index].is_done()) {
-                self.hire(crew, index, *role);
+            if self.board.read(|facts| facts.containers[index].is_done()) {
+                continue;
             }
+            self.hire(crew, index, *role);
+            // In the manifest's order, as upstream does it: the one that comes first gets a port that two want.
+            self.board
+                .wait_until(|facts| !facts.containers[index].is_being_created())
+                .await;
         }
         self.board.wait_until(Facts::is_done).await;
     }

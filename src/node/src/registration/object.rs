@@ -10,6 +10,7 @@ use k8s_openapi::{
         apis::meta::v1::{ObjectMeta, Time},
     },
 };
+use vaquita_api::quantity::Format;
 use vaquita_image::Image;
 
 use crate::{Capacity, host};
@@ -98,19 +99,33 @@ impl Machine {
 
     fn resources(&self, measures: &Measures) -> BTreeMap<String, Quantity> {
         let mut resources = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(self.capacity.cpus.to_string())),
-            ("memory".to_owned(), kibibytes(self.capacity.memory)),
-            ("pods".to_owned(), Quantity(self.capacity.pods.to_string())),
+            (
+                "cpu".to_owned(),
+                quantity(self.capacity.cpus.into(), Format::DecimalSi),
+            ),
+            (
+                "memory".to_owned(),
+                quantity(self.capacity.memory, Format::BinarySi),
+            ),
+            (
+                "pods".to_owned(),
+                quantity(self.capacity.pods.into(), Format::DecimalSi),
+            ),
         ]);
         if let Some(disk) = measures.disk {
-            resources.insert("ephemeral-storage".to_owned(), kibibytes(disk.total));
+            resources.insert(
+                "ephemeral-storage".to_owned(),
+                quantity(disk.total, Format::BinarySi),
+            );
         }
         resources
     }
 }
 
-fn kibibytes(bytes: u64) -> Quantity {
-    Quantity(format!("{}Ki", bytes / 1024))
+/// In the canonical form, which is how the API server gives it back: a status must not differ from itself.
+fn quantity(value: u64, format: Format) -> Quantity {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    Quantity(vaquita_api::quantity::Quantity::whole(value, format).to_string())
 }
 
 fn images(images: &[Image]) -> Vec<ContainerImage> {
@@ -294,7 +309,7 @@ mod tests {
                 capacity["memory"].0.as_str(),
                 capacity["pods"].0.as_str()
             ),
-            ("4", "8388608Ki", "100")
+            ("4", "8Gi", "100")
         );
         let addresses: Vec<_> = status
             .addresses

@@ -1,0 +1,168 @@
+//! What a manifest says, read with its defaults. Pure.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use kube::ResourceExt as _;
+use vaquita_api::quantity::Quantity;
+
+/// The grace of a pod that says none. Upstream's default.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+
+/// What a container is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Runs to its end before the next one begins.
+    Init,
+    /// An init container that stays (`restartPolicy: Always`): the next one begins when it has started.
+    Sidecar,
+    /// What the pod is for.
+    Main,
+}
+
+/// What happens to containers that end: `spec.restartPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+impl RestartPolicy {
+    pub(crate) fn of(pod: &Pod) -> Self {
+        match pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref())
+        {
+            Some("Never") => Self::Never,
+            Some("OnFailure") => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
+
+    /// Whether a container of that role that ended with that code starts again.
+    pub(crate) fn restarts(self, role: Role, code: i32) -> bool {
+        match (role, self) {
+            (Role::Sidecar, _) | (Role::Main, Self::Always) => true,
+            (Role::Main | Role::Init, Self::Never) => false,
+            (Role::Main, Self::OnFailure) | (Role::Init, _) => code != 0,
+        }
+    }
+}
+
+/// The init containers, sidecars among them.
+pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
+    spec.init_containers.as_deref().unwrap_or_default()
+}
+
+/// What an init container is.
+pub(crate) fn init_role(container: &Container) -> Role {
+    if container.restart_policy.as_deref() == Some("Always") {
+        Role::Sidecar
+    } else {
+        Role::Init
+    }
+}
+
+/// What the manifest says how long the pod may take to end.
+pub(super) fn own_grace(pod: &Pod) -> Duration {
+    let wanted = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.termination_grace_period_seconds);
+    wanted
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map_or(DEFAULT_GRACE, Duration::from_secs)
+}
+
+/// `NAME_NAMESPACE(UID)`, as upstream's messages name pods.
+pub(super) fn full_name(pod: &Pod) -> String {
+    format!(
+        "{}_{}({})",
+        pod.name_any(),
+        pod.namespace().unwrap_or_default(),
+        pod.uid().unwrap_or_default()
+    )
+}
+
+/// `resources.limits.memory` in bytes.
+pub(super) fn memory_limit(container: &Container) -> Option<u64> {
+    let limit = container
+        .resources
+        .as_ref()?
+        .limits
+        .as_ref()?
+        .get("memory")?;
+    let bytes = limit.0.parse::<Quantity>().ok()?.value();
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
+}
+
+/// The TCP ports that the manifest declares, each once.
+pub(super) fn tcp_ports(container: &Container) -> Vec<u16> {
+    let mut ports = Vec::new();
+    for declared in container.ports.iter().flatten() {
+        let port = u16::try_from(declared.container_port)
+            .ok()
+            .filter(|port| *port != 0);
+        if let Some(port) = port
+            && declared.protocol.as_deref().unwrap_or("TCP") == "TCP"
+            && !ports.contains(&port)
+        {
+            ports.push(port);
+        }
+    }
+    ports
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn container(fields: &Value) -> Container {
+        serde_json::from_value(fields.clone()).unwrap()
+    }
+
+    #[test]
+    fn policies_decide_by_role_and_code() {
+        use {RestartPolicy::*, Role::*};
+        for (policy, role, code, expected) in [
+            (Always, Main, 0, true),
+            (OnFailure, Main, 0, false),
+            (OnFailure, Main, 1, true),
+            (Never, Main, 1, false),
+            (Always, Init, 0, false),
+            (Always, Init, 1, true),
+            (Never, Init, 1, false),
+            (Never, Sidecar, 0, true),
+        ] {
+            assert_eq!(
+                policy.restarts(role, code),
+                expected,
+                "{policy:?} {role:?} {code}"
+            );
+        }
+    }
+
+    #[test]
+    fn limits_and_ports_are_read_as_far_as_they_make_sense() {
+        for (limit, expected) in [
+            ("64Mi", Some(64 << 20)),
+            ("1k", Some(1000)),
+            ("0", None),
+            ("-1", None),
+            ("x", None),
+        ] {
+            let container =
+                container(&json!({"name": "c", "resources": {"limits": {"memory": limit}}}));
+            assert_eq!(memory_limit(&container), expected, "{limit}");
+        }
+        let container = container(&json!({"name": "c", "ports": [
+            {"containerPort": 80}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 80, "protocol": "TCP"},
+            {"containerPort": 0}, {"containerPort": 70000}, {"containerPort": 81},
+        ]}));
+        assert_eq!(tcp_ports(&container), [80, 81]);
+    }
+}
