@@ -23,9 +23,9 @@ pub enum Exit {
     },
     /// It failed after it was refused memory beyond its limit.
     OutOfMemory,
-    /// By [`Process::terminate`], before it was done.
+    /// By [`Process::terminate`](crate::Process::terminate), before it was done.
     Terminated,
-    /// By [`Process::kill`], or the end of its pod or runtime.
+    /// By [`Process::kill`](crate::Process::kill), or the end of its pod or runtime.
     Killed,
     /// It could not be run although it is valid, for example because all instances are in use.
     Failed {
