@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt as _, process::Command};
 
-use crate::harness::{Vaquita, command, http_get, run};
+use crate::harness::{Vaquita, command, guest_file, http_get, run};
 
 #[test]
 fn up_writes_credentials_prints_ready_and_stops_cleanly() {
@@ -145,6 +145,44 @@ fn a_damaged_database_is_a_one_line_reason() {
     let refused = run(&mut command(dir.path()));
     assert!(!refused.status.success());
     assert_one_line(&refused.stderr, &["cannot open the database"]);
+}
+
+#[test]
+fn an_image_is_loaded_whether_the_cluster_runs_or_not() {
+    let first = Vaquita::up();
+    let dir = first.dir();
+    assert!(first.stop().success());
+    let image = |arguments: &[&str]| {
+        run(Command::new(env!("CARGO_BIN_EXE_vaquita"))
+            .arg("image")
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(dir.path()))
+    };
+    let file = guest_file("hello");
+    let file = file.to_str().expect("a path of text");
+    assert!(
+        image(&["load", file, "localhost/offline:v1"])
+            .status
+            .success()
+    );
+    let cluster = Vaquita::up_again(dir.clone());
+    assert!(
+        image(&["load", file, "localhost/online:v1"])
+            .status
+            .success()
+    );
+    let listed = image(&["list"]).stdout;
+    assert!(
+        listed.contains("localhost/offline:v1") && listed.contains("localhost/online:v1"),
+        "{listed}"
+    );
+    for name in ["offline", "online"] {
+        cluster.kubectl(&["run", name, &format!("--image=localhost/{name}:v1")]);
+    }
+    cluster.wait_ready("run in (offline, online)", 2);
+    assert!(image(&["remove", "localhost/online:v1"]).status.success());
+    assert!(!image(&["remove", "localhost/online:v1"]).status.success());
 }
 
 #[test]

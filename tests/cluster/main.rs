@@ -6,6 +6,7 @@
 mod bad_input;
 mod command_line;
 mod conversation;
+mod embedded;
 mod harness;
 mod layering;
 mod pods;
