@@ -3,7 +3,10 @@
 //! Kept up by events, so that no decision looks at pods one by one. A pod that was given a node counts there at once
 //! (it is *assumed*), long before the API server's event about it comes back.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
@@ -32,6 +35,8 @@ pub(crate) struct Held {
     pub(crate) requested: Resources,
     pub(crate) weighed: Resources,
     pub(crate) ports: Vec<HostPort>,
+    /// How many pods of each controller there are, by its uid.
+    siblings: HashMap<String, i64>,
 }
 
 impl Held {
@@ -40,6 +45,19 @@ impl Held {
         self.requested.add(&needs.requested);
         self.weighed.add(&needs.weighed);
         self.ports.extend(needs.host_ports.iter().cloned());
+        if let Some(siblings) = &needs.siblings {
+            *self.siblings.entry(siblings.clone()).or_default() += 1;
+        }
+    }
+
+    /// How many of a pod's siblings there are.
+    pub(crate) fn siblings_of(&self, needs: &Needs) -> i64 {
+        needs
+            .siblings
+            .as_ref()
+            .and_then(|siblings| self.siblings.get(siblings))
+            .copied()
+            .unwrap_or(0)
     }
 
     fn give_back(&mut self, needs: &Needs) {
@@ -51,6 +69,14 @@ impl Held {
                 self.ports.swap_remove(index);
             }
         }
+        if let Some(siblings) = &needs.siblings
+            && let Some(count) = self.siblings.get_mut(siblings)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.siblings.remove(siblings);
+            }
+        }
     }
 }
 
@@ -60,12 +86,12 @@ pub(crate) struct Cluster {
     /// Those that exist, by name: decisions and messages do not depend on the order of events.
     nodes: BTreeMap<String, NodeInfo>,
     /// Every placed pod, also those on nodes that are not known (yet, or any more).
-    placed: HashMap<PodKey, (String, Needs)>,
+    placed: HashMap<PodKey, (String, Arc<Needs>)>,
 }
 
 impl Cluster {
     /// Every node, in the order of their names.
-    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeInfo> {
+    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeInfo> + Clone {
         self.nodes.values()
     }
 
@@ -119,7 +145,7 @@ impl Cluster {
     }
 
     /// The pod counts on `node` from now on, wherever it was before.
-    pub(crate) fn place(&mut self, pod: PodKey, node: &str, needs: Needs) {
+    pub(crate) fn place(&mut self, pod: PodKey, node: &str, needs: Arc<Needs>) {
         if self
             .placed
             .get(&pod)
@@ -204,7 +230,7 @@ pub(crate) mod tests {
     #[test]
     fn a_node_that_comes_after_its_pods_counts_them() {
         let mut cluster = Cluster::default();
-        cluster.place(key("a"), "n", needs(300));
+        cluster.place(key("a"), "n", Arc::new(needs(300)));
         assert!(cluster.set_node(&node("n", 1000, 10)));
         let held = &cluster.nodes().next().unwrap().held;
         assert_eq!((held.pods, held.requested.get("cpu")), (1, 300));
@@ -236,7 +262,7 @@ pub(crate) mod tests {
             let mut cluster = Cluster::default();
             for step in steps {
                 match step {
-                    Step::Place { pod, node, cpu } => cluster.place(key(&pod.to_string()), &node.to_string(), needs(cpu)),
+                    Step::Place { pod, node, cpu } => cluster.place(key(&pod.to_string()), &node.to_string(), Arc::new(needs(cpu))),
                     Step::Remove(pod) => { cluster.remove(&key(&pod.to_string())); }
                     Step::SetNode(name) => { cluster.set_node(&node(&name.to_string(), 1000, 10)); }
                     Step::RemoveNode(name) => cluster.remove_node(&name.to_string()),

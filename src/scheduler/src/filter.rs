@@ -1,6 +1,6 @@
 //! Which nodes can take a pod, and the sentence that says why none can.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::api::core::v1::{
     NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
@@ -8,42 +8,95 @@ use k8s_openapi::api::core::v1::{
 
 use crate::{
     cluster::{Cluster, NodeInfo},
-    pod::Needs,
+    pod::{HostPort, Needs},
 };
 
-/// Why a node cannot take a pod, in the words of upstream's messages.
-pub(crate) type Reason = String;
+/// Why a node cannot take a pod. Displayed in the words of upstream's messages.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Refusal<'a> {
+    /// It is cordoned.
+    Unschedulable,
+    /// It has a taint that the pod does not tolerate.
+    Taint(&'a Taint),
+    /// The pod does not select it.
+    NotSelected,
+    /// Another pod has a port of the host that this one wants.
+    PortTaken,
+    /// It has as many pods as it can have.
+    TooManyPods,
+    /// Not enough is left of this resource.
+    Insufficient(&'a str),
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+            Self::Taint(Taint { key, value, .. }) => {
+                write!(
+                    f,
+                    "node(s) had untolerated taint {{{key}: {}}}",
+                    value.as_deref().unwrap_or_default()
+                )
+            }
+            Self::NotSelected => f.write_str("node(s) didn't match Pod's node affinity/selector"),
+            Self::PortTaken => {
+                f.write_str("node(s) didn't have free ports for the requested pod ports")
+            }
+            Self::TooManyPods => f.write_str("Too many pods"),
+            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+        }
+    }
+}
+
+/// Whether `node` can take a pod with these needs.
+pub(crate) fn fits(needs: &Needs, node: &NodeInfo) -> bool {
+    refusals(needs, node).next().is_none()
+}
 
 /// Everything that keeps `needs` off `node`; nothing if it fits. Checks after the first that fails are left out,
 /// except for resources, where all that lack are named.
-pub(crate) fn refusals(needs: &Needs, node: &NodeInfo) -> Vec<Reason> {
-    let one = |reason: &str| vec![reason.to_owned()];
+pub(crate) fn refusals<'a>(
+    needs: &'a Needs,
+    node: &'a NodeInfo,
+) -> impl Iterator<Item = Refusal<'a>> {
+    let refusal = first_refusal(needs, node);
+    let lacking = refusal.is_none().then(|| lacking(needs, node));
+    refusal.into_iter().chain(lacking.into_iter().flatten())
+}
+
+fn first_refusal<'a>(needs: &Needs, node: &'a NodeInfo) -> Option<Refusal<'a>> {
     if node.unschedulable
         && !needs
             .tolerations
             .iter()
             .any(|it| tolerates(it, &unschedulable_taint()))
     {
-        return one("node(s) were unschedulable");
+        return Some(Refusal::Unschedulable);
     }
     if let Some(taint) = untolerated(needs, node) {
-        let value = taint.value.as_deref().unwrap_or_default();
-        return vec![format!(
-            "node(s) had untolerated taint {{{}: {value}}}",
-            taint.key
-        )];
+        return Some(Refusal::Taint(taint));
     }
     if !selected(needs, node) {
-        return one("node(s) didn't match Pod's node affinity/selector");
+        return Some(Refusal::NotSelected);
     }
-    if needs
+    let is_taken = |port: &HostPort| node.held.ports.iter().any(|held| held.conflicts(port));
+    needs
         .host_ports
         .iter()
-        .any(|port| node.held.ports.iter().any(|held| held.conflicts(port)))
-    {
-        return one("node(s) didn't have free ports for the requested pod ports");
-    }
-    lacking(needs, node)
+        .any(is_taken)
+        .then_some(Refusal::PortTaken)
+}
+
+fn lacking<'a>(needs: &'a Needs, node: &NodeInfo) -> impl Iterator<Item = Refusal<'a>> {
+    let too_many = node.held.pods >= node.max_pods;
+    let resources = node
+        .allocatable
+        .lacking(&node.held.requested, &needs.requested);
+    too_many
+        .then_some(Refusal::TooManyPods)
+        .into_iter()
+        .chain(resources.map(Refusal::Insufficient))
 }
 
 /// The message for a pod that fits nowhere: `0/N nodes are available: 1 Insufficient cpu, 2 ....`
@@ -53,10 +106,10 @@ pub(crate) fn message(needs: &Needs, cluster: &Cluster) -> String {
     if total == 0 {
         return "no nodes available to schedule pods".to_owned();
     }
-    let mut counts = BTreeMap::<Reason, usize>::new();
+    let mut counts = BTreeMap::<String, usize>::new();
     for node in nodes {
-        for reason in refusals(needs, node) {
-            *counts.entry(reason).or_default() += 1;
+        for refusal in refusals(needs, node) {
+            *counts.entry(refusal.to_string()).or_default() += 1;
         }
     }
     let mut reasons: Vec<_> = counts
@@ -65,18 +118,6 @@ pub(crate) fn message(needs: &Needs, cluster: &Cluster) -> String {
         .collect();
     reasons.sort();
     format!("0/{total} nodes are available: {}.", reasons.join(", "))
-}
-
-fn lacking(needs: &Needs, node: &NodeInfo) -> Vec<Reason> {
-    let mut reasons = Vec::new();
-    if node.held.pods >= node.max_pods {
-        reasons.push("Too many pods".to_owned());
-    }
-    let lacking = node
-        .allocatable
-        .lacking(&node.held.requested, &needs.requested);
-    reasons.extend(lacking.map(|name| format!("Insufficient {name}")));
-    reasons
 }
 
 /// What cordoning stands for, so that a toleration can name it.
@@ -174,8 +215,16 @@ fn requirement_met(requirement: &NodeSelectorRequirement, value: Option<&str>) -
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::cluster::tests::{key, needs, node};
+
+    fn said(needs: &Needs, node: &NodeInfo) -> Vec<String> {
+        refusals(needs, node)
+            .map(|refusal| refusal.to_string())
+            .collect()
+    }
 
     fn cluster(nodes: &[(&str, u32, u32)]) -> Cluster {
         let mut cluster = Cluster::default();
@@ -207,7 +256,7 @@ mod tests {
     #[test]
     fn the_message_counts_reasons_over_all_nodes() {
         let mut cluster = cluster(&[("a", 100, 10), ("b", 100, 10), ("c", 4000, 1)]);
-        cluster.place(key("other"), "c", needs(10));
+        cluster.place(key("other"), "c", Arc::new(needs(10)));
         assert_eq!(
             message(&needs(500), &cluster),
             "0/3 nodes are available: 1 Too many pods, 2 Insufficient cpu."
@@ -222,7 +271,7 @@ mod tests {
     fn cordoned_nodes_take_only_who_tolerates_it() {
         let mut info = cluster(&[("a", 1000, 10)]).nodes().next().unwrap().clone();
         info.unschedulable = true;
-        assert_eq!(refusals(&needs(1), &info), ["node(s) were unschedulable"]);
+        assert_eq!(said(&needs(1), &info), ["node(s) were unschedulable"]);
         let daemon = Needs {
             tolerations: vec![toleration(
                 "node.kubernetes.io/unschedulable",
@@ -232,7 +281,7 @@ mod tests {
             )],
             ..needs(1)
         };
-        assert!(refusals(&daemon, &info).is_empty());
+        assert!(fits(&daemon, &info));
     }
 
     #[test]
@@ -243,7 +292,7 @@ mod tests {
             taint("gpu", "yes", "NoSchedule"),
         ];
         assert_eq!(
-            refusals(&needs(1), &info),
+            said(&needs(1), &info),
             ["node(s) had untolerated taint {gpu: yes}"]
         );
         for good in [
@@ -255,7 +304,7 @@ mod tests {
                 tolerations: vec![good],
                 ..needs(1)
             };
-            assert!(refusals(&tolerant, &info).is_empty());
+            assert!(fits(&tolerant, &info));
         }
         for bad in [
             toleration("gpu", "Equal", "no", ""),
@@ -266,7 +315,7 @@ mod tests {
                 tolerations: vec![bad],
                 ..needs(1)
             };
-            assert!(!refusals(&intolerant, &info).is_empty());
+            assert!(!fits(&intolerant, &info));
         }
     }
 
@@ -293,7 +342,7 @@ mod tests {
                 }),
                 ..needs(1)
             };
-            refusals(&needs, &info).is_empty()
+            fits(&needs, &info)
         };
         assert!(wants(vec![term(vec![
             requirement("zone", "In", &["x", "y"]),

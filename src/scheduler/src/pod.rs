@@ -1,5 +1,7 @@
 //! What the scheduler keeps of a pod: its name, where it is, and what it needs of a node.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelector, Pod, PodSpec, PreferredSchedulingTerm, Toleration,
 };
@@ -57,6 +59,8 @@ pub(crate) struct Needs {
     pub(crate) preferred: Vec<PreferredSchedulingTerm>,
     pub(crate) tolerations: Vec<Toleration>,
     pub(crate) host_ports: Vec<HostPort>,
+    /// The uid of what controls the pod: its siblings have the same, and should be elsewhere.
+    pub(crate) siblings: Option<String>,
 }
 
 /// A pod as the scheduler sees it.
@@ -64,7 +68,7 @@ pub(crate) struct Needs {
 pub(crate) struct PodInfo {
     pub(crate) key: PodKey,
     pub(crate) stage: Stage,
-    pub(crate) needs: Needs,
+    pub(crate) needs: Arc<Needs>,
 }
 
 impl PodInfo {
@@ -79,7 +83,10 @@ impl PodInfo {
                 uid: text(&pod.metadata.uid),
             },
             stage: stage(pod, scheduler),
-            needs: spec.map(needs).unwrap_or_default(),
+            needs: Arc::new(
+                spec.map(|spec| needs(spec, controller(pod)))
+                    .unwrap_or_default(),
+            ),
         }
     }
 }
@@ -116,7 +123,15 @@ fn stage(pod: &Pod, scheduler: &str) -> Stage {
     }
 }
 
-fn needs(spec: &PodSpec) -> Needs {
+fn controller(pod: &Pod) -> Option<String> {
+    let owners = pod.metadata.owner_references.as_ref()?;
+    owners
+        .iter()
+        .find(|owner| owner.controller == Some(true))
+        .map(|owner| owner.uid.clone())
+}
+
+fn needs(spec: &PodSpec, siblings: Option<String>) -> Needs {
     let node_affinity = spec
         .affinity
         .as_ref()
@@ -143,6 +158,7 @@ fn needs(spec: &PodSpec) -> Needs {
             .unwrap_or_default(),
         tolerations: spec.tolerations.clone().unwrap_or_default(),
         host_ports: host_ports(spec),
+        siblings,
     }
 }
 

@@ -8,51 +8,54 @@ use k8s_openapi::{
 };
 use vaquita_api::quantity;
 
+const CPU: &str = "cpu";
+const MEMORY: &str = "memory";
+
 /// What a container without a CPU request counts as when nodes are compared, in millicores. It does not reserve it.
 const UNSTATED_CPU: i64 = 100;
 /// The same for memory, in bytes.
 const UNSTATED_MEMORY: i64 = 200 * 1024 * 1024;
 
 /// Amounts by resource name: `cpu` in millicores, everything else in whole units (bytes for `memory`).
+///
+/// The two that every decision looks at have fields of their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Resources(BTreeMap<String, i64>);
+pub(crate) struct Resources {
+    pub(crate) cpu: i64,
+    pub(crate) memory: i64,
+    others: BTreeMap<String, i64>,
+}
 
 impl Resources {
     /// From a list as the API has it. A quantity that cannot be read counts as nothing; the API server does not
     /// let such a one in.
     pub(crate) fn of(list: Option<&BTreeMap<String, Quantity>>) -> Self {
-        Self(
-            list.into_iter()
-                .flatten()
-                .map(|(name, quantity)| (name.clone(), amount(name, &quantity.0)))
-                .collect(),
-        )
+        let mut resources = Self::default();
+        for (name, quantity) in list.into_iter().flatten() {
+            *resources.slot(name) = amount(name, &quantity.0);
+        }
+        resources
     }
 
     pub(crate) fn get(&self, name: &str) -> i64 {
-        self.0.get(name).copied().unwrap_or(0)
+        match name {
+            CPU => self.cpu,
+            MEMORY => self.memory,
+            other => self.others.get(other).copied().unwrap_or(0),
+        }
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let sum = self.0.entry(name.clone()).or_default();
-            *sum = sum.saturating_add(*amount);
-        }
+        self.combine(other, i64::saturating_add);
     }
 
     pub(crate) fn subtract(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let rest = self.0.entry(name.clone()).or_default();
-            *rest = rest.saturating_sub(*amount);
-        }
+        self.combine(other, i64::saturating_sub);
     }
 
     /// For each resource, the greater of both.
     fn raise(&mut self, other: &Self) {
-        for (name, amount) in &other.0 {
-            let most = self.0.entry(name.clone()).or_default();
-            *most = (*most).max(*amount);
-        }
+        self.combine(other, i64::max);
     }
 
     /// The names of what `wanted` asks for beyond what is here once `used` is taken off.
@@ -61,12 +64,37 @@ impl Resources {
         used: &Self,
         wanted: &'w Self,
     ) -> impl Iterator<Item = &'w str> {
-        let free = |name: &str| self.get(name).saturating_sub(used.get(name));
         wanted
-            .0
+            .amounts()
+            .filter(move |(name, amount)| {
+                *amount > 0 && *amount > self.get(name).saturating_sub(used.get(name))
+            })
+            .map(|(name, _)| name)
+    }
+
+    fn amounts(&self) -> impl Iterator<Item = (&str, i64)> {
+        let others = self
+            .others
             .iter()
-            .filter(move |(name, amount)| **amount > 0 && **amount > free(name))
-            .map(|(name, _)| name.as_str())
+            .map(|(name, amount)| (name.as_str(), *amount));
+        [(CPU, self.cpu), (MEMORY, self.memory)]
+            .into_iter()
+            .chain(others)
+    }
+
+    fn combine(&mut self, other: &Self, with: impl Fn(i64, i64) -> i64) {
+        for (name, amount) in other.amounts() {
+            let slot = self.slot(name);
+            *slot = with(*slot, amount);
+        }
+    }
+
+    fn slot(&mut self, name: &str) -> &mut i64 {
+        match name {
+            CPU => &mut self.cpu,
+            MEMORY => &mut self.memory,
+            other => self.others.entry(other.to_owned()).or_default(),
+        }
     }
 }
 
@@ -86,18 +114,19 @@ pub(crate) fn requested(spec: &PodSpec) -> Resources {
 /// The same for comparing nodes: containers that state nothing count as a little, so that they spread too.
 pub(crate) fn weighed(spec: &PodSpec) -> Resources {
     reserve(spec, |container| {
-        let mut stated = Resources::of(
-            container
-                .resources
-                .as_ref()
-                .and_then(|it| it.requests.as_ref()),
-        );
-        stated.0.entry("cpu".to_owned()).or_insert(UNSTATED_CPU);
-        stated
-            .0
-            .entry("memory".to_owned())
-            .or_insert(UNSTATED_MEMORY);
-        stated
+        let requests = container
+            .resources
+            .as_ref()
+            .and_then(|it| it.requests.as_ref());
+        let states = |name| requests.is_some_and(|requests| requests.contains_key(name));
+        let mut weighed = Resources::of(requests);
+        if !states(CPU) {
+            weighed.cpu = UNSTATED_CPU;
+        }
+        if !states(MEMORY) {
+            weighed.memory = UNSTATED_MEMORY;
+        }
+        weighed
     })
 }
 
@@ -127,7 +156,7 @@ fn reserve(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
 
 fn amount(name: &str, text: &str) -> i64 {
     text.parse::<quantity::Quantity>().map_or(0, |quantity| {
-        if name == "cpu" {
+        if name == CPU {
             quantity.milli_value()
         } else {
             quantity.value()

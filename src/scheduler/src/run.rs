@@ -1,6 +1,6 @@
 //! The loop: events in, decisions out.
 
-use std::{collections::HashSet, fmt::Debug, future};
+use std::{collections::HashSet, fmt::Debug, future, sync::Arc};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -21,6 +21,14 @@ use crate::{
     score,
 };
 
+/// How many decisions are made before events get their turn again.
+const DECISIONS: usize = 256;
+/// How many conditions and events may be on their way. Beyond that, events are dropped, and conditions wait for the
+/// pod's next turn.
+const SAYINGS: usize = 1024;
+/// Of clusters of at most so many nodes all are looked at; of larger ones, a share that shrinks with the size.
+const ALL_NODES: usize = 100;
+
 /// Pods that hold no resources any more are of no interest.
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
@@ -34,8 +42,10 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut scheduler = Scheduler::new(Speaker::new(client, options.name.clone()), options);
     loop {
         scheduler.decide();
+        let more = scheduler.can_decide();
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = future::ready(()), if more => {}
             Some(event) = pods.next() => scheduler.pod_event(event),
             Some(event) = nodes.next() => scheduler.node_event(event),
             Some(done) = scheduler.bindings.join_next() => scheduler.bound(done.ok()),
@@ -68,7 +78,7 @@ async fn sleep_until(when: Option<Instant>) {
     }
 }
 
-/// A binding that ended: the pod, what it needs, where it was to go, and how it ended.
+/// A binding that ended: the pod, where it was to go, and how it ended.
 type Binding = (PodKey, String, Outcome);
 
 struct Scheduler {
@@ -79,9 +89,11 @@ struct Scheduler {
     bindings: JoinSet<Binding>,
     /// Conditions and events on their way. They hold nothing up.
     sayings: JoinSet<()>,
-    /// Pods that are being bound: their events still say that they wait.
+    /// Pods that are being bound and not yet seen on their nodes: their events still say that they wait.
     binding: HashSet<PodKey>,
     turn: usize,
+    /// Where the search for nodes goes on in a large cluster.
+    next_node: usize,
     /// What a list that has begun has shown so far; nothing is decided before both lists are whole.
     pods_seen: Listing<PodKey>,
     nodes_seen: Listing<String>,
@@ -146,6 +158,7 @@ impl Scheduler {
             sayings: JoinSet::new(),
             binding: HashSet::new(),
             turn: 0,
+            next_node: 0,
             pods_seen: Listing::new(),
             nodes_seen: Listing::new(),
         }
@@ -182,6 +195,8 @@ impl Scheduler {
         match info.stage {
             Stage::Placed(node) => {
                 self.queue.remove(&info.key);
+                // Confirmed: whatever becomes of our request, the pod is there.
+                self.binding.remove(&info.key);
                 self.cluster.place(info.key, &node, info.needs);
             }
             // What we are binding counts where we put it; its event is from before.
@@ -220,12 +235,20 @@ impl Scheduler {
         }
     }
 
+    /// Whether there is a pod to find a node for, and room for its binding.
+    fn can_decide(&self) -> bool {
+        self.pods_seen.usable()
+            && self.nodes_seen.usable()
+            && self.bindings.len() < self.options.bindings.max(1)
+            && self.queue.is_ready()
+    }
+
     /// Finds nodes for as many pods as there is room for bindings under way.
     fn decide(&mut self) {
-        if !(self.pods_seen.usable() && self.nodes_seen.usable()) {
-            return;
-        }
-        while self.bindings.len() < self.options.bindings {
+        for _ in 0..DECISIONS {
+            if !self.can_decide() {
+                return;
+            }
             let Some((key, needs)) = self.queue.pop() else {
                 return;
             };
@@ -236,17 +259,31 @@ impl Scheduler {
         }
     }
 
+    /// The best node among enough that fit. In a large cluster each search goes on where the last one ended, so that
+    /// all nodes get their share.
     fn choose(&mut self, needs: &Needs) -> Option<String> {
-        let fitting: Vec<_> = self
-            .cluster
-            .nodes()
-            .filter(|node| filter::refusals(needs, node).is_empty())
+        let nodes = self.cluster.nodes();
+        let count = nodes.len();
+        let start = if count > ALL_NODES {
+            self.next_node % count
+        } else {
+            0
+        };
+        let mut looked_at = 0;
+        let fitting: Vec<_> = nodes
+            .cycle()
+            .skip(start)
+            .take(count)
+            .inspect(|_| looked_at += 1)
+            .filter(|node| filter::fits(needs, node))
+            .take(enough(count))
             .collect();
+        self.next_node = start + looked_at;
         self.turn = self.turn.wrapping_add(1);
         score::best(needs, &fitting, self.turn).map(|node| node.name.clone())
     }
 
-    fn bind(&mut self, key: PodKey, node: String, needs: Needs) {
+    fn bind(&mut self, key: PodKey, node: String, needs: Arc<Needs>) {
         self.cluster.place(key.clone(), &node, needs);
         self.binding.insert(key.clone());
         let speaker = self.speaker.clone();
@@ -260,33 +297,71 @@ impl Scheduler {
         let Some((key, node, outcome)) = done else {
             return;
         };
-        self.binding.remove(&key);
+        let is_unconfirmed = self.binding.remove(&key);
         match outcome {
             Outcome::Bound => {
                 self.queue.remove(&key);
-                let speaker = self.speaker.clone();
-                self.sayings
-                    .spawn(async move { speaker.scheduled(&key, &node).await });
+                self.say_scheduled(key, node);
             }
             Outcome::Moot => {
                 // If it lives, the watch says where; then it counts there.
                 self.queue.remove(&key);
-                self.cluster.remove(&key);
+                if is_unconfirmed {
+                    self.take_back(&key);
+                }
             }
             Outcome::Failed(error) => {
                 tracing::warn!(pod = %key.name, node, %error, "cannot bind");
-                self.cluster.remove(&key);
-                self.queue.try_again(&key, Instant::now());
+                if is_unconfirmed {
+                    self.take_back(&key);
+                    self.queue.try_again(&key, Instant::now());
+                }
             }
         }
     }
 
+    /// The pod is not where it was to be: others may have its room.
+    fn take_back(&mut self, key: &PodKey) {
+        if self.cluster.remove(key) {
+            self.queue.something_changed(Instant::now());
+        }
+    }
+
     fn give_up(&mut self, key: PodKey, needs: &Needs) {
+        self.queue.give_up(&key, Instant::now());
         let message = filter::message(needs, &self.cluster);
-        if self.queue.give_up(&key, &message, Instant::now()) {
+        if self.sayings.len() < SAYINGS && self.queue.is_news(&key, &message) {
             let speaker = self.speaker.clone();
             self.sayings
                 .spawn(async move { speaker.unschedulable(&key, message).await });
         }
+    }
+
+    fn say_scheduled(&mut self, key: PodKey, node: String) {
+        if self.sayings.len() < SAYINGS {
+            let speaker = self.speaker.clone();
+            self.sayings
+                .spawn(async move { speaker.scheduled(&key, &node).await });
+        }
+    }
+}
+
+/// How many nodes that fit are enough to choose from: half of them, less for each 125 nodes more, but at least 5 % and
+/// [`ALL_NODES`].
+fn enough(nodes: usize) -> usize {
+    let percent = 50_usize.saturating_sub(nodes / 125).max(5);
+    (nodes * percent / 100).max(ALL_NODES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_clusters_are_looked_at_whole_and_large_ones_in_part() {
+        assert_eq!(enough(1), 100);
+        assert_eq!(enough(100), 100);
+        assert_eq!(enough(1000), 420);
+        assert_eq!(enough(10_000), 500);
     }
 }

@@ -1,5 +1,7 @@
 //! Which of the nodes that can take a pod should.
 
+use k8s_openapi::api::core::v1::{PreferredSchedulingTerm, Taint};
+
 use crate::{
     cluster::NodeInfo,
     filter::{term_matches, tolerates},
@@ -15,94 +17,101 @@ pub(crate) fn best<'n>(
     fitting: &[&'n NodeInfo],
     turn: usize,
 ) -> Option<&'n NodeInfo> {
-    let soft: Vec<_> = fitting.iter().map(|node| soft_score(needs, node)).collect();
-    let most = soft
-        .iter()
-        .map(|score| score.preference)
-        .max()
-        .unwrap_or(0)
-        .max(1);
-    let scores: Vec<_> = fitting
-        .iter()
-        .zip(&soft)
-        .map(|(node, soft)| {
-            least_allocated(needs, node)
-                + balanced(needs, node)
-                + 2 * (soft.preference * BEST / most)
-                + 3 * (BEST / (1 + soft.repelled))
-        })
-        .collect();
+    let soft: Vec<_> = fitting.iter().map(|node| Soft::of(needs, node)).collect();
+    let most = |of: fn(&Soft) -> i64| soft.iter().map(of).max().unwrap_or(0).max(1);
+    let (preference, repelled, siblings) = (
+        most(|soft| soft.preference),
+        most(|soft| soft.repelled),
+        most(|soft| soft.siblings),
+    );
+    let total = |(node, soft): (&&NodeInfo, &Soft)| {
+        least_allocated(needs, node)
+            + balanced(needs, node)
+            + 2 * (BEST * soft.preference / preference)
+            + 2 * (BEST - BEST * soft.siblings / siblings)
+            + 3 * (BEST - BEST * soft.repelled / repelled)
+    };
+    let scores: Vec<_> = fitting.iter().zip(&soft).map(total).collect();
     let top = scores.iter().max()?;
     let winners: Vec<_> = fitting
         .iter()
         .zip(&scores)
         .filter(|(_, score)| *score == top)
-        .map(|(node, _)| *node)
         .collect();
-    winners.get(turn % winners.len().max(1)).copied()
+    winners
+        .get(turn % winners.len().max(1))
+        .map(|(node, _)| **node)
 }
 
+/// What speaks for or against a node without forbidding it. Each is compared with the most that any node has of it.
 struct Soft {
     /// The weights of the preferred terms that match.
     preference: i64,
     /// How many `PreferNoSchedule` taints the pod does not tolerate.
     repelled: i64,
+    /// How many pods of the same controller are there already.
+    siblings: i64,
 }
 
-fn soft_score(needs: &Needs, node: &NodeInfo) -> Soft {
-    let preference = needs
-        .preferred
-        .iter()
-        .filter(|preferred| term_matches(&preferred.preference, node))
-        .map(|preferred| i64::from(preferred.weight))
-        .sum();
-    let repelled = node
-        .taints
-        .iter()
-        .filter(|taint| taint.effect == "PreferNoSchedule")
-        .filter(|taint| {
-            !needs
-                .tolerations
+impl Soft {
+    fn of(needs: &Needs, node: &NodeInfo) -> Self {
+        let matches =
+            |preferred: &&PreferredSchedulingTerm| term_matches(&preferred.preference, node);
+        let repels = |taint: &&Taint| {
+            taint.effect == "PreferNoSchedule"
+                && !needs
+                    .tolerations
+                    .iter()
+                    .any(|toleration| tolerates(toleration, taint))
+        };
+        let repelled = node.taints.iter().filter(repels).count();
+        Self {
+            preference: needs
+                .preferred
                 .iter()
-                .any(|toleration| tolerates(toleration, taint))
-        })
-        .count();
-    Soft {
-        preference,
-        repelled: i64::try_from(repelled).unwrap_or(i64::MAX - 1),
+                .filter(matches)
+                .map(|preferred| i64::from(preferred.weight))
+                .sum(),
+            repelled: i64::try_from(repelled).unwrap_or(i64::from(u32::MAX)),
+            siblings: node.held.siblings_of(needs),
+        }
     }
 }
 
 /// The share that would stay free, of CPU and memory in equal parts: the emptiest node wins.
 fn least_allocated(needs: &Needs, node: &NodeInfo) -> i64 {
-    let free = |name| BEST - used_percent(needs, node, name);
-    i64::midpoint(free("cpu"), free("memory"))
+    let (cpu, memory) = used_percents(needs, node);
+    BEST - i64::midpoint(cpu, memory)
 }
 
 /// How alike the used shares of CPU and memory would be: neither should run out long before the other.
 fn balanced(needs: &Needs, node: &NodeInfo) -> i64 {
-    BEST - (used_percent(needs, node, "cpu") - used_percent(needs, node, "memory")).abs()
+    let (cpu, memory) = used_percents(needs, node);
+    BEST - (cpu - memory).abs()
 }
 
-fn used_percent(needs: &Needs, node: &NodeInfo, name: &str) -> i64 {
-    let has = node.allocatable.get(name);
+/// The shares of CPU and memory that would be used.
+fn used_percents(needs: &Needs, node: &NodeInfo) -> (i64, i64) {
+    let (has, held, wanted) = (&node.allocatable, &node.held.weighed, &needs.weighed);
+    (
+        percent(held.cpu, wanted.cpu, has.cpu),
+        percent(held.memory, wanted.memory, has.memory),
+    )
+}
+
+fn percent(held: i64, wanted: i64, has: i64) -> i64 {
     if has <= 0 {
         return BEST;
     }
-    let used = node
-        .held
-        .weighed
-        .get(name)
-        .saturating_add(needs.weighed.get(name));
-    let percent = i128::from(used) * i128::from(BEST) / i128::from(has);
+    let percent = i128::from(held.saturating_add(wanted)) * i128::from(BEST) / i128::from(has);
     i64::try_from(percent.clamp(0, i128::from(BEST))).unwrap_or(BEST)
 }
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{
-        NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
-    };
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 
     use super::*;
     use crate::cluster::{
@@ -125,8 +134,8 @@ mod tests {
             .map(|turn| pick(&cluster, &needs(100), turn))
             .collect();
         assert_eq!(turns, ["a", "b", "c"]);
-        cluster.place(key("one"), "a", needs(500));
-        cluster.place(key("two"), "c", needs(500));
+        cluster.place(key("one"), "a", Arc::new(needs(500)));
+        cluster.place(key("two"), "c", Arc::new(needs(500)));
         assert_eq!(pick(&cluster, &needs(100), 7), "b");
     }
 
@@ -136,7 +145,7 @@ mod tests {
         for name in ["a", "b"] {
             cluster.set_node(&node(name, 1000, 10));
         }
-        cluster.place(key("one"), "b", needs(300));
+        cluster.place(key("one"), "b", Arc::new(needs(300)));
         let likes_b = Needs {
             preferred: vec![PreferredSchedulingTerm {
                 weight: 10,
@@ -152,5 +161,27 @@ mod tests {
             ..needs(100)
         };
         assert_eq!(pick(&cluster, &likes_b, 0), "b");
+    }
+
+    #[test]
+    fn siblings_keep_apart() {
+        let mut cluster = Cluster::default();
+        for name in ["a", "b"] {
+            cluster.set_node(&node(name, 1000, 10));
+        }
+        let sibling = Needs {
+            siblings: Some("rc".to_owned()),
+            ..needs(10)
+        };
+        cluster.place(key("one"), "a", Arc::new(sibling.clone()));
+        cluster.place(key("loaded"), "b", Arc::new(needs(300)));
+        assert_eq!(pick(&cluster, &sibling, 0), "b");
+        assert_eq!(pick(&cluster, &needs(10), 0), "a");
+        cluster.remove(&key("one"));
+        assert_eq!(
+            pick(&cluster, &sibling, 0),
+            "a",
+            "it is forgotten with the pod"
+        );
     }
 }
