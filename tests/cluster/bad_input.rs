@@ -152,6 +152,38 @@ fn an_endless_loop_disturbs_nobody_and_can_be_deleted() {
 }
 
 #[test]
+fn a_module_over_its_memory_limit_is_oom_killed() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hungry", "localhost/hungry:v1");
+    cluster.apply(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: hungry}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: c
+    image: localhost/hungry:v1
+    resources: {limits: {memory: 32Mi}}
+",
+    );
+    let ended = eventually("the pod fails", || {
+        let status = cluster.get(&["pod", "hungry"])["status"].clone();
+        if status["phase"] == "Failed" {
+            Ok(status)
+        } else {
+            Err(status.to_string())
+        }
+    });
+    let state = &ended["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(
+        (state["reason"].as_str(), state["exitCode"].as_i64()),
+        (Some("OOMKilled"), Some(137)),
+        "{ended}"
+    );
+}
+
+#[test]
 fn an_image_that_is_not_there_backs_off_with_its_name() {
     let cluster = Vaquita::up();
     cluster.apply(&pod("absent", "localhost/absent:v1"));

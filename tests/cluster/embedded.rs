@@ -10,7 +10,7 @@ use crate::harness::{PATIENCE, guest_file};
 fn config(dir: &tempfile::TempDir) -> ClusterConfig {
     let mut config = ClusterConfig::new(dir.path());
     config.listen = "127.0.0.1:0".parse().expect("an address");
-    config.node_name = "embedded".to_owned();
+    "embedded".clone_into(&mut config.node_name);
     config
 }
 
