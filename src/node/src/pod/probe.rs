@@ -8,7 +8,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
-use http_body_util::Empty;
+use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::{
     api::core::v1::{Container, HTTPGetAction, Probe},
@@ -25,6 +25,8 @@ use crate::backend::Sandbox;
 /// unready. Most modules begin to listen within milliseconds, and a period later would be late for them.
 const EAGER_FOR: Duration = Duration::from_secs(1);
 const EAGER_EVERY: Duration = Duration::from_millis(20);
+/// Bytes of an answer that are read at most, as upstream does.
+const LONGEST_BODY: usize = 10 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -441,22 +443,24 @@ async fn http_get(sandbox: &dyn Sandbox, port: u16, path: &str, headers: &Header
         Ok(request) => request,
         Err(error) => return Outcome::Unknown(error.to_string()),
     };
-    // The answer's head is all that matters; the connection ends with this future.
-    let response = async {
-        let answer = sender.send_request(request);
-        tokio::pin!(answer);
-        tokio::select! {
-            answer = &mut answer => answer,
-            // It ends when the answer is complete, or because of an error that the answer has, too.
-            _ = connection => answer.await,
-        }
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        // Only the status matters. The rest is taken all the same, so that the server sees its answer through; what is
+        // longer, or breaks off, is left.
+        let body = Limited::new(response.into_body(), LONGEST_BODY);
+        let _ = body.collect().await;
+        Ok::<_, hyper::Error>(status.as_u16())
     };
-    match response.await {
-        Ok(response) if (200..400).contains(&response.status().as_u16()) => Outcome::Success,
-        Ok(response) => Outcome::Failure(format!(
-            "HTTP probe failed with statuscode: {}",
-            response.status().as_u16()
-        )),
+    tokio::pin!(exchange);
+    let outcome = tokio::select! {
+        outcome = &mut exchange => outcome,
+        // It ends when the answer is complete, or because of an error that the exchange has, too.
+        _ = connection => exchange.await,
+    };
+    match outcome {
+        Ok(200..400) => Outcome::Success,
+        Ok(status) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
         Err(error) => failure(&error),
     }
 }
