@@ -1,6 +1,6 @@
 //! Assigns pods to nodes.
 //!
-//! One loop ([`run`]) holds the whole picture and decides pod by pod; only the API calls that follow a decision run
+//! One loop ([`run()`]) holds the whole picture and decides pod by pod; only the API calls that follow a decision run
 //! beside it. The picture ([`cluster`]) is kept up by events, so that a decision costs a look at each node and none at
 //! other pods. [`queue`] says which pod is next, [`filter`] which nodes can take it, [`score`] which of those is best,
 //! [`bind`] tells the API server.
