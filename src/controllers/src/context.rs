@@ -23,8 +23,6 @@ pub struct Options {
     /// How long a node may say nothing before it counts as lost. Default 40 s. Shorter than two lease renewals
     /// (2 × 10 s) makes healthy nodes flap.
     pub node_grace: Duration,
-    /// How long an Event is kept after it last happened. Default 1 h.
-    pub event_ttl: Duration,
     /// How often the garbage collector looks for kinds that came or went. Default 30 s.
     pub discovery_interval: Duration,
 }
@@ -35,7 +33,6 @@ impl Default for Options {
             workers: 16,
             replica_burst: 500,
             node_grace: Duration::from_secs(40),
-            event_ttl: Duration::from_hours(1),
             discovery_interval: Duration::from_secs(30),
         }
     }

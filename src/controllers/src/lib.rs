@@ -11,7 +11,6 @@ pub mod collector;
 mod context;
 pub mod drive;
 pub mod endpoints;
-pub mod events;
 pub mod evictions;
 pub mod informer;
 mod key;
@@ -46,7 +45,6 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut running = JoinSet::new();
     running.spawn(collector::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
-    running.spawn(events::run(context.clone()));
     running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
