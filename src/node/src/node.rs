@@ -85,11 +85,17 @@ impl Node {
             logs: logs.clone(),
             services,
         });
-        tasks.spawn(
-            Manager::new(context, config.name.clone(), registry.clone()).run(shutdown.clone()),
-        );
-
         let (registered, is_registered) = watch::channel(false);
+        // First things first: with a thousand pods to start, the node's own report would be one of thousands of writes.
+        let manager = Manager::new(context, config.name.clone(), registry.clone());
+        let mut first = is_registered.clone();
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            // Without registration, the node is ending.
+            if first.wait_for(|registered| *registered).await.is_ok() {
+                manager.run(stop).await;
+            }
+        });
         let registration = Registration {
             client,
             machine: Machine {
