@@ -22,6 +22,8 @@ use crate::{
     server::{self, Server, bootstrap::bootstrap, dispatch, events::expire_events},
 };
 
+/// How often what every cluster has is looked after.
+const BOOTSTRAP_PERIOD: Duration = Duration::from_secs(30);
 /// How often events that the store has given up are dropped from memory too.
 const TRIM_PERIOD: Duration = Duration::from_mins(1);
 
@@ -80,6 +82,7 @@ impl ApiServer {
         tasks.spawn(expire_events(server.clone()));
         server.remember_services();
         bootstrap(&server).await?;
+        tasks.spawn(keep_bootstrapped(server.clone()));
         Ok(Self {
             server,
             tasks: Mutex::new(tasks),
@@ -166,5 +169,15 @@ impl ApiServer {
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+    }
+}
+
+/// Makes again what every cluster has, should somebody delete it.
+async fn keep_bootstrapped(server: Arc<Server>) {
+    loop {
+        tokio::time::sleep(BOOTSTRAP_PERIOD).await;
+        if let Err(error) = bootstrap(&server).await {
+            tracing::warn!("{error}");
+        }
     }
 }

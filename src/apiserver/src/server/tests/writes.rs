@@ -512,3 +512,14 @@ async fn strangers_are_kept_out() {
         (StatusCode::UNAUTHORIZED, &json!("Unauthorized"))
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_every_cluster_has_comes_back() {
+    let api = Api::start().await;
+    let path = format!("{SERVICES}/kubernetes");
+    let ip = api.get(&path).await.ok()["spec"]["clusterIP"].clone();
+    api.delete(&path, json!({})).await.ok();
+    assert_eq!(api.get(&path).await.refused().0, 404);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(api.get(&path).await.ok()["spec"]["clusterIP"], ip);
+}
