@@ -97,6 +97,8 @@ impl Expectations {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn owner() -> ObjectKey {
@@ -140,5 +142,34 @@ mod tests {
         assert!(!expectations.are_met(&owner()));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(expectations.are_met(&owner()));
+    }
+
+    proptest! {
+        /// However the events come, doubled or not: expectations are met exactly when all creations were counted and
+        /// every deletion was seen, and they never go back to unmet.
+        #[test]
+        fn expectations_are_met_when_all_was_seen(
+            created in 0..5usize,
+            seen in prop::collection::vec(any::<bool>(), 0..12),
+            doomed in prop::collection::hash_set(0..5u8, 0..5),
+            gone in prop::collection::vec(0..5u8, 0..12),
+        ) {
+            let expectations = Expectations::default();
+            expectations.expect_creations(&owner(), created);
+            let mut counted = 0;
+            for ours in seen {
+                let whose = if ours { owner() } else { ObjectKey::new("shop", "other") };
+                expectations.creation_seen(&whose);
+                counted += usize::from(ours);
+                prop_assert_eq!(expectations.are_met(&owner()), counted >= created);
+            }
+            expectations.expect_deletions(&owner(), doomed.iter().map(u8::to_string));
+            let mut left = doomed;
+            for uid in gone {
+                expectations.deletion_seen(&owner(), &uid.to_string());
+                left.remove(&uid);
+                prop_assert_eq!(expectations.are_met(&owner()), left.is_empty());
+            }
+        }
     }
 }

@@ -114,6 +114,7 @@ fn restarts(pod: &Pod) -> i32 {
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::ResourceExt as _;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::testing::objects::{assigned, in_phase, pod, ready};
@@ -209,5 +210,58 @@ mod tests {
             "by uid, not by age"
         );
         assert_eq!(order(vec![older, younger]), ["a", "b"]);
+    }
+
+    fn any_pod() -> impl Strategy<Value = Pod> {
+        let phases = prop::sample::select(vec!["Pending", "Running", "Unknown"]);
+        let node = prop::option::of(prop::sample::select(vec!["n1", "n2"]));
+        let ready_since = prop::option::of(0..5_000i64);
+        (phases, node, ready_since, -1..2i32, 0..3i32, 0..5_000i64).prop_map(
+            |(phase, node, ready_since, cost, restarts, age)| {
+                let mut made = created(in_phase(pod("shop", "x"), phase), age);
+                if let Some(node) = node {
+                    made = assigned(made, node);
+                }
+                if let Some(since) = ready_since {
+                    made = ready(made, ago(since));
+                }
+                made.annotations_mut()
+                    .insert(DELETION_COST.to_owned(), cost.to_string());
+                made.status.get_or_insert_default().container_statuses =
+                    Some(vec![ContainerStatus {
+                        restart_count: restarts,
+                        ..ContainerStatus::default()
+                    }]);
+                made
+            },
+        )
+    }
+
+    proptest! {
+        /// The order is the same whatever the order before, and no stronger rule is ever broken for a weaker one.
+        #[test]
+        fn the_order_is_one_order(pods in prop::collection::vec(any_pod(), 0..12), turn in 0..12usize) {
+            let pods: Vec<Pod> = pods
+                .into_iter()
+                .enumerate()
+                .map(|(number, mut pod)| {
+                    pod.metadata.name = Some(format!("p{number}"));
+                    pod.metadata.uid = Some(format!("uid-{number}"));
+                    pod
+                })
+                .collect();
+            let mut turned = pods.clone();
+            turned.rotate_left(turn % pods.len().max(1));
+            turned.reverse();
+            // Pods that are alike in everything may come in any order.
+            let alike = |name: &String| {
+                let pod = pods.iter().find(|pod| pod.name_any() == *name).unwrap();
+                (pods::node_name(pod).is_some(), pods::phase(pod), pods::is_ready(pod), deletion_cost(pod))
+            };
+            let one: Vec<_> = order(pods.clone()).iter().map(alike).collect();
+            let other: Vec<_> = order(turned).iter().map(alike).collect();
+            prop_assert_eq!(&one, &other);
+            prop_assert!(one.is_sorted());
+        }
     }
 }
