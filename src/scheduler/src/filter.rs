@@ -217,6 +217,8 @@ fn requirement_met(requirement: &NodeSelectorRequirement, value: Option<&str>) -
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::cluster::tests::{key, needs, node};
 
@@ -365,5 +367,34 @@ mod tests {
             ..NodeSelectorTerm::default()
         };
         assert!(wants(vec![by_name]));
+    }
+
+    proptest! {
+        /// A node takes pods as long as they fit, and only then; and what goes makes room again.
+        #[test]
+        fn a_node_is_filled_but_never_overfilled(
+            cpu in 0..2000u32,
+            pods in 0..6u32,
+            wanted in prop::collection::vec(0..900u32, 0..10),
+        ) {
+            let mut cluster = cluster(&[("a", cpu, pods)]);
+            let info = |cluster: &Cluster| cluster.nodes().next().unwrap().clone();
+            let mut placed = Vec::new();
+            for (number, wants) in wanted.into_iter().enumerate() {
+                let pod = needs(wants);
+                let used: u32 = placed.iter().map(|(_, wants)| *wants).sum();
+                let room = placed.len() < pods as usize && (wants == 0 || used + wants <= cpu);
+                prop_assert_eq!(fits(&pod, &info(&cluster)), room);
+                if room {
+                    let name = number.to_string();
+                    cluster.place(key(&name), "a", Arc::new(pod));
+                    placed.push((name, wants));
+                }
+            }
+            for (name, wants) in placed {
+                cluster.remove(&key(&name));
+                prop_assert!(fits(&needs(wants), &info(&cluster)));
+            }
+        }
     }
 }
