@@ -1,15 +1,20 @@
-//! What a cluster has from its first moment: its namespaces, and the Service by which pods find the API.
+//! What a cluster has from its first moment: the objects in `policies/`, and the Service by which pods find the API.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use http::{Method, Request, StatusCode};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::{Server, dispatch::dispatch};
 use crate::authn::User;
 
-const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+/// The manifests, and the collections that their objects belong to.
+const MANIFESTS: [(&str, &str); 1] = [(
+    "/api/v1/namespaces",
+    include_str!("../../../../policies/namespaces.yaml"),
+)];
 
 /// Something that has to be there could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -21,10 +26,14 @@ pub struct BootstrapError {
 
 /// Makes what is missing, by the way that every request takes.
 pub(crate) async fn bootstrap(server: &Arc<Server>) -> Result<(), BootstrapError> {
-    for name in NAMESPACES {
-        let namespace =
-            json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}});
-        create(server, "/api/v1/namespaces", name, namespace).await?;
+    for (collection, manifest) in MANIFESTS {
+        for object in documents(collection, manifest)? {
+            let name = object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
+            create(server, collection, &name, object).await?;
+        }
     }
     let base = "/api/v1/namespaces/default";
     create(
@@ -61,6 +70,17 @@ pub(crate) async fn bootstrap(server: &Arc<Server>) -> Result<(), BootstrapError
         slice,
     )
     .await
+}
+
+/// The objects in a manifest.
+fn documents(collection: &str, manifest: &str) -> Result<Vec<Value>, BootstrapError> {
+    serde_yaml::Deserializer::from_str(manifest)
+        .map(Value::deserialize)
+        .collect::<Result<_, _>>()
+        .map_err(|error| BootstrapError {
+            path: collection.to_owned(),
+            message: error.to_string(),
+        })
 }
 
 fn service(server: &Server) -> Value {

@@ -1,5 +1,8 @@
 //! POST to a collection.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use vaquita_api::{Object, meta, registry::NewObject, status::Status};
@@ -28,66 +31,63 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
     let parsed = call.parse_body().await?;
     let incoming = incoming_body(call.resource, parsed, options)?;
     let mut object = incoming.object;
+    let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
+    prepare(call, &mut object)?;
+    let services = &call.server.services;
+    let claim = services.claim(call.resource, &mut object, None)?;
+    let entry = if options.dry_run {
+        Arc::new(rehearse(call, &object)?)
+    } else {
+        let entry = store(call, object, generated).await?;
+        claim.keep();
+        entry
+    };
+    call.written(StatusCode::CREATED, &entry, incoming.warnings)
+}
+
+/// Adds what the server has to say about a new object, and finds what is wrong with it.
+fn prepare(call: &Call<'_>, object: &mut Object) -> Result<(), Status> {
     let new = NewObject {
         namespace: call.namespace(),
         now: Timestamp::now(),
         uid: uuid::Uuid::new_v4().to_string(),
         entropy: rand::random(),
     };
-    let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
-    call.resource.prepare_create(&mut object, &new)?;
-    admit_to_namespace(call, &object)?;
-    call.resource.validate_create(&object)?;
-    let claim = call
-        .server
-        .services
-        .claim(call.resource, &mut object, None)?;
-    if options.dry_run {
-        let entry = rehearse(call, &object)?;
-        return call.written(StatusCode::CREATED, &entry, incoming.warnings);
-    }
+    call.resource.prepare_create(object, &new)?;
+    admit_to_namespace(call, object)?;
+    call.resource.validate_create(object)
+}
+
+/// Writes the object unless its name is taken; one that the server made up is made up again.
+async fn store(call: &Call<'_>, mut object: Object, generated: bool) -> Result<Arc<Entry>, Status> {
+    let (group, plural) = (&call.resource.group, &call.resource.plural);
     for _ in 0..NAME_ATTEMPTS {
-        let key = call
-            .served
-            .collection
-            .key(call.info.namespace.as_deref(), meta::name(&object));
-        if let Outcome::Done(entry) = call
-            .server
-            .put(call.served, key, &object, Expect::Absent)
-            .await?
-        {
-            claim.keep();
-            return call.written(StatusCode::CREATED, &entry, incoming.warnings);
+        let key = key(call, &object);
+        let put = call.server.put(call.served, key, &object, Expect::Absent);
+        if let Outcome::Done(entry) = put.await? {
+            return Ok(entry);
         }
+        let name = meta::name(&object);
         if !generated {
-            return Err(Status::already_exists(
-                &call.resource.group,
-                &call.resource.plural,
-                meta::name(&object),
-            ));
+            return Err(Status::already_exists(group, plural, name));
         }
         let name = meta::generated_name(meta::generate_name(&object), rand::random());
         meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
     }
-    Err(Status::generated_name_conflict(
-        &call.resource.group,
-        &call.resource.plural,
-        meta::name(&object),
-    ))
+    let name = meta::name(&object);
+    Err(Status::generated_name_conflict(group, plural, name))
+}
+
+fn key(call: &Call<'_>, object: &Object) -> Bytes {
+    let namespace = call.info.namespace.as_deref();
+    call.served.collection.key(namespace, meta::name(object))
 }
 
 fn rehearse(call: &Call<'_>, object: &Object) -> Result<Entry, Status> {
-    let name = meta::name(object);
-    let key = call
-        .served
-        .collection
-        .key(call.info.namespace.as_deref(), name);
+    let key = key(call, object);
     if call.served.collection.get(&key).is_some() {
-        return Err(Status::already_exists(
-            &call.resource.group,
-            &call.resource.plural,
-            name,
-        ));
+        let (group, plural) = (&call.resource.group, &call.resource.plural);
+        return Err(Status::already_exists(group, plural, meta::name(object)));
     }
     rehearsed(key, object, 0)
 }

@@ -112,81 +112,73 @@ enum Dialect {
     V3,
 }
 
-/// The paths of a resource with their operations.
-fn paths(base: &str, resource: &Resource, dialect: Dialect) -> Vec<(String, Value)> {
-    let kind = (
-        resource.group.as_str(),
-        resource.version.as_str(),
-        resource.kind.as_str(),
-    );
-    let scope = if resource.namespaced {
-        "namespaces/{namespace}/"
-    } else {
-        ""
-    };
-    let collection = format!("/{base}/{scope}{}", resource.plural);
-    let object = format!("{collection}/{{name}}");
-    let on = |wanted: &[Verb], of: &[Verb]| -> Vec<Verb> {
-        wanted
-            .iter()
-            .copied()
-            .filter(|verb| of.contains(verb))
-            .collect()
-    };
-    let namespaced = resource.namespaced;
-    let mut paths = vec![
-        item(
-            &collection,
-            &on(
-                &[Verb::List, Verb::Create, Verb::DeleteCollection],
-                &resource.verbs,
-            ),
-            kind,
-            namespaced,
-            dialect,
-        ),
-        item(
-            &object,
-            &on(
-                &[Verb::Get, Verb::Update, Verb::Patch, Verb::Delete],
-                &resource.verbs,
-            ),
-            kind,
-            namespaced,
-            dialect,
-        ),
-    ];
-    if namespaced {
-        let everywhere = format!("/{base}/{}", resource.plural);
-        paths.push(item(
-            &everywhere,
-            &on(&[Verb::List], &resource.verbs),
-            kind,
-            false,
-            dialect,
-        ));
-    }
-    for subresource in &resource.subresources {
-        let kind = (
-            subresource.group.as_str(),
-            subresource.version.as_str(),
-            subresource.kind.as_str(),
-        );
-        let path = format!("{object}/{}", subresource.name);
-        paths.push(item(&path, &subresource.verbs, kind, namespaced, dialect));
-    }
-    paths
+/// A kind, as the extension `x-kubernetes-group-version-kind` names it.
+#[derive(Clone, Copy)]
+struct Gvk<'r> {
+    group: &'r str,
+    version: &'r str,
+    kind: &'r str,
 }
 
-fn item(
-    path: &str,
-    verbs: &[Verb],
-    kind: (&str, &str, &str),
-    namespaced: bool,
-    dialect: Dialect,
-) -> (String, Value) {
+/// A path and what can be done there.
+struct Place<'r> {
+    path: String,
+    verbs: Vec<Verb>,
+    kind: Gvk<'r>,
+}
+
+/// The paths of a resource with their operations.
+fn paths(base: &str, resource: &Resource, dialect: Dialect) -> Vec<(String, Value)> {
+    places(base, resource)
+        .into_iter()
+        .map(|place| (place.path.clone(), item(&place, dialect)))
+        .collect()
+}
+
+fn places<'r>(base: &str, resource: &'r Resource) -> Vec<Place<'r>> {
+    const OF_COLLECTION: [Verb; 3] = [Verb::List, Verb::Create, Verb::DeleteCollection];
+    const OF_OBJECT: [Verb; 4] = [Verb::Get, Verb::Update, Verb::Patch, Verb::Delete];
+    let kind = Gvk {
+        group: &resource.group,
+        version: &resource.version,
+        kind: &resource.kind,
+    };
+    let place = |path: &str, verbs: &[Verb]| {
+        let mut verbs = verbs.to_vec();
+        verbs.retain(|verb| resource.verbs.contains(verb));
+        Place {
+            path: path.to_owned(),
+            verbs,
+            kind,
+        }
+    };
+    let everywhere = format!("/{base}/{}", resource.plural);
+    let within = format!("/{base}/namespaces/{{namespace}}/{}", resource.plural);
+    let mut places = Vec::new();
+    let collection = if resource.namespaced {
+        places.push(place(&everywhere, &[Verb::List]));
+        within
+    } else {
+        everywhere
+    };
+    let object = format!("{collection}/{{name}}");
+    places.push(place(&collection, &OF_COLLECTION));
+    places.push(place(&object, &OF_OBJECT));
+    places.extend(resource.subresources.iter().map(|subresource| Place {
+        path: format!("{object}/{}", subresource.name),
+        verbs: subresource.verbs.clone(),
+        kind: Gvk {
+            group: &subresource.group,
+            version: &subresource.version,
+            kind: &subresource.kind,
+        },
+    }));
+    places
+}
+
+fn item(place: &Place<'_>, dialect: Dialect) -> Value {
     let mut item = Map::new();
-    for verb in verbs {
+    for verb in &place.verbs {
         let method = match verb {
             Verb::Get | Verb::List | Verb::Watch => "get",
             Verb::Create => "post",
@@ -194,26 +186,69 @@ fn item(
             Verb::Patch => "patch",
             Verb::Delete | Verb::DeleteCollection => "delete",
         };
-        item.insert(method.to_owned(), operation(path, *verb, kind, dialect));
+        item.insert(method.to_owned(), operation(place, *verb, dialect));
     }
-    let mut parameters = Vec::new();
-    if path.contains("/{name}") {
-        parameters.push(parameter("name", "path", "string", dialect));
-    }
-    if namespaced {
-        parameters.push(parameter("namespace", "path", "string", dialect));
-    }
+    let parameters: Vec<Value> = ["name", "namespace"]
+        .into_iter()
+        .filter(|name| place.path.contains(&format!("{{{name}}}")))
+        .map(|name| parameter(name, "path", "string", dialect))
+        .collect();
     item.insert("parameters".to_owned(), parameters.into());
-    (path.to_owned(), item.into())
+    item.into()
 }
 
-fn operation(
-    path: &str,
-    verb: Verb,
-    (group, version, kind): (&str, &str, &str),
-    dialect: Dialect,
-) -> Value {
-    let query: &[(&str, &str)] = match verb {
+fn operation(place: &Place<'_>, verb: Verb, dialect: Dialect) -> Value {
+    let mut parameters: Vec<Value> = query_of(verb)
+        .iter()
+        .map(|(name, kind)| parameter(name, "query", kind, dialect))
+        .collect();
+    let action = match verb {
+        Verb::Create => "post",
+        Verb::Update => "put",
+        other => other.as_str(),
+    };
+    let Gvk {
+        group,
+        version,
+        kind,
+    } = place.kind;
+    let mut operation = json!({
+        "operationId": operation_id(action, &place.path),
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
+    });
+    let bodies = bodies_of(verb);
+    let any = json!({"type": "object"});
+    let code = if verb == Verb::Create { "201" } else { "200" };
+    match dialect {
+        Dialect::V3 => {
+            if !bodies.is_empty() {
+                let content: Map<String, Value> = bodies
+                    .iter()
+                    .map(|kind| ((*kind).to_owned(), json!({"schema": any})))
+                    .collect();
+                operation["requestBody"] = json!({"required": true, "content": content});
+            }
+            let content = json!({"application/json": {"schema": any}});
+            operation["responses"] = json!({code: {"description": "OK", "content": content}});
+        }
+        Dialect::V2 => {
+            if !bodies.is_empty() {
+                parameters
+                    .push(json!({"name": "body", "in": "body", "required": true, "schema": any}));
+                operation["consumes"] = json!(bodies);
+            }
+            operation["produces"] = json!(negotiation::PRODUCED);
+            operation["responses"] = json!({code: {"description": "OK", "schema": any}});
+        }
+    }
+    operation["parameters"] = parameters.into();
+    operation
+}
+
+/// The parameters of the query, each with its type.
+fn query_of(verb: Verb) -> &'static [(&'static str, &'static str)] {
+    match verb {
         Verb::Get => &[],
         Verb::List | Verb::Watch => &[
             ("allowWatchBookmarks", "boolean"),
@@ -238,48 +273,16 @@ fn operation(
             ("orphanDependents", "boolean"),
             ("propagationPolicy", "string"),
         ],
-    };
-    let mut parameters: Vec<Value> = query
-        .iter()
-        .map(|(name, kind)| parameter(name, "query", kind, dialect))
-        .collect();
-    let action = match verb {
-        Verb::Create => "post",
-        Verb::Update => "put",
-        other => other.as_str(),
-    };
-    let mut operation = json!({
-        "operationId": operation_id(action, path),
-        "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
-    });
-    let bodies: &[&str] = match verb {
+    }
+}
+
+/// The media types that a body may be written in.
+fn bodies_of(verb: Verb) -> &'static [&'static str] {
+    match verb {
         Verb::Patch => &PatchType::MEDIA_TYPES,
         Verb::Create | Verb::Update => &negotiation::CONSUMED,
         _ => &[],
-    };
-    let any = json!({"type": "object"});
-    let code = if verb == Verb::Create { "201" } else { "200" };
-    if dialect == Dialect::V3 {
-        if !bodies.is_empty() {
-            let content: Map<String, Value> = bodies
-                .iter()
-                .map(|kind| ((*kind).to_owned(), json!({"schema": any})))
-                .collect();
-            operation["requestBody"] = json!({"required": true, "content": content});
-        }
-        operation["responses"] =
-            json!({code: {"description": "OK", "content": {"application/json": {"schema": any}}}});
-    } else {
-        if !bodies.is_empty() {
-            parameters.push(json!({"name": "body", "in": "body", "required": true, "schema": any}));
-            operation["consumes"] = json!(bodies);
-        }
-        operation["produces"] = json!(negotiation::PRODUCED);
-        operation["responses"] = json!({code: {"description": "OK", "schema": any}});
     }
-    operation["parameters"] = parameters.into();
-    operation
 }
 
 fn operation_id(action: &str, path: &str) -> String {

@@ -3,6 +3,7 @@
 mod deletes;
 mod discovery;
 mod lists;
+mod logs;
 mod watches;
 mod writes;
 

@@ -520,6 +520,6 @@ async fn what_every_cluster_has_comes_back() {
     let ip = api.get(&path).await.ok()["spec"]["clusterIP"].clone();
     api.delete(&path, json!({})).await.ok();
     assert_eq!(api.get(&path).await.refused().0, 404);
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_mins(1)).await;
     assert_eq!(api.get(&path).await.ok()["spec"]["clusterIP"], ip);
 }
