@@ -4,7 +4,7 @@ use k8s_openapi::{
     api::core::v1::ObjectReference,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{Resource, ResourceExt};
+use kube::{Resource, ResourceExt, core::response::StatusCause};
 use serde_json::{Value, json};
 
 /// The owner reference of the controller that manages `object`, if any.
@@ -69,17 +69,17 @@ pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_invalid())
 }
 
-/// Whether the API server said that the object's namespace takes nothing new because it is being deleted.
+/// Whether the API server said that the object's namespace takes nothing new because it is being deleted: by the cause
+/// that clients are meant to look for, or in words alone.
 pub(crate) fn is_namespace_terminating(error: &kube::Error) -> bool {
     let kube::Error::Api(status) = error else {
         return false;
     };
-    let cause = |cause: &kube::core::response::StatusCause| cause.reason == "NamespaceTerminating";
+    let says_so = |cause: &StatusCause| cause.reason == "NamespaceTerminating";
+    let causes = status.details.iter().flat_map(|details| &details.causes);
     status.is_forbidden()
-        && status
-            .details
-            .as_ref()
-            .is_some_and(|details| details.causes.iter().any(cause))
+        && (causes.into_iter().any(says_so)
+            || status.message.ends_with("because it is being terminated"))
 }
 
 /// What an API error says to a user, without the wrapping of the client library.
@@ -87,5 +87,30 @@ pub(crate) fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         other => crate::drive::chain(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn refused(details: &Value, message: &str) -> kube::Error {
+        let status =
+            json!({ "code": 403, "reason": "Forbidden", "message": message, "details": details });
+        kube::Error::Api(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn a_terminating_namespace_is_told_from_other_refusals() {
+        let causes = json!({ "causes": [{ "reason": "NamespaceTerminating" }] });
+        assert!(is_namespace_terminating(&refused(&causes, "")));
+        let words = "unable to create new content in namespace shop because it is being terminated";
+        assert!(is_namespace_terminating(&refused(&json!({}), words)));
+        assert!(!is_namespace_terminating(&refused(
+            &json!({}),
+            "exceeded quota"
+        )));
     }
 }
