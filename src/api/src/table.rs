@@ -1,5 +1,7 @@
 //! `metav1.Table`: what `kubectl get` prints.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -9,71 +11,57 @@ use crate::{Object, meta};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// The heading.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// `string`, `integer`, `number`, `boolean` or `date`.
-    pub ty: &'static str,
+    pub ty: Cow<'static, str>,
     /// `name` marks the column that tells objects apart; else "".
-    pub format: &'static str,
+    pub format: Cow<'static, str>,
     /// For people.
-    pub description: &'static str,
-    /// 0 shows it always, 1 only with `-o wide`.
-    pub priority: u8,
+    pub description: Cow<'static, str>,
+    /// 0 shows it always, more only with `-o wide`.
+    pub priority: i32,
 }
 
 impl Column {
     /// The `Name` column, which comes first for every kind.
     pub const NAME: Self = Self {
-        name: "Name",
-        ty: "string",
-        format: "name",
-        description: "The object's name, unique among its kind and namespace.",
+        name: Cow::Borrowed("Name"),
+        ty: Cow::Borrowed("string"),
+        format: Cow::Borrowed("name"),
+        description: Cow::Borrowed("The object's name, unique among its kind and namespace."),
         priority: 0,
     };
     /// The `Age` column.
     pub const AGE: Self = Self::string("Age", "Time since the object was created.");
 
-    /// A column of text.
-    pub const fn string(name: &'static str, description: &'static str) -> Self {
+    const fn plain(name: &'static str, ty: &'static str, description: &'static str) -> Self {
         Self {
-            name,
-            ty: "string",
-            format: "",
-            description,
+            name: Cow::Borrowed(name),
+            ty: Cow::Borrowed(ty),
+            format: Cow::Borrowed(""),
+            description: Cow::Borrowed(description),
             priority: 0,
         }
+    }
+
+    /// A column of text.
+    pub const fn string(name: &'static str, description: &'static str) -> Self {
+        Self::plain(name, "string", description)
     }
 
     /// A column of `true` and `false`.
     pub const fn boolean(name: &'static str, description: &'static str) -> Self {
-        Self {
-            name,
-            ty: "boolean",
-            format: "",
-            description,
-            priority: 0,
-        }
+        Self::plain(name, "boolean", description)
     }
 
     /// A column of times.
     pub const fn date(name: &'static str, description: &'static str) -> Self {
-        Self {
-            name,
-            ty: "date",
-            format: "",
-            description,
-            priority: 0,
-        }
+        Self::plain(name, "date", description)
     }
 
     /// A column of whole numbers.
     pub const fn integer(name: &'static str, description: &'static str) -> Self {
-        Self {
-            name,
-            ty: "integer",
-            format: "",
-            description,
-            priority: 0,
-        }
+        Self::plain(name, "integer", description)
     }
 
     /// The same column, shown with `-o wide` only.

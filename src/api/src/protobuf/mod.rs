@@ -5,6 +5,8 @@
 //! (`numbers.txt`). What comes out is JSON that goes the same way as a JSON body.
 
 mod numbers;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod testing;
 mod wire;
 
 use serde_json::{Map, Number, Value, json};

@@ -42,7 +42,7 @@ impl Numbers {
     }
 
     /// All fields of a message, those of embedded messages included.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn fields(&self, message: &str) -> Vec<&'static str> {
         let Some(found) = self
             .sections

@@ -7,45 +7,21 @@
 //! 2. [`Resource::prepare_create`] or [`Resource::prepare_update`] enforces what a client may not set;
 //! 3. [`Resource::validate_create`] or [`Resource::validate_update`] finds what is wrong with the result.
 //!
-//! ```
-//! use serde_json::json;
-//! use vaquita_api::registry::{NewObject, Registry};
-//!
-//! let registry = Registry::builtin();
-//! let maps = registry.get("", "v1", "configmaps").expect("a built-in kind");
-//! let body = json!({"metadata": {"name": "settings"}, "data": {"colour": "grey"}, "colour": "grey"});
-//!
-//! let decoded = maps.decode(body)?;
-//! assert_eq!(decoded.unknown, ["colour"]);
-//!
-//! let mut object = decoded.object;
-//! let new = NewObject {
-//!     namespace: "default",
-//!     now: jiff::Timestamp::UNIX_EPOCH,
-//!     uid: "5dd6c0a8-4f3a-4b0e-9d57-2f1e6c8b9a10".to_owned(),
-//!     entropy: 0,
-//! };
-//! maps.prepare_create(&mut object, &new)?;
-//! maps.validate_create(&object)?;
-//! assert_eq!(object["metadata"]["namespace"], "default");
-//! # Ok::<(), vaquita_api::status::Status>(())
-//! ```
-//!
 //! What is read uses [`Resource::selectable`], [`Resource::columns`] and [`Resource::row`].
 
+mod entry;
 mod resource;
 mod rules;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+pub use entry::stored;
 pub use resource::{
-    Decoded, NewObject, Part, Resource, ScalePaths, SelectableField, Subresource, Verb,
-    field_warnings,
+    Convert, Decoded, NewObject, Part, Resource, ScalePaths, SelectableField, Storage, Subresource,
+    Verb, field_warnings,
 };
-pub(crate) use rules::{Kind, Typed};
-
-use crate::kinds;
+pub use rules::{Kind, Rules, Typed};
 
 /// All resources that are served. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -59,10 +35,11 @@ fn key(resource: &Resource) -> (&str, &str, &str) {
 }
 
 impl Registry {
-    /// The built-in kinds.
-    pub fn builtin() -> Self {
-        let mut resources: Vec<_> = kinds::all().into_iter().map(Arc::new).collect();
+    /// A registry of these kinds. Of two entries for one group, version and plural, the first counts.
+    pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
+        let mut resources: Vec<_> = resources.into_iter().map(Arc::new).collect();
         resources.sort_by(|a, b| key(a).cmp(&key(b)));
+        resources.dedup_by(|later, first| key(later) == key(first));
         Self { resources }
     }
 
@@ -100,6 +77,3 @@ impl Registry {
         groups
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,8 @@
 //! A served kind: its names, verbs and subresources, and the way of an object through its rules.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -84,35 +86,61 @@ pub struct Subresource {
     pub verbs: Vec<Verb>,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum FieldPath {
+    Known(&'static [&'static str]),
+    Declared(Vec<String>),
+}
+
 /// A field that a field selector may name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SelectableField {
     /// As selectors name it: `spec.nodeName`.
-    pub label: &'static str,
+    pub label: Cow<'static, str>,
     /// Where the value is.
-    path: &'static [&'static str],
+    path: FieldPath,
     /// The value where there is none.
     zero: &'static str,
 }
 
 impl SelectableField {
     /// The object's name.
-    pub(crate) const NAME: Self = Self::new("metadata.name", &["metadata", "name"], "");
+    pub const NAME: Self = Self::new("metadata.name", &["metadata", "name"], "");
     /// The object's namespace.
-    pub(crate) const NAMESPACE: Self =
-        Self::new("metadata.namespace", &["metadata", "namespace"], "");
+    pub const NAMESPACE: Self = Self::new("metadata.namespace", &["metadata", "namespace"], "");
 
-    pub(crate) const fn new(
+    /// A field of a built-in kind. `zero` is what stands for a value that is not there.
+    pub const fn new(
         label: &'static str,
         path: &'static [&'static str],
         zero: &'static str,
     ) -> Self {
-        Self { label, path, zero }
+        Self {
+            label: Cow::Borrowed(label),
+            path: FieldPath::Known(path),
+            zero,
+        }
+    }
+
+    /// A field that is known at run time only, by the names on the way to it.
+    pub fn custom(label: String, path: Vec<String>) -> Self {
+        Self {
+            label: Cow::Owned(label),
+            path: FieldPath::Declared(path),
+            zero: "",
+        }
     }
 
     /// The field's value in `object`, as selectors compare it.
     pub fn value(&self, object: &Object) -> String {
-        match meta::at(object, self.path) {
+        let found = match &self.path {
+            FieldPath::Known(path) => meta::at(object, path),
+            FieldPath::Declared(path) => {
+                let path: Vec<&str> = path.iter().map(String::as_str).collect();
+                meta::at(object, &path)
+            }
+        };
+        match found {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Bool(set)) => set.to_string(),
             Some(Value::Number(number)) => number.to_string(),
@@ -130,6 +158,44 @@ pub struct ScalePaths {
     pub status_replicas: Vec<String>,
     /// A map or `metav1.LabelSelector` of the pods counted, such as `spec.selector`.
     pub selector: Vec<String>,
+}
+
+/// Where the objects that a resource shows are kept.
+#[derive(Clone, Default)]
+pub enum Storage {
+    /// Under the resource's own group, version and plural, as they are.
+    #[default]
+    Own,
+    /// With another resource, of which this one is another view: `events.k8s.io/v1` shows the core events.
+    Shared {
+        /// The group, version and plural of the resource that keeps them.
+        with: (&'static str, &'static str, &'static str),
+        /// How one becomes the other.
+        convert: Arc<dyn Convert>,
+    },
+    /// Nowhere: what is created is answered and forgotten, as reviews are.
+    Nowhere,
+}
+
+/// Between the form of an object that is stored and the one that a resource shows.
+///
+/// Both ways keep everything that the other form can't say, in annotations where upstream does so. `apiVersion` and `kind`
+/// are set to those of the result.
+pub trait Convert: Send + Sync {
+    /// The stored object as this resource shows it.
+    fn from_stored(&self, object: Object) -> Result<Object, Status>;
+    /// This resource's object (with its defaults) as it is stored.
+    fn to_stored(&self, object: Object) -> Result<Object, Status>;
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("Own"),
+            Self::Shared { with, .. } => f.debug_tuple("Shared").field(with).finish(),
+            Self::Nowhere => f.write_str("Nowhere"),
+        }
+    }
 }
 
 /// The part of an object that a write is about.
@@ -192,8 +258,12 @@ pub struct Resource {
     pub subresources: Vec<Subresource>,
     /// Its `scale` subresource, if it has one.
     pub scale: Option<ScalePaths>,
-    pub(crate) selectable: Vec<SelectableField>,
-    pub(crate) rules: Box<dyn Rules>,
+    /// The fields that selectors may name.
+    pub selectable: Vec<SelectableField>,
+    /// Where its objects are kept.
+    pub storage: Storage,
+    /// What its objects must be like.
+    pub rules: Box<dyn Rules>,
 }
 
 impl fmt::Debug for Resource {
@@ -462,7 +532,7 @@ impl Resource {
     }
 
     /// The table's columns.
-    pub fn columns(&self) -> &'static [Column] {
+    pub fn columns(&self) -> &[Column] {
         self.rules.columns()
     }
 

@@ -17,7 +17,10 @@ use crate::table::{self, Column};
 use crate::{Object, meta};
 
 /// The rules of a built-in kind, written on its type. Each method's default suits a plain, passive kind.
-pub(crate) trait Kind:
+///
+/// The types are another crate's, and so is this trait for the crates that hold the kinds. Rust wants one of the names in
+/// `impl Kind<Here> for Pod` to be the implementing crate's own: that is all `Here` is for, an empty type of that crate.
+pub trait Kind<Here>:
     k8s_openapi::Resource
     + k8s_openapi::Metadata<Ty = ObjectMeta>
     + Serialize
@@ -92,31 +95,46 @@ pub(crate) trait Kind:
 }
 
 /// [`Kind`] without the type: how a resource calls its rules.
-pub(crate) trait Rules: Send + Sync {
+pub trait Rules: Send + Sync {
+    /// The shape.
     fn schema(&self) -> &Schema;
+    /// See [`Kind::GENERATION`].
     fn has_generation(&self) -> bool;
+    /// See [`Kind::STATUS_ON_CREATE`].
     fn status_on_create(&self) -> bool;
+    /// See [`Kind::UNCONDITIONAL_UPDATE`].
     fn unconditional_update(&self) -> bool;
+    /// See [`Kind::CREATE_ON_UPDATE`].
     fn create_on_update(&self) -> bool;
+    /// See [`Kind::NAME`].
     fn name_check(&self) -> fn(&str) -> Problems;
+    /// The object with its defaults; fails if it does not fit the type.
     fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
+    /// See [`Kind::prepare_create`].
     fn prepare_create(&self, object: &mut Object);
+    /// See [`Kind::prepare_update`].
     fn prepare_update(&self, new: &mut Object, old: &Object, part: Part, now: Timestamp);
+    /// See [`Kind::validate`].
     fn validate_create(&self, object: &Object, errors: &mut Errors);
+    /// See [`Kind::validate_update`] and [`Kind::validate_status`].
     fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Errors);
+    /// See [`Resource::grace_period`](super::Resource::grace_period).
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
-    fn columns(&self) -> &'static [Column];
+    /// The table's columns.
+    fn columns(&self) -> &[Column];
+    /// The cells of a row, one for each column.
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
 }
 
 /// Connects a [`Kind`] to [`Rules`].
-pub(crate) struct Typed<K> {
+pub struct Typed<K, Here> {
     schema: OnceLock<Schema>,
-    kind: PhantomData<fn() -> K>,
+    kind: PhantomData<fn() -> (K, Here)>,
 }
 
-impl<K> Typed<K> {
-    pub(crate) const fn new() -> Self {
+impl<K, Here> Typed<K, Here> {
+    /// The rules of `K`.
+    pub const fn new() -> Self {
         Self {
             schema: OnceLock::new(),
             kind: PhantomData,
@@ -125,7 +143,7 @@ impl<K> Typed<K> {
 }
 
 /// Reads the type off an object. The object has been normalised, so that this fails for nothing that a client sent.
-fn typed<K: Kind>(object: &Object, errors: &mut Errors) -> Option<K> {
+fn typed<K: DeserializeOwned>(object: &Object, errors: &mut Errors) -> Option<K> {
     match K::deserialize(object) {
         Ok(typed) => Some(typed),
         Err(error) => {
@@ -139,7 +157,7 @@ fn typed<K: Kind>(object: &Object, errors: &mut Errors) -> Option<K> {
     }
 }
 
-impl<K: Kind> Rules for Typed<K> {
+impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
     fn schema(&self) -> &Schema {
         self.schema.get_or_init(Schema::of::<K>)
     }
@@ -203,7 +221,7 @@ impl<K: Kind> Rules for Typed<K> {
         K::grace_period(object, requested)
     }
 
-    fn columns(&self) -> &'static [Column] {
+    fn columns(&self) -> &[Column] {
         K::COLUMNS
     }
 

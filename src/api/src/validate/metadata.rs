@@ -12,7 +12,7 @@ use crate::{Object, meta};
 const ANNOTATIONS_MAX: usize = 256 << 10;
 
 /// An object that is to be created; it has its name and namespace by now.
-pub(crate) fn create(
+pub fn create(
     object: &Object,
     namespaced: bool,
     name_check: fn(&str) -> Problems,
@@ -57,7 +57,7 @@ pub(crate) fn create(
 }
 
 /// An object that is to replace `old`.
-pub(crate) fn update(new: &Object, old: &Object, errors: &mut Errors) {
+pub fn update(new: &Object, old: &Object, errors: &mut Errors) {
     let metadata = Path::root("metadata");
     for (field, get) in [
         ("name", meta::name as fn(&Object) -> &str),
@@ -131,7 +131,7 @@ fn finalizers(object: &Object, path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// A finalizer is one of the standard ones, or has a prefix that says whose it is.
-pub(crate) fn finalizer_name(finalizer: &str, path: &Path<'_>, errors: &mut Errors) {
+pub fn finalizer_name(finalizer: &str, path: &Path<'_>, errors: &mut Errors) {
     invalid(path, finalizer, names::qualified_name(finalizer), errors);
     if !finalizer.contains('/') && !STANDARD_FINALIZERS.contains(&finalizer) {
         const DETAIL: &str = "name is neither a standard finalizer name nor is it fully qualified";
@@ -140,7 +140,7 @@ pub(crate) fn finalizer_name(finalizer: &str, path: &Path<'_>, errors: &mut Erro
 }
 
 /// Adds an error for each rule that `value` breaks.
-pub(crate) fn invalid(path: &Path<'_>, value: &str, problems: Problems, errors: &mut Errors) {
+pub fn invalid(path: &Path<'_>, value: &str, problems: Problems, errors: &mut Errors) {
     errors.extend(
         problems
             .into_iter()
@@ -149,7 +149,7 @@ pub(crate) fn invalid(path: &Path<'_>, value: &str, problems: Problems, errors: 
 }
 
 /// Keys and values of labels.
-pub(crate) fn labels<'l>(
+pub fn labels<'l>(
     labels: impl IntoIterator<Item = (&'l str, &'l str)>,
     path: &Path<'_>,
     errors: &mut Errors,
@@ -161,7 +161,7 @@ pub(crate) fn labels<'l>(
 }
 
 /// Keys of annotations, and the size of the whole.
-pub(crate) fn annotations<'a>(
+pub fn annotations<'a>(
     annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
     path: &Path<'_>,
     errors: &mut Errors,

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use crate::field::{Errors, FieldError, Path};
 use crate::names;
 
-pub(crate) const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+/// What is wrong with a text that is no address.
+pub const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
 /// A port from 1 to 65535.
-pub(crate) fn port(port: i32, path: &Path<'_>, errors: &mut Errors) {
+pub fn port(port: i32, path: &Path<'_>, errors: &mut Errors) {
     errors.extend(
         names::port_number(port.into())
             .into_iter()
@@ -19,7 +20,7 @@ pub(crate) fn port(port: i32, path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// TCP, UDP or SCTP.
-pub(crate) fn protocol(protocol: Option<&str>, path: &Path<'_>, errors: &mut Errors) {
+pub fn protocol(protocol: Option<&str>, path: &Path<'_>, errors: &mut Errors) {
     match protocol.unwrap_or_default() {
         "" => errors.push(FieldError::required(path, "")),
         known if PROTOCOLS.contains(&known) => {}
@@ -28,7 +29,7 @@ pub(crate) fn protocol(protocol: Option<&str>, path: &Path<'_>, errors: &mut Err
 }
 
 /// An address that other machines can reach.
-pub(crate) fn reachable(ip: IpAddr, path: &Path<'_>, errors: &mut Errors) {
+pub fn reachable(ip: IpAddr, path: &Path<'_>, errors: &mut Errors) {
     let (link_local, link_local_multicast) = match ip {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (

@@ -30,12 +30,7 @@ fn parsed(quantity: &resource::Quantity) -> Quantity {
 }
 
 /// A quantity of a named resource: the name, its sign and its wholeness.
-pub(crate) fn quantity(
-    name: &str,
-    quantity: &resource::Quantity,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
+pub fn quantity(name: &str, quantity: &resource::Quantity, path: &Path<'_>, errors: &mut Errors) {
     invalid(path, name, names::qualified_name(name), errors);
     amount(name, quantity, path, errors);
 }
@@ -59,7 +54,7 @@ fn amount(name: &str, quantity: &resource::Quantity, path: &Path<'_>, errors: &m
 }
 
 /// What a container asks for and may have at most.
-pub(crate) fn requirements(resources: &ResourceRequirements, path: &Path<'_>, errors: &mut Errors) {
+pub fn requirements(resources: &ResourceRequirements, path: &Path<'_>, errors: &mut Errors) {
     let empty = BTreeMap::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
     let requests = resources.requests.as_ref().unwrap_or(&empty);

@@ -7,11 +7,7 @@ use crate::field::{Errors, FieldError, Path};
 use crate::names;
 
 /// A selector that may be absent.
-pub(crate) fn label_selector(
-    selector: Option<&LabelSelector>,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
+pub fn label_selector(selector: Option<&LabelSelector>, path: &Path<'_>, errors: &mut Errors) {
     let Some(selector) = selector else { return };
     let pairs = selector.match_labels.iter().flatten();
     labels(

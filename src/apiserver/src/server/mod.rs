@@ -53,7 +53,14 @@ use crate::{
 };
 
 /// What is served. One for the process: watches, which outlive their request, refer to it.
-static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::builtin);
+static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+    let kinds = vaquita_kinds::resources().into_iter();
+    Registry::new(
+        kinds
+            .chain(vaquita_workloads::resources())
+            .chain(vaquita_platform::resources()),
+    )
+});
 
 /// How long a request waits for the cache to reach a revision: its own write's, or one that the client names.
 const REVISION_DEADLINE: Duration = Duration::from_secs(3);

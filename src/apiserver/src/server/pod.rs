@@ -4,7 +4,8 @@ use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::json;
-use vaquita_api::{body, pod, status::Status};
+use vaquita_api::{body, status::Status};
+use vaquita_kinds::pod;
 
 use super::{
     answer::{self, Answer},

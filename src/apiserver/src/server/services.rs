@@ -16,9 +16,10 @@ use vaquita_api::{
     field::{FieldError, Path},
     meta,
     registry::Resource,
-    service,
     status::Status,
 };
+
+use vaquita_kinds::service;
 
 use crate::{Config, cache::entry::Entry, config::Network};
 

@@ -1,0 +1,87 @@
+//! The kinds of the core group and its satellites (coordination, discovery, events, node, scheduling).
+//!
+//! Each file holds a kind's entry for the registry and, beside it, all of its rules. To add a kind: a file with its
+//! `resource()` and its `impl Kind`, and a line in [`resources`]. What makes pods is shared with other families of kinds:
+//! [`pod_spec`].
+//!
+//! ```
+//! use serde_json::json;
+//! use vaquita_api::registry::{NewObject, Registry};
+//!
+//! let registry = Registry::new(vaquita_kinds::resources());
+//! let maps = registry.get("", "v1", "configmaps").expect("a built-in kind");
+//! let body = json!({"metadata": {"name": "settings"}, "data": {"colour": "grey"}, "colour": "grey"});
+//!
+//! let decoded = maps.decode(body)?;
+//! assert_eq!(decoded.unknown, ["colour"]);
+//!
+//! let mut object = decoded.object;
+//! let new = NewObject {
+//!     namespace: "default",
+//!     now: jiff::Timestamp::UNIX_EPOCH,
+//!     uid: "5dd6c0a8-4f3a-4b0e-9d57-2f1e6c8b9a10".to_owned(),
+//!     entropy: 0,
+//! };
+//! maps.prepare_create(&mut object, &new)?;
+//! maps.validate_create(&object)?;
+//! assert_eq!(object["metadata"]["namespace"], "default");
+//! # Ok::<(), vaquita_api::status::Status>(())
+//! ```
+
+mod config_map;
+mod endpoint_slice;
+mod endpoints;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+pub mod pod;
+pub mod pod_spec;
+mod pod_template;
+pub mod print;
+mod priority_class;
+mod replication_controller;
+mod runtime_class;
+mod secret;
+pub mod service;
+mod service_account;
+
+use k8s_openapi::ListableResource;
+use vaquita_api::registry::{self, Kind, Resource};
+
+/// Marks the implementations of this crate; see [`Kind`].
+pub enum Here {}
+
+/// The entry of a kind that is stored and has all the usual verbs.
+fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) -> Resource {
+    registry::stored::<K, Here>(singular, namespaced)
+}
+
+/// Every resource of these groups.
+pub fn resources() -> Vec<Resource> {
+    vec![
+        config_map::resource(),
+        endpoint_slice::resource(),
+        endpoints::resource(),
+        event::resource(),
+        lease::resource(),
+        namespace::resource(),
+        node::resource(),
+        pod::resource(),
+        pod_template::resource(),
+        priority_class::resource(),
+        replication_controller::resource(),
+        runtime_class::resource(),
+        secret::resource(),
+        service::resource(),
+        service_account::resource(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn laws_hold() {
+        vaquita_api::testing::laws::hold(super::resources());
+    }
+}
