@@ -47,10 +47,22 @@ pub mod service;
 mod service_account;
 
 use k8s_openapi::ListableResource;
-use vaquita_api::registry::{self, Kind, Resource};
+use vaquita_api::registry::{self, Kind, Resource, Verb};
 
 /// Marks the implementations of this crate; see [`Kind`].
 pub enum Here {}
+
+/// What a connection to a pod is opened by: a WebSocket by GET, SPDY by POST.
+const STREAM: [Verb; 2] = [Verb::Create, Verb::Get];
+
+/// What passes through a proxy. Whatever else HTTP has counts as one of these.
+const PROXY: [Verb; 5] = [
+    Verb::Create,
+    Verb::Delete,
+    Verb::Get,
+    Verb::Patch,
+    Verb::Update,
+];
 
 /// The entry of a kind that is stored and has all the usual verbs.
 fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) -> Resource {

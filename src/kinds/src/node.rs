@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeSpec, NodeStatus, Tai
 use serde_json::Value;
 
 use super::print;
-use crate::{Here, stored};
+use crate::{Here, PROXY, stored};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::registry::{Kind, Resource, SelectableField};
@@ -18,7 +18,10 @@ use vaquita_api::validate::resources;
 const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
 pub(super) fn resource() -> Resource {
-    stored::<Node>("node", false).short(&["no"]).with_status()
+    stored::<Node>("node", false)
+        .short(&["no"])
+        .sub("proxy", ("", "v1", "NodeProxyOptions"), &PROXY)
+        .with_status()
 }
 
 impl Kind<Here> for Node {

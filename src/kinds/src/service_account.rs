@@ -5,11 +5,17 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::Value;
 
 use crate::{Here, stored};
-use vaquita_api::registry::{Kind, Resource};
+use vaquita_api::registry::{Kind, Resource, Verb};
 use vaquita_api::table::Column;
 
 pub(super) fn resource() -> Resource {
-    stored::<ServiceAccount>("serviceaccount", true).short(&["sa"])
+    stored::<ServiceAccount>("serviceaccount", true)
+        .short(&["sa"])
+        .sub(
+            "token",
+            ("authentication.k8s.io", "v1", "TokenRequest"),
+            &[Verb::Create],
+        )
 }
 
 impl Kind<Here> for ServiceAccount {

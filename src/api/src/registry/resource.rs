@@ -207,6 +207,37 @@ pub enum Part {
     Status,
     /// The `finalize` subresource of namespaces: `spec.finalizers` and the status.
     Finalize,
+    /// The `ephemeralcontainers` subresource of pods: containers for debugging, added while the pod runs.
+    EphemeralContainers,
+    /// The `resize` subresource of pods: what containers request and are limited to.
+    Resize,
+}
+
+impl Part {
+    /// All parts.
+    pub const ALL: [Self; 5] = [
+        Self::Main,
+        Self::Status,
+        Self::Finalize,
+        Self::EphemeralContainers,
+        Self::Resize,
+    ];
+
+    /// The part that a subresource shows and writes; `None` for those that are about something else than the object.
+    pub fn of_subresource(name: &str) -> Option<Self> {
+        match name {
+            "status" => Some(Self::Status),
+            "finalize" => Some(Self::Finalize),
+            "ephemeralcontainers" => Some(Self::EphemeralContainers),
+            "resize" => Some(Self::Resize),
+            _ => None,
+        }
+    }
+
+    /// Whether a write of this part may change the specification, and with it the generation.
+    pub fn is_specification(self) -> bool {
+        matches!(self, Self::Main | Self::EphemeralContainers | Self::Resize)
+    }
 }
 
 /// What the server contributes to an object that is created.
@@ -475,10 +506,11 @@ impl Resource {
                     matches!(field.as_str(), "metadata" | "status") || old.contains_key(field)
                 });
             }
+            Part::EphemeralContainers | Part::Resize => keep(new, old, "status"),
             Part::Main | Part::Finalize => {}
         }
         self.rules.prepare_update(new, old, part, now);
-        if part == Part::Main && self.rules.has_generation() {
+        if part.is_specification() && self.rules.has_generation() {
             let raise = specification_changed(new, old);
             let generation = meta::generation(old) + i64::from(raise);
             if generation > 0 {

@@ -68,6 +68,9 @@ pub trait Kind<Here>:
     /// Finds mistakes in a new status.
     fn validate_status(&self, _old: &Self, _errors: &mut Errors) {}
 
+    /// Finds mistakes in a write of one of the parts that few kinds have: neither the main one nor the status.
+    fn validate_part(&self, _old: &Self, _part: Part, _errors: &mut Errors) {}
+
     /// See [`Resource::grace_period`](super::Resource::grace_period).
     fn grace_period(_object: &Object, _requested: Option<i64>) -> i64 {
         0
@@ -116,7 +119,7 @@ pub trait Rules: Send + Sync {
     fn prepare_update(&self, new: &mut Object, old: &Object, part: Part, now: Timestamp);
     /// See [`Kind::validate`].
     fn validate_create(&self, object: &Object, errors: &mut Errors);
-    /// See [`Kind::validate_update`] and [`Kind::validate_status`].
+    /// See [`Kind::validate_update`], [`Kind::validate_status`] and [`Kind::validate_part`].
     fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Errors);
     /// See [`Resource::grace_period`](super::Resource::grace_period).
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
@@ -214,6 +217,7 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
         match part {
             Part::Main => new.validate_update(&old, errors),
             Part::Status | Part::Finalize => new.validate_status(&old, errors),
+            Part::EphemeralContainers | Part::Resize => new.validate_part(&old, part, errors),
         }
     }
 

@@ -186,7 +186,7 @@ fn decodes_once_and_for_all(resource: &Resource, value: Value) -> Result<(), Tes
     let versioned = !matches!(crate::meta::resource_version(&once.object), "" | "0");
     prop_assert_eq!(placed.is_err(), misplaced || versioned);
     let _ = resource.validate_create(&created);
-    for part in [Part::Main, Part::Status, Part::Finalize] {
+    for part in Part::ALL {
         let mut updated = once.object.clone();
         let _ = resource.prepare_update(&mut updated, &created, part, Timestamp::UNIX_EPOCH);
         let _ = resource.validate_update(&updated, &created, part);

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{Pod, PodIP};
 use serde_json::{Value, json};
 
 use super::pod_spec;
-use crate::{Here, stored};
+use crate::{Here, PROXY, STREAM, stored};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::registry::{Kind, Part, Resource, SelectableField, Verb};
 use vaquita_api::table::Column;
@@ -21,12 +21,19 @@ pub use binding::{BindError, bind};
 
 pub(super) fn resource() -> Resource {
     let core = |kind| ("", "v1", kind);
+    let written = [Verb::Get, Verb::Patch, Verb::Update];
     stored::<Pod>("pod", true)
         .short(&["po"])
         .in_all()
+        .sub("attach", core("PodAttachOptions"), &STREAM)
         .sub("binding", core("Binding"), &[Verb::Create])
+        .view("ephemeralcontainers", &written)
         .sub("eviction", ("policy", "v1", "Eviction"), &[Verb::Create])
-        .sub("log", core("Pod"), &[Verb::Get])
+        .sub("exec", core("PodExecOptions"), &STREAM)
+        .view("log", &[Verb::Get])
+        .sub("portforward", core("PodPortForwardOptions"), &STREAM)
+        .sub("proxy", core("PodProxyOptions"), &PROXY)
+        .view("resize", &written)
         .with_status()
 }
 

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Value, json};
 
 use super::print;
-use crate::{Here, stored};
+use crate::{Here, PROXY, stored};
 use vaquita_api::field::{Errors, Path};
 use vaquita_api::names::{self, Problems};
 use vaquita_api::registry::{Kind, Part, Resource, SelectableField};
@@ -28,6 +28,7 @@ pub(super) fn resource() -> Resource {
     stored::<Service>("service", true)
         .short(&["svc"])
         .in_all()
+        .sub("proxy", ("", "v1", "ServiceProxyOptions"), &PROXY)
         .with_status()
 }
 
