@@ -123,6 +123,18 @@ impl Status {
         self
     }
 
+    /// The same with a cause more. `field` is the path of a field, "" for none.
+    #[must_use]
+    pub fn with_cause(mut self, reason: &str, message: &str, field: &str) -> Self {
+        let cause = StatusCause {
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            field: field.to_owned(),
+        };
+        self.0.details.get_or_insert_default().causes.push(cause);
+        self
+    }
+
     fn retry_after(mut self, seconds: u32) -> Self {
         self.0.details.get_or_insert_default().retry_after_seconds = seconds;
         self
