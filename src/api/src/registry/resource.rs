@@ -335,6 +335,21 @@ impl Resource {
         self.rules.schema()
     }
 
+    /// Whether strategic merge patches are understood, as they are for every built-in kind.
+    pub fn merges_strategically(&self) -> bool {
+        self.rules.merges_strategically()
+    }
+
+    /// The kind's `OpenAPI` v3 schema as it was declared, for kinds that are declared at run time.
+    pub fn open_api(&self) -> Option<&Value> {
+        self.rules.open_api()
+    }
+
+    /// What clients are warned of whenever they use this version, such as `example.com/v1alpha1 Widget is deprecated`.
+    pub fn deprecation(&self) -> Option<&str> {
+        self.rules.deprecation()
+    }
+
     /// Makes JSON of a protobuf body, for [`Resource::decode`].
     pub fn parse_protobuf(&self, bytes: &[u8]) -> Result<Parsed, ProtobufError> {
         let value = protobuf::decode(bytes, self.schema(), &self.api_version())?;
@@ -349,18 +364,9 @@ impl Resource {
     pub fn decode(&self, value: Value) -> Result<Decoded, Status> {
         let mut value = value;
         self.check_type(&mut value)?;
-        let normalised = self
-            .schema()
-            .normalise(&mut value)
-            .map_err(|error| self.refuse(&error))?;
-        let object = self
-            .rules
-            .defaulted(value)
-            .map_err(|error| self.refuse(&error))?;
-        Ok(Decoded {
-            object,
-            unknown: normalised.unknown,
-        })
+        self.rules
+            .decode(value)
+            .map_err(|error| self.refuse(&error))
     }
 
     fn refuse(&self, error: &dyn fmt::Display) -> Status {

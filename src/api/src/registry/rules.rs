@@ -1,5 +1,6 @@
 //! What a kind has to say for itself ([`Kind`]), and the form in which a [`Resource`](super::Resource) asks it ([`Rules`]).
 
+use std::error::Error;
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Part, SelectableField};
+use super::{Decoded, Part, SelectableField};
 use crate::field::{Errors, FieldError, Path};
 use crate::names::{self, Problems};
 use crate::schema::Schema;
@@ -111,8 +112,21 @@ pub trait Rules: Send + Sync {
     fn create_on_update(&self) -> bool;
     /// See [`Kind::NAME`].
     fn name_check(&self) -> fn(&str) -> Problems;
-    /// The object with its defaults; fails if it does not fit the type.
-    fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error>;
+    /// Checks the types of what came in a body, drops and reports what the kind does not have, fills defaults in. The
+    /// error is said to the client as it prints.
+    fn decode(&self, value: Value) -> Result<Decoded, Box<dyn Error + Send + Sync>>;
+    /// Whether the kind's own type says how a strategic merge treats its fields.
+    fn merges_strategically(&self) -> bool {
+        true
+    }
+    /// The kind's `OpenAPI` v3 schema as whoever declared the kind wrote it; `None` where the type itself is the schema.
+    fn open_api(&self) -> Option<&Value> {
+        None
+    }
+    /// What clients are warned of whenever they use this version of the kind.
+    fn deprecation(&self) -> Option<&str> {
+        None
+    }
     /// See [`Kind::prepare_create`].
     fn prepare_create(&self, object: &mut Object);
     /// See [`Kind::prepare_update`].
@@ -185,14 +199,16 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
         K::NAME
     }
 
-    fn defaulted(&self, value: Value) -> Result<Object, serde_json::Error> {
+    fn decode(&self, mut value: Value) -> Result<Decoded, Box<dyn Error + Send + Sync>> {
+        let normalised = self.schema().normalise(&mut value)?;
         let mut typed: K = serde_json::from_value(value)?;
         typed.apply_defaults();
         match serde_json::to_value(&typed)? {
-            Value::Object(object) => Ok(object),
-            other => Err(serde::de::Error::custom(format_args!(
-                "not an object: {other}"
-            ))),
+            Value::Object(object) => Ok(Decoded {
+                object,
+                unknown: normalised.unknown,
+            }),
+            other => Err(format!("not an object: {other}").into()),
         }
     }
 
