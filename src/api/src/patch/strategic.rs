@@ -96,11 +96,11 @@ impl<'s> Merger<'s> {
     /// the result will have something to say about it.
     fn inside(&self, ty: &'s Type, key: &str) -> (&'s Type, Merge) {
         match ty {
-            Type::Struct(id) => match self.schema.get(*id).field(key) {
+            Type::Struct(id, _) => match self.schema.get(*id).field(key) {
                 Some(Field { ty, merge, .. }) => (ty, *merge),
                 None => (&Type::Any, Merge::Usual),
             },
-            Type::Map(entry) => (entry, Merge::Usual),
+            Type::Map(entry, _) => (entry, Merge::Usual),
             _ => (&Type::Any, Merge::Usual),
         }
     }
@@ -156,7 +156,7 @@ impl<'s> Merger<'s> {
         merge: Merge,
     ) -> Result<Vec<Value>, PatchError> {
         let identity = Identity(merge.key());
-        let item_type = if let Type::List(item) = ty {
+        let item_type = if let Type::List(item, _) = ty {
             item
         } else {
             &Type::Any

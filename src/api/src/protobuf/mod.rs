@@ -157,14 +157,14 @@ impl<'s> Reader<'s> {
         depth: usize,
     ) -> Result<(), ProtobufError> {
         match ty {
-            Type::List(item) => {
+            Type::List(item, _) => {
                 let value = self.value(item, payload, depth)?;
                 match slot {
                     Value::Array(items) => items.push(value),
                     empty => *empty = Value::Array(vec![value]),
                 }
             }
-            Type::Map(entry) => {
+            Type::Map(entry, _) => {
                 let (key, value) = self.entry(entry, payload.bytes()?, depth)?;
                 match slot {
                     Value::Object(map) => drop(map.insert(key, value)),
@@ -211,15 +211,15 @@ impl<'s> Reader<'s> {
             Type::Bytes => json!(k8s_openapi::ByteString(payload.bytes()?.to_vec())),
             Type::Any => embedded_json(payload.bytes()?)?,
             // Only as the value of a map: a message that wraps the list.
-            Type::List(item) => {
+            Type::List(item, _) => {
                 let mut items = Vec::new();
                 for field in fields(payload.bytes()?) {
                     items.push(self.value(item, field?.1, depth)?);
                 }
                 items.into()
             }
-            Type::Map(_) => return Err(ProtobufError::WrongType),
-            Type::Struct(id) => {
+            Type::Map(..) => return Err(ProtobufError::WrongType),
+            Type::Struct(id, _) => {
                 let structure = self.schema.get(*id);
                 let mut object = Map::new();
                 self.message(

@@ -19,8 +19,8 @@ pub(crate) fn every_field_has_a_number(resource: &Resource) {
     let mut seen = Vec::new();
     while let Some(ty) = left.pop() {
         match ty {
-            Type::List(inner) | Type::Map(inner) => left.push(*inner),
-            Type::Struct(id) if !seen.contains(&id) => {
+            Type::List(inner, _) | Type::Map(inner, _) => left.push(*inner),
+            Type::Struct(id, _) if !seen.contains(&id) => {
                 seen.push(id);
                 let structure = resource.schema().get(id);
                 let known = numbers.fields(&structure.name);

@@ -111,9 +111,11 @@ impl<'s> Walk<'s> {
     ) -> Result<(), DecodeError> {
         let is_int32 = |number: &Number| number.as_i64().is_some_and(|n| i32::try_from(n).is_ok());
         match (ty, &mut *value) {
-            (Type::Struct(id), Value::Object(map)) => self.structure(self.schema.get(*id), map, at),
-            (Type::List(item), Value::Array(items)) => self.list(item, items, at),
-            (Type::Map(entry), Value::Object(map)) => self.map(entry, map, at),
+            (Type::Struct(id, _), Value::Object(map)) => {
+                self.structure(self.schema.get(*id), map, at)
+            }
+            (Type::List(item, _), Value::Array(items)) => self.list(item, items, at),
+            (Type::Map(entry, _), Value::Object(map)) => self.map(entry, map, at),
             (Type::Int32 | Type::IntOrString, Value::Number(number)) if is_int32(number) => Ok(()),
             (Type::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
             (Type::String | Type::IntOrString, Value::String(_))
@@ -141,6 +143,9 @@ impl<'s> Walk<'s> {
             }
             let path = Path::below(at, name);
             let Some(field) = structure.field(name) else {
+                if structure.open {
+                    return true;
+                }
                 if self.unknown.len() < Normalised::LIMIT {
                     self.unknown.push(path.to_string());
                 }
@@ -202,9 +207,9 @@ impl<'s> Walk<'s> {
             Type::Int64 => "int64".to_owned(),
             Type::Float => "float64".to_owned(),
             Type::Any => "interface {}".to_owned(),
-            Type::List(item) => format!("[]{}", self.go_name(item)),
-            Type::Map(entry) => format!("map[string]{}", self.go_name(entry)),
-            Type::Struct(id) => format!("v1.{}", self.schema.get(*id).name),
+            Type::List(item, _) => format!("[]{}", self.go_name(item)),
+            Type::Map(entry, _) => format!("map[string]{}", self.go_name(entry)),
+            Type::Struct(id, _) => format!("v1.{}", self.schema.get(*id).name),
         }
     }
 }
@@ -231,8 +236,8 @@ fn replace_null(ty: &Type, value: &mut Value) {
             Type::Bool => Value::Bool(false),
             Type::Int32 | Type::Int64 | Type::Float => Value::from(0),
             Type::Quantity => Value::from("0"),
-            Type::List(_) => Value::Array(Vec::new()),
-            Type::Map(_) | Type::Struct(_) => Value::Object(Map::new()),
+            Type::List(..) => Value::Array(Vec::new()),
+            Type::Map(..) | Type::Struct(..) => Value::Object(Map::new()),
             Type::Any | Type::Time | Type::MicroTime => return,
         };
     }
@@ -240,8 +245,8 @@ fn replace_null(ty: &Type, value: &mut Value) {
 
 fn is_empty(field: &Field, value: &Value) -> bool {
     match (&field.ty, value) {
-        (Type::List(_), Value::Array(items)) => items.is_empty(),
-        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        (Type::List(..), Value::Array(items)) => items.is_empty(),
+        (Type::Map(..), Value::Object(map)) => map.is_empty(),
         (_, Value::String(text)) => field.omit_zero && text.is_empty(),
         (_, Value::Bool(set)) => field.omit_zero && !set,
         (_, Value::Number(number)) => field.omit_zero && number.as_i64() == Some(0),

@@ -1,15 +1,22 @@
 //! The shape of a kind, as data: which fields each struct has, of which types, and how a strategic merge treats them.
 //!
 //! A [`Schema`] is what decoding, pruning and strategic merging walk along. For a built-in kind it is read off the Rust
-//! type itself ([`Schema::of`]), so there is no second description of a type which could disagree with the first.
+//! type itself ([`Schema::of`]), so there is no second description of a type which could disagree with the first. For a
+//! custom kind a [`Builder`] makes it.
 
+mod builder;
 mod decode;
 mod merge_keys;
 mod omitted;
 mod reflect;
+mod topology;
+
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+pub use builder::Builder;
 pub use decode::{DecodeError, Normalised};
 
 /// The type of a value.
@@ -35,22 +42,53 @@ pub enum Type {
     IntOrString,
     /// Bytes as a base64 string.
     Bytes,
-    /// Any JSON at all.
+    /// Any JSON at all. Server-side apply takes its objects as granular and its lists as atomic.
     Any,
     /// A list of values.
-    List(Box<Type>),
+    List(Box<Type>, ListType),
     /// Values by arbitrary keys.
-    Map(Box<Type>),
+    Map(Box<Type>, Grain),
     /// An object with known fields.
-    Struct(StructId),
+    Struct(StructId, Grain),
+}
+
+/// Whether the parts of an object may have different owners in server-side apply (`x-kubernetes-map-type`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grain {
+    /// Each field or entry may.
+    #[default]
+    Granular,
+    /// The object is one value.
+    Atomic,
+}
+
+/// What the items of a list are to server-side apply (`x-kubernetes-list-type`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ListType {
+    /// Parts of one value.
+    #[default]
+    Atomic,
+    /// Single values, each with owners of its own.
+    Set,
+    /// Objects told apart by some of their fields, each with owners of its own. The keys are sorted by name.
+    Map(Arc<[ListKey]>),
+}
+
+/// One of the fields that tell the items of a [`ListType::Map`] apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListKey {
+    /// The field's name.
+    pub name: String,
+    /// The value where an item has none.
+    pub default: Option<Value>,
 }
 
 impl Type {
     /// Whether no struct is inside.
     fn is_plain(&self) -> bool {
         match self {
-            Self::Struct(_) => false,
-            Self::List(inner) | Self::Map(inner) => inner.is_plain(),
+            Self::Struct(..) => false,
+            Self::List(inner, _) | Self::Map(inner, _) => inner.is_plain(),
             _ => true,
         }
     }
@@ -65,6 +103,8 @@ pub struct StructId(usize);
 pub struct Struct {
     /// The type's name, such as `PodSpec`.
     pub name: String,
+    /// Whether fields that are not known stay, as [`Type::Any`] (`x-kubernetes-preserve-unknown-fields`).
+    pub open: bool,
     /// Sorted by name.
     fields: Vec<Field>,
 }
@@ -98,6 +138,18 @@ pub enum Merge {
     RetainKeys,
     /// As [`Merge::ByKey`], and items may use `$retainKeys`.
     ByKeyRetainKeys(&'static str),
+}
+
+impl Field {
+    /// A field that merges in its type's usual way and tells empty values from absent ones.
+    pub fn new(name: impl Into<String>, ty: Type) -> Self {
+        Self {
+            name: name.into(),
+            ty,
+            omit_zero: false,
+            merge: Merge::Usual,
+        }
+    }
 }
 
 impl Merge {
@@ -155,7 +207,7 @@ impl Schema {
     /// The struct that `ty` is, if it is one.
     pub fn structure(&self, ty: &Type) -> Option<&Struct> {
         match ty {
-            Type::Struct(id) => Some(self.get(*id)),
+            Type::Struct(id, _) => Some(self.get(*id)),
             _ => None,
         }
     }

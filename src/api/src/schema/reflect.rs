@@ -13,7 +13,7 @@ use serde::de::{
     Visitor,
 };
 
-use super::{Field, Struct, StructId, Type, merge_keys, omitted};
+use super::{Field, Grain, ListType, Struct, StructId, Type, merge_keys, omitted, topology};
 
 /// The structs met on the way, and the root's type.
 pub(super) fn reflect<T: DeserializeOwned>() -> (Vec<Struct>, Type) {
@@ -71,6 +71,7 @@ impl Seen {
             fields,
             Struct {
                 name: name.to_owned(),
+                open: false,
                 fields: Vec::new(),
             },
         ));
@@ -182,13 +183,13 @@ impl<'de> Deserializer<'de> for Probe<'_> {
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let (value, item) = self.inner(|probe| visitor.visit_seq(OneItem(Some(probe))))?;
-        self.is(Type::List(Box::new(item)));
+        self.is(Type::List(Box::new(item), ListType::Atomic));
         Ok(value)
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let (value, entry) = self.inner(|probe| visitor.visit_map(OneEntry(Some(probe))))?;
-        self.is(Type::Map(Box::new(entry)));
+        self.is(Type::Map(Box::new(entry), Grain::Granular));
         Ok(value)
     }
 
@@ -200,7 +201,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     ) -> Result<V::Value, Error> {
         let known = self.seen.find(name, fields);
         let id = known.unwrap_or_else(|| self.seen.add(name, fields));
-        self.is(Type::Struct(StructId(id)));
+        self.is(Type::Struct(StructId(id), topology::grain(name, fields)));
         // A struct seen before gets its plain fields only, which ends the recursion of types that contain themselves.
         let left = if known.is_some() {
             self.seen.plain_fields(id)
@@ -211,6 +212,7 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         let value = visitor.visit_map(EachField {
             probe: self,
             owner: name,
+            siblings: fields,
             left: left.into(),
             of: &mut of,
         })?;
@@ -310,13 +312,15 @@ impl<'de> MapAccess<'de> for OneEntry<'_> {
 struct EachField<'p> {
     probe: Probe<'p>,
     owner: &'static str,
+    siblings: Fields,
     /// The first of these is the one whose value comes next.
     left: VecDeque<&'static str>,
     of: &'p mut Vec<Field>,
 }
 
 impl EachField<'_> {
-    fn add(&mut self, name: &str, ty: Type) {
+    fn add(&mut self, name: &str, mut ty: Type) {
+        topology::refine(self.owner, self.siblings, name, &mut ty);
         self.of.push(Field {
             name: name.to_owned(),
             merge: merge_keys::find(self.owner, name),
@@ -361,7 +365,7 @@ impl<'de> MapAccess<'de> for EachField<'_> {
 mod tests {
     use k8s_openapi::api::core::v1::Pod;
 
-    use crate::schema::{Merge, Schema, Type};
+    use crate::schema::{Grain, ListType, Merge, Schema, Type};
 
     #[test]
     fn reads_a_pod() {
@@ -372,21 +376,22 @@ mod tests {
         assert_eq!(spec.name, "PodSpec");
         let containers = spec.field("containers").unwrap();
         assert_eq!(containers.merge, Merge::ByKey("name"));
-        let Type::List(container) = &containers.ty else {
+        let Type::List(container, ListType::Map(keys)) = &containers.ty else {
             panic!("{containers:?}")
         };
+        assert_eq!(keys[0].name, "name");
         let container = schema.structure(container).unwrap();
         assert_eq!(container.field("stdin").unwrap().ty, Type::Bool);
         assert_eq!(
             container.field("args").unwrap().ty,
-            Type::List(Box::new(Type::String))
+            Type::List(Box::new(Type::String), ListType::Atomic)
         );
         let resources = schema
             .structure(&container.field("resources").unwrap().ty)
             .unwrap();
         assert_eq!(
             resources.field("limits").unwrap().ty,
-            Type::Map(Box::new(Type::Quantity))
+            Type::Map(Box::new(Type::Quantity), Grain::Granular)
         );
         let probe = schema
             .structure(&container.field("livenessProbe").unwrap().ty)

@@ -73,8 +73,8 @@ fn entry_is_complete(registry: &Registry, resource: &Resource) {
 
 fn is_nested(ty: &Type) -> bool {
     match ty {
-        Type::Struct(_) => true,
-        Type::List(inner) | Type::Map(inner) => is_nested(inner),
+        Type::Struct(..) => true,
+        Type::List(inner, _) | Type::Map(inner, _) => is_nested(inner),
         _ => false,
     }
 }
@@ -98,16 +98,16 @@ fn value_of(schema: &Schema, ty: &Type, depth: u32) -> BoxedStrategy<Value> {
         Type::IntOrString => prop_oneof![Just(json!(80)), Just(json!("http"))].boxed(),
         Type::Bytes => Just(json!("aGVs\nbG8=")).boxed(),
         Type::Any => prop::sample::select(vec![json!({"a": null}), json!([1]), json!("x")]).boxed(),
-        Type::List(item) => prop::collection::vec(value_of(schema, item, depth), 0..3)
+        Type::List(item, _) => prop::collection::vec(value_of(schema, item, depth), 0..3)
             .prop_map(Value::from)
             .boxed(),
-        Type::Map(entry) => {
+        Type::Map(entry, _) => {
             prop::collection::btree_map("[a-c]", value_of(schema, entry, depth), 0..3)
                 .prop_map(|map| Value::Object(map.into_iter().collect()))
                 .boxed()
         }
-        Type::Struct(_) if depth == 0 => Just(json!({})).boxed(),
-        Type::Struct(id) => {
+        Type::Struct(..) if depth == 0 => Just(json!({})).boxed(),
+        Type::Struct(id, _) => {
             let fields = schema
                 .get(*id)
                 .fields()
