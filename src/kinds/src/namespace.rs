@@ -69,7 +69,11 @@ impl Kind<Here> for Namespace {
 
     fn prepare_update(new: &mut Object, old: &Object, part: Part, _now: Timestamp) {
         match part {
-            Part::Main | Part::Status | Part::EphemeralContainers | Part::Resize => {
+            Part::Main
+            | Part::Status
+            | Part::EphemeralContainers
+            | Part::Resize
+            | Part::Approval => {
                 let kept = meta::at(old, &["spec", "finalizers"]).cloned();
                 let spec = meta::object_mut(new, "spec");
                 match kept {

@@ -1,4 +1,4 @@
-//! How the entries of built-in kinds are written down: [`stored`], then what differs from the usual.
+//! How the entries of built-in kinds are written down: [`stored`] or [`created_only`], then what differs from the usual.
 
 use k8s_openapi::ListableResource;
 
@@ -9,6 +9,20 @@ pub fn stored<K: Kind<Here> + ListableResource, Here: 'static>(
     singular: &str,
     namespaced: bool,
 ) -> Resource {
+    Resource {
+        list_kind: K::LIST_KIND.to_owned(),
+        ..entry::<K, Here>(singular, namespaced)
+    }
+}
+
+/// The entry of a kind that is answered and forgotten, as reviews are: it has no lists, and can only be created.
+pub fn created_only<K: Kind<Here>, Here: 'static>(singular: &str, namespaced: bool) -> Resource {
+    entry::<K, Here>(singular, namespaced)
+        .only(&[Verb::Create])
+        .kept(Storage::Nowhere)
+}
+
+fn entry<K: Kind<Here>, Here: 'static>(singular: &str, namespaced: bool) -> Resource {
     let mut selectable = vec![SelectableField::NAME];
     selectable.extend(namespaced.then_some(SelectableField::NAMESPACE));
     selectable.extend_from_slice(K::SELECTABLE);
@@ -16,7 +30,7 @@ pub fn stored<K: Kind<Here> + ListableResource, Here: 'static>(
         group: K::GROUP.to_owned(),
         version: K::VERSION.to_owned(),
         kind: K::KIND.to_owned(),
-        list_kind: K::LIST_KIND.to_owned(),
+        list_kind: format!("{}List", K::KIND),
         plural: K::URL_PATH_SEGMENT.to_owned(),
         singular: singular.to_owned(),
         short_names: Vec::new(),
@@ -42,8 +56,14 @@ impl Resource {
 
     /// Puts the kind among those that `kubectl get all` shows.
     #[must_use]
-    pub fn in_all(mut self) -> Self {
-        self.categories.push("all".to_owned());
+    pub fn in_all(self) -> Self {
+        self.in_category("all")
+    }
+
+    /// Puts the kind among those that `kubectl get CATEGORY` shows.
+    #[must_use]
+    pub fn in_category(mut self, category: &str) -> Self {
+        self.categories.push(category.to_owned());
         self
     }
 

@@ -16,7 +16,7 @@ mod rules;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use entry::stored;
+pub use entry::{created_only, stored};
 pub use resource::{
     Convert, Decoded, NewObject, Part, Resource, ScalePaths, SelectableField, Storage, Subresource,
     Verb, field_warnings,

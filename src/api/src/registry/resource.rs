@@ -211,16 +211,19 @@ pub enum Part {
     EphemeralContainers,
     /// The `resize` subresource of pods: what containers request and are limited to.
     Resize,
+    /// The `approval` subresource of certificate signing requests: the conditions in their status.
+    Approval,
 }
 
 impl Part {
     /// All parts.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Main,
         Self::Status,
         Self::Finalize,
         Self::EphemeralContainers,
         Self::Resize,
+        Self::Approval,
     ];
 
     /// The part that a subresource shows and writes; `None` for those that are about something else than the object.
@@ -230,6 +233,7 @@ impl Part {
             "finalize" => Some(Self::Finalize),
             "ephemeralcontainers" => Some(Self::EphemeralContainers),
             "resize" => Some(Self::Resize),
+            "approval" => Some(Self::Approval),
             _ => None,
         }
     }
@@ -419,13 +423,16 @@ impl Resource {
 
     /// Makes a decoded object one that is about to be created: namespace, generated name, uid, creation time, generation;
     /// no deletion time, and no status but the initial one. Fails if the object names another namespace or has a
-    /// `resourceVersion`.
+    /// `resourceVersion`. What is kept nowhere is only placed.
     pub fn prepare_create(&self, object: &mut Object, new: &NewObject<'_>) -> Result<(), Status> {
         if !matches!(meta::resource_version(object), "" | "0") {
             const MESSAGE: &str = "resourceVersion should not be set on objects to be created";
             return Err(Status::bad_request(MESSAGE));
         }
         self.place(object, new.namespace)?;
+        if matches!(self.storage, Storage::Nowhere) {
+            return Ok(());
+        }
         let generated = meta::name(object).is_empty() && !meta::generate_name(object).is_empty();
         let name =
             generated.then(|| meta::generated_name(meta::generate_name(object), new.entropy));
@@ -477,12 +484,15 @@ impl Resource {
     /// Finds what is wrong with an object that is to be created.
     pub fn validate_create(&self, object: &Object) -> Result<(), Status> {
         let mut errors = Errors::default();
-        validate::metadata::create(
-            object,
-            self.namespaced,
-            self.rules.name_check(),
-            &mut errors,
-        );
+        // What is kept nowhere needs no name; whether it may have other metadata is for its kind to say.
+        if !matches!(self.storage, Storage::Nowhere) {
+            validate::metadata::create(
+                object,
+                self.namespaced,
+                self.rules.name_check(),
+                &mut errors,
+            );
+        }
         self.rules.validate_create(object, &mut errors);
         self.invalid(object, &errors)
     }
@@ -502,7 +512,7 @@ impl Resource {
         keep_system_metadata(new, old);
         match part {
             Part::Main if self.has_status() => keep(new, old, "status"),
-            Part::Status => {
+            Part::Status | Part::Approval => {
                 for (field, value) in old {
                     if !matches!(field.as_str(), "metadata" | "status") {
                         new.insert(field.clone(), value.clone());

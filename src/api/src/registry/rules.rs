@@ -233,7 +233,9 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
         match part {
             Part::Main => new.validate_update(&old, errors),
             Part::Status | Part::Finalize => new.validate_status(&old, errors),
-            Part::EphemeralContainers | Part::Resize => new.validate_part(&old, part, errors),
+            Part::EphemeralContainers | Part::Resize | Part::Approval => {
+                new.validate_part(&old, part, errors);
+            }
         }
     }
 

@@ -57,7 +57,11 @@ pub(crate) async fn replace(
                 .services
                 .claim(call.resource, &mut new, Some(&old))?,
         ),
-        Part::Status | Part::Finalize | Part::EphemeralContainers | Part::Resize => None,
+        Part::Status
+        | Part::Finalize
+        | Part::EphemeralContainers
+        | Part::Resize
+        | Part::Approval => None,
     };
     let stored = store(call, entry, &new, dry_run).await?;
     if let (Some(claim), Some(_), false) = (claim, &stored, dry_run) {
