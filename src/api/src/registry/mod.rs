@@ -21,8 +21,7 @@ pub use resource::{
     Convert, Decoded, NewObject, Part, Resource, ScalePaths, SelectableField, Storage, Subresource,
     Verb, field_warnings,
 };
-pub use rules::{Kind, Rules, Typed};
-
+pub use rules::{Describe, Kind, Rules, Typed};
 /// All resources that are served. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {

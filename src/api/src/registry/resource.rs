@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::rules::Rules;
+use super::rules::{Describe, Rules};
 use crate::body::Parsed;
 use crate::field::{Errors, FieldError, Path};
 use crate::protobuf::{self, ProtobufError};
@@ -183,6 +183,7 @@ pub enum Storage {
 /// are set to those of the result.
 pub trait Convert: Send + Sync {
     /// The stored object as this resource shows it.
+    #[allow(clippy::wrong_self_convention, reason = "it reads as what it does: from what is stored")]
     fn from_stored(&self, object: Object) -> Result<Object, Status>;
     /// This resource's object (with its defaults) as it is stored.
     fn to_stored(&self, object: Object) -> Result<Object, Status>;
@@ -352,6 +353,11 @@ impl Resource {
     /// What clients are warned of whenever they use this version, such as `example.com/v1alpha1 Widget is deprecated`.
     pub fn deprecation(&self) -> Option<&str> {
         self.rules.deprecation()
+    }
+
+    /// What tells a kind's shape in the words of OpenAPI, for built-in kinds.
+    pub fn describe(&self) -> Option<Describe> {
+        self.rules.describe()
     }
 
     /// Makes JSON of a protobuf body, for [`Resource::decode`].

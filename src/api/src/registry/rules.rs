@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::SchemaGenerator;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -26,6 +27,7 @@ pub trait Kind<Here>:
     + k8s_openapi::Metadata<Ty = ObjectMeta>
     + Serialize
     + DeserializeOwned
+    + schemars::JsonSchema
     + 'static
 {
     /// Whether `metadata.generation` counts the changes of the specification.
@@ -102,6 +104,12 @@ pub trait Kind<Here>:
 pub trait Rules: Send + Sync {
     /// The shape.
     fn schema(&self) -> &Schema;
+
+    /// What tells the shape in the words of OpenAPI; `None` for kinds that have [`Rules::open_api`].
+    fn describe(&self) -> Option<Describe> {
+        None
+    }
+
     /// See [`Kind::GENERATION`].
     fn has_generation(&self) -> bool;
     /// See [`Kind::STATUS_ON_CREATE`].
@@ -143,6 +151,9 @@ pub trait Rules: Send + Sync {
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value>;
 }
 
+/// Adds a type, and the types that it is made of, to the definitions of a generator; gives a reference to it.
+pub type Describe = fn(&mut SchemaGenerator) -> schemars::Schema;
+
 /// Connects a [`Kind`] to [`Rules`].
 pub struct Typed<K, Here> {
     schema: OnceLock<Schema>,
@@ -177,6 +188,10 @@ fn typed<K: DeserializeOwned>(object: &Object, errors: &mut Errors) -> Option<K>
 impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
     fn schema(&self) -> &Schema {
         self.schema.get_or_init(Schema::of::<K>)
+    }
+
+    fn describe(&self) -> Option<Describe> {
+        Some(SchemaGenerator::subschema_for::<K>)
     }
 
     fn has_generation(&self) -> bool {

@@ -44,7 +44,7 @@ pub fn hold(resources: Vec<Resource>) {
 
 fn entry_is_complete(registry: &Registry, resource: &Resource) {
     let found = registry.get(&resource.group, &resource.version, &resource.plural);
-    assert!(std::ptr::eq(&**found.unwrap(), resource));
+    assert!(found.is_some_and(|found| std::ptr::eq(found.as_ref(), resource)));
     assert_eq!(resource.list_kind, format!("{}List", resource.kind));
     let labels: Vec<&str> = resource
         .selectable()
