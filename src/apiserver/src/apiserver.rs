@@ -12,14 +12,15 @@ use http::Request;
 use rustls::ServerConfig;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
+use vaquita_api::registry::Storage;
 use vaquita_store::Store;
 
 use crate::{
     BootstrapError, Config, LoadError, NodeTransport, User,
     authn::Authenticator,
-    cache::{feed, log::Window, resource_prefix},
+    cache::{feed, log::Window},
     serve::{self, ServeError, Trust},
-    server::{self, Server, bootstrap::bootstrap, dispatch, events::expire_events},
+    server::{self, Server, bootstrap::bootstrap, catalog, dispatch, events::expire_events},
 };
 
 /// How often what every cluster has is looked after.
@@ -49,9 +50,11 @@ impl ApiServer {
     /// Reads the objects of `store` into memory and makes what is missing of what every cluster has: the namespaces
     /// `default`, `kube-system`, `kube-public` and `kube-node-lease`, and the Service `kubernetes`.
     pub async fn start(store: Arc<dyn Store>, mut config: Config) -> Result<Self, StartError> {
-        let prefixes = server::registry()
+        let registry = server::built_in();
+        let kept = registry
             .iter()
-            .map(|resource| resource_prefix(&resource.group, &resource.plural));
+            .filter(|resource| !matches!(resource.storage, Storage::Nowhere));
+        let prefixes = kept.map(|resource| catalog::home(resource));
         let window = Window {
             events: config.window_events.max(1),
             bytes: config.window_bytes,
@@ -61,6 +64,7 @@ impl ApiServer {
         let history = config.history.max(Duration::from_secs(1));
         let authenticator = std::mem::replace(&mut config.authenticator, Authenticator::new());
         let server = Arc::new(Server::new(
+            registry,
             store.clone(),
             cache.clone(),
             authenticator,

@@ -1,6 +1,9 @@
 //! What `/metrics` tells, under the names that Kubernetes dashboards know.
 
-use std::{sync::atomic::AtomicI64, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -18,19 +21,19 @@ const BUCKETS: [f64; 12] = [
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     verb: &'static str,
-    resource: &'static str,
+    resource: Arc<str>,
     code: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
     verb: &'static str,
-    resource: &'static str,
+    resource: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabels {
-    resource: &'static str,
+    resource: Arc<str>,
 }
 
 /// The server's counters. Resources are those that are served, so labels are bounded.
@@ -90,12 +93,12 @@ impl Metrics {
     }
 
     /// A request on `resource` was answered with `code`.
-    pub(crate) fn answered(&self, verb: Verb, resource: &'static str, code: u16, took: Duration) {
+    pub(crate) fn answered(&self, verb: Verb, resource: &Arc<str>, code: u16, took: Duration) {
         let name = verb.as_str();
         self.requests
             .get_or_create(&RequestLabels {
                 verb: name,
-                resource,
+                resource: resource.clone(),
                 code: code.into(),
             })
             .inc();
@@ -103,7 +106,7 @@ impl Metrics {
             self.durations
                 .get_or_create(&DurationLabels {
                     verb: name,
-                    resource,
+                    resource: resource.clone(),
                 })
                 .observe(took.as_secs_f64());
         }
@@ -115,17 +118,19 @@ impl Metrics {
     }
 
     /// A watch on `resource` begins; it ends when the guard is dropped.
-    pub(crate) fn watcher(&self, resource: &'static str) -> WatcherGuard {
+    pub(crate) fn watcher(&self, resource: &Arc<str>) -> WatcherGuard {
         let gauge = self
             .watchers
-            .get_or_create(&ResourceLabels { resource })
+            .get_or_create(&ResourceLabels {
+                resource: resource.clone(),
+            })
             .clone();
         gauge.inc();
         WatcherGuard(gauge)
     }
 
     /// All of it in the text format, with the number of objects of each resource as they are now.
-    pub(crate) fn render(&self, objects: impl Iterator<Item = (&'static str, usize)>) -> String {
+    pub(crate) fn render(&self, objects: impl Iterator<Item = (Arc<str>, usize)>) -> String {
         for (resource, count) in objects {
             let gauge = self.objects.get_or_create(&ResourceLabels { resource });
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -154,9 +159,14 @@ mod tests {
     #[test]
     fn counts_show_in_the_text() {
         let metrics = Metrics::new();
-        metrics.answered(Verb::Create, "configmaps", 201, Duration::from_millis(2));
-        let guard = metrics.watcher("pods");
-        let text = metrics.render([("pods", 3)].into_iter());
+        metrics.answered(
+            Verb::Create,
+            &"configmaps".into(),
+            201,
+            Duration::from_millis(2),
+        );
+        let guard = metrics.watcher(&"pods".into());
+        let text = metrics.render([("pods".into(), 3)].into_iter());
         assert!(
             text.contains(
                 r#"apiserver_request_total{verb="create",resource="configmaps",code="201"} 1"#

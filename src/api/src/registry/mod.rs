@@ -35,8 +35,8 @@ fn key(resource: &Resource) -> (&str, &str, &str) {
 
 impl Registry {
     /// A registry of these kinds. Of two entries for one group, version and plural, the first counts.
-    pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
-        let mut resources: Vec<_> = resources.into_iter().map(Arc::new).collect();
+    pub fn new(resources: impl IntoIterator<Item = impl Into<Arc<Resource>>>) -> Self {
+        let mut resources: Vec<Arc<Resource>> = resources.into_iter().map(Into::into).collect();
         resources.sort_by(|a, b| key(a).cmp(&key(b)));
         resources.dedup_by(|later, first| key(later) == key(first));
         Self { resources }

@@ -10,14 +10,14 @@
 //!
 //! That is the only copy there is: GET, LIST and WATCH hand on slices of it.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{borrow::Cow, ops::Range, sync::OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
-use vaquita_api::{Object, registry::Resource};
+use vaquita_api::Object;
 use vaquita_store::Revision;
 
-use super::Attributes;
+use super::attributes::{Attributes, Fields};
 
 const OFFSET_BYTES: usize = 4;
 const FRAME_END: &[u8] = b"}\n";
@@ -203,12 +203,25 @@ impl Entry {
     }
 
     /// What selectors ask for, read from the object the first time somebody asks.
-    pub(crate) fn attributes(&self, resource: &Resource) -> &Attributes {
-        self.attributes.get_or_init(|| {
-            self.value()
-                .map(|object| Attributes::of(&object, resource))
-                .unwrap_or_default()
-        })
+    pub(crate) fn attributes(&self, fields: &Fields) -> Cow<'_, Attributes> {
+        let read = || {
+            let object = self.value().unwrap_or_default();
+            Attributes::of(&object, fields)
+        };
+        let first = self.attributes.get_or_init(read);
+        if first.are_of(fields) {
+            Cow::Borrowed(first)
+        } else {
+            // The resource's fields are no longer those of when somebody first asked.
+            Cow::Owned(read())
+        }
+    }
+
+    /// This state with another object in its place: the same one as another resource shows it.
+    pub(crate) fn shown_as(&self, object: &Object) -> Result<Self, serde_json::Error> {
+        let stored = encode(object)?;
+        let shown = Self::from_stored(self.key.clone(), &stored, self.revision, self.change);
+        shown.map_err(|error| serde::ser::Error::custom(error))
     }
 
     /// Whether `stored`, an encoded object, is this state, whatever its revision.

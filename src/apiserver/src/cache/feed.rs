@@ -9,7 +9,7 @@ use vaquita_store::{
 };
 
 use super::{
-    Applied, Cache, Collection, ROOT,
+    Applied, Cache, Collection, ROOT, collection_of,
     entry::{Change, Entry, Malformed},
     log::Window,
 };
@@ -44,15 +44,18 @@ pub(crate) async fn load(
     prefixes: impl IntoIterator<Item = Bytes>,
     window: Window,
 ) -> Result<(Cache, Watch), LoadError> {
-    let (items, revision) = read_all(store).await?;
+    let (items, revision) = read_all(store, ROOT).await?;
     let cache = Cache::new(prefixes, revision, window);
     cache.replace(items, revision)?;
     let watch = store.watch(Bytes::from_static(ROOT), revision)?;
     Ok((cache, watch))
 }
 
-async fn read_all(store: &dyn Store) -> Result<(Vec<KeyValue>, Revision), ReadError> {
-    let mut range = Range::prefix(ROOT).limit(PAGE);
+async fn read_all(
+    store: &dyn Store,
+    prefix: &[u8],
+) -> Result<(Vec<KeyValue>, Revision), ReadError> {
+    let mut range = Range::prefix(Bytes::copy_from_slice(prefix)).limit(PAGE);
     let mut items = Vec::new();
     loop {
         let page = store.range(range.clone()).await?;
@@ -90,7 +93,7 @@ async fn rejoin(cache: &Cache, store: &dyn Store) -> Option<Watch> {
             Err(WatchError::Closed) => return None,
             Err(_) => {}
         }
-        match read_all(store).await {
+        match read_all(store, ROOT).await {
             Ok((items, revision)) => match cache.replace(items, revision) {
                 Ok(()) => continue,
                 Err(error) => tracing::error!(%error, "the store cannot be read; trying again"),
@@ -108,9 +111,10 @@ impl Cache {
         let Some(last) = events.last().map(|event| event.kv.mod_revision) else {
             return;
         };
+        let collections = self.collections.load();
         let mut run: Option<(&Arc<Collection>, Vec<Applied>)> = None;
         for event in events {
-            let Some(collection) = self.collection_of(&event.kv.key) else {
+            let Some(collection) = collection_of(&collections, &event.kv.key) else {
                 continue;
             };
             let Some(applied) = applied(event) else {
@@ -139,24 +143,16 @@ impl Cache {
     /// What happened in between is not known here, so the logs begin anew: watchers read the store's history, or are
     /// told to list again.
     fn replace(&self, items: Vec<KeyValue>, revision: Revision) -> Result<(), LoadError> {
+        let collections = self.collections.load();
         let mut objects: HashMap<&Bytes, Vec<Entry>> = HashMap::new();
         for item in items {
-            let Some(collection) = self.collection_of(&item.key) else {
+            let Some(collection) = collection_of(&collections, &item.key) else {
                 continue;
             };
-            let entry = Entry::from_stored(
-                item.key.clone(),
-                &item.value,
-                item.mod_revision,
-                Change::Added,
-            )
-            .map_err(|source| LoadError::Damaged {
-                key: String::from_utf8_lossy(&item.key).into_owned(),
-                source,
-            })?;
+            let entry = entry(&item)?;
             objects.entry(collection.prefix()).or_default().push(entry);
         }
-        for collection in self.collections() {
+        for collection in collections.values() {
             collection.replace(
                 objects.remove(collection.prefix()).unwrap_or_default(),
                 revision,
@@ -165,6 +161,47 @@ impl Cache {
         self.progress().advance(revision);
         Ok(())
     }
+
+    /// Begins to keep what starts with `prefix`: reads it from the store, and follows it from then on.
+    pub(crate) async fn open(
+        &self,
+        store: &dyn Store,
+        prefix: &Bytes,
+    ) -> Result<Arc<Collection>, LoadError> {
+        // First the place where changes arrive, then the state before them: nothing falls in between.
+        let collection = self.add(prefix);
+        let opening = Opening {
+            cache: self,
+            prefix,
+        };
+        let (items, revision) = read_all(store, prefix).await?;
+        let entries = items.iter().map(entry).collect::<Result<_, _>>()?;
+        collection.loaded(entries, revision);
+        std::mem::forget(opening);
+        Ok(collection)
+    }
+}
+
+/// Takes a collection away again whose objects could not be read.
+struct Opening<'c> {
+    cache: &'c Cache,
+    prefix: &'c Bytes,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.cache.remove(self.prefix);
+    }
+}
+
+fn entry(item: &KeyValue) -> Result<Entry, LoadError> {
+    let (key, revision) = (item.key.clone(), item.mod_revision);
+    Entry::from_stored(key, &item.value, revision, Change::Added).map_err(|source| {
+        LoadError::Damaged {
+            key: String::from_utf8_lossy(&item.key).into_owned(),
+            source,
+        }
+    })
 }
 
 fn applied(event: Event) -> Option<Applied> {

@@ -16,6 +16,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use imbl::OrdMap;
 use tokio::sync::Notify;
@@ -27,9 +28,7 @@ use self::{
     progress::Progress,
 };
 
-pub(crate) use self::attributes::Attributes;
-
-mod attributes;
+pub(crate) mod attributes;
 
 /// What every key of ours begins with.
 pub(crate) const ROOT: &[u8] = b"/registry/";
@@ -56,6 +55,10 @@ struct State {
     objects: Objects,
     /// The last revision that changed an object here.
     revision: Revision,
+    /// The revision that the objects were read at; what the feed reports of before is in them.
+    read_at: Revision,
+    /// What has been reported while the objects are still being read. `None` once they are.
+    pending: Option<Vec<Applied>>,
     log: EventLog,
 }
 
@@ -90,17 +93,42 @@ impl Snapshot {
 
 impl Collection {
     fn new(prefix: Bytes, floor: Revision, window: Window, progress: Arc<Progress>) -> Self {
-        let state = State {
-            objects: Objects::new(),
-            revision: floor,
-            log: EventLog::new(floor, window),
-        };
         Self {
             prefix,
-            state: RwLock::new(state),
+            state: RwLock::new(State::new(Objects::new(), floor, window)),
             changed: Notify::new(),
             progress,
         }
+    }
+
+    /// A collection whose objects will be [loaded](Self::loaded); what is reported until then waits.
+    fn opening(prefix: Bytes, window: Window, progress: Arc<Progress>) -> Self {
+        let collection = Self::new(prefix, 0, window, progress);
+        collection.write().pending = Some(Vec::new());
+        collection
+    }
+
+    /// Begins with `entries`, the state at `revision`, and applies what has been reported of after it.
+    fn loaded(&self, entries: Vec<Entry>, revision: Revision) {
+        let mut state = self.write();
+        // Somebody has replaced everything meanwhile: that is newer.
+        let Some(pending) = state.pending.take() else {
+            return;
+        };
+        let window = state.log.window();
+        *state = State::new(by_key(entries), revision, window);
+        for change in pending {
+            state.apply(change);
+        }
+    }
+
+    /// A collection that nothing is ever kept in, for what is answered and forgotten.
+    pub(crate) fn nothing(prefix: Bytes) -> Self {
+        let window = Window {
+            events: 1,
+            bytes: 0,
+        };
+        Self::new(prefix, 0, window, Arc::default())
     }
 
     /// What all keys of the collection begin with; ends with a slash.
@@ -176,8 +204,9 @@ impl Collection {
     fn apply(&self, changes: Vec<Applied>) {
         {
             let mut state = self.write();
-            for change in changes {
-                state.apply(change);
+            match &mut state.pending {
+                Some(pending) => pending.extend(changes),
+                None => changes.into_iter().for_each(|change| state.apply(change)),
             }
         }
         self.changed.notify_waiters();
@@ -185,18 +214,11 @@ impl Collection {
 
     /// Replaces all objects by `entries`, the state at `revision`; what happened until then is forgotten.
     fn replace(&self, entries: Vec<Entry>, revision: Revision) {
-        let objects = entries
-            .into_iter()
-            .map(|entry| (entry.key.clone(), Arc::new(entry)))
-            .collect();
+        let objects = by_key(entries);
         {
             let mut state = self.write();
             let window = state.log.window();
-            *state = State {
-                objects,
-                revision,
-                log: EventLog::new(revision, window),
-            };
+            *state = State::new(objects, revision, window);
         }
         self.changed.notify_waiters();
     }
@@ -216,6 +238,13 @@ impl Collection {
     }
 }
 
+fn by_key(entries: Vec<Entry>) -> Objects {
+    entries
+        .into_iter()
+        .map(|entry| (entry.key.clone(), Arc::new(entry)))
+        .collect()
+}
+
 /// One change, ready to be applied.
 #[derive(Debug)]
 enum Applied {
@@ -223,8 +252,30 @@ enum Applied {
     Delete { key: Bytes, revision: Revision },
 }
 
+impl Applied {
+    fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 impl State {
+    fn new(objects: Objects, revision: Revision, window: Window) -> Self {
+        Self {
+            objects,
+            revision,
+            read_at: revision,
+            pending: None,
+            log: EventLog::new(revision, window),
+        }
+    }
+
     fn apply(&mut self, change: Applied) {
+        if change.revision() <= self.read_at {
+            return;
+        }
         let event = match change {
             Applied::Put(entry) => {
                 let entry = Arc::new(entry);
@@ -252,10 +303,13 @@ impl State {
     }
 }
 
-/// All collections, by the prefix of their keys.
+type Collections = HashMap<Bytes, Arc<Collection>>;
+
+/// All collections, by the prefix of their keys. There are more or fewer of them as resources come and go.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    collections: HashMap<Bytes, Arc<Collection>>,
+    collections: ArcSwap<Collections>,
+    window: Window,
     progress: Arc<Progress>,
 }
 
@@ -269,20 +323,38 @@ impl Cache {
                 Arc::new(Collection::new(prefix, floor, window, progress.clone())),
             )
         };
+        let collections: Collections = prefixes.into_iter().map(collection).collect();
         Self {
-            collections: prefixes.into_iter().map(collection).collect(),
+            collections: ArcSwap::from_pointee(collections),
+            window,
             progress: progress.clone(),
         }
     }
 
     /// The collection with this prefix.
-    pub(crate) fn collection(&self, prefix: &[u8]) -> Option<&Arc<Collection>> {
-        self.collections.get(prefix)
+    pub(crate) fn collection(&self, prefix: &[u8]) -> Option<Arc<Collection>> {
+        self.collections.load().get(prefix).cloned()
     }
 
-    /// All collections, in no order.
-    pub(crate) fn collections(&self) -> impl Iterator<Item = &Arc<Collection>> {
-        self.collections.values()
+    /// Adds a collection of what begins with `prefix`; its objects are yet to be loaded.
+    fn add(&self, prefix: &Bytes) -> Arc<Collection> {
+        let collection = Collection::opening(prefix.clone(), self.window, self.progress.clone());
+        let collection = Arc::new(collection);
+        self.collections.rcu(|current| {
+            let mut next = Collections::clone(current);
+            next.insert(prefix.clone(), collection.clone());
+            next
+        });
+        collection
+    }
+
+    /// Keeps what begins with `prefix` no longer. The store still does.
+    pub(crate) fn remove(&self, prefix: &[u8]) {
+        self.collections.rcu(|current| {
+            let mut next = Collections::clone(current);
+            next.remove(prefix);
+            next
+        });
     }
 
     /// How far everything has been applied.
@@ -292,19 +364,20 @@ impl Cache {
 
     /// Forgets events up to and including `revision`, as the store does when it compacts.
     pub(crate) fn trim(&self, revision: Revision) {
-        self.collections()
-            .for_each(|collection| collection.trim(revision));
+        for collection in self.collections.load().values() {
+            collection.trim(revision);
+        }
     }
+}
 
-    /// The collection that `key` belongs to.
-    fn collection_of(&self, key: &[u8]) -> Option<&Arc<Collection>> {
-        let rest = key.strip_prefix(ROOT)?;
-        let mut slashes = rest
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'/')
-            .map(|(at, _)| at);
-        let plural_end = slashes.nth(1)?;
-        self.collections.get(&key[..=ROOT.len() + plural_end])
-    }
+/// The collection that `key` belongs to.
+fn collection_of<'c>(collections: &'c Collections, key: &[u8]) -> Option<&'c Arc<Collection>> {
+    let rest = key.strip_prefix(ROOT)?;
+    let mut slashes = rest
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'/')
+        .map(|(at, _)| at);
+    let plural_end = slashes.nth(1)?;
+    collections.get(&key[..=ROOT.len() + plural_end])
 }

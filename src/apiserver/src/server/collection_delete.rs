@@ -22,15 +22,16 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>) -> Answer {
     }
     let collection = &call.served.collection;
     let namespace = call.info.namespace.as_deref();
-    let selection = Selection::new(call.resource, collection, namespace, None, &options)?;
+    let selection = Selection::new(call.served, namespace, None, &options)?;
     let snapshot = collection.snapshot();
     let mut deleted = Vec::new();
-    for entry in snapshot
-        .range(&selection.scope, None)
-        .filter(|entry| selection.matches(call.resource, entry))
-    {
+    for entry in snapshot.range(&selection.scope, None) {
+        let entry = call.served.show(entry)?;
+        if !selection.matches(call.served, &entry) {
+            continue;
+        }
         if let Some(Deleted::Gone(entry) | Deleted::Marked(entry)) =
-            delete_one(call.server, call.served, entry.clone(), &deletion).await?
+            delete_one(call.server, call.served, entry.into_owned(), &deletion).await?
         {
             deleted.push(entry);
         }

@@ -16,8 +16,9 @@ use vaquita_api::{Object, body, meta, registry::Resource, status::Status};
 use vaquita_store::Expect;
 
 use super::{
-    Served, Server,
+    Server,
     answer::{self, Answer},
+    catalog::Served,
     dispatch::{Call, bad_query},
     write::{ATTEMPTS, Outcome, rehearsed},
 };
@@ -248,7 +249,7 @@ pub(crate) async fn delete_one(
     for _ in 0..ATTEMPTS {
         match step(server, target, entry.clone(), deletion).await? {
             Some(deleted) => return Ok(Some(deleted)),
-            None => match target.collection.get(&entry.key) {
+            None => match target.get(&entry.key)? {
                 Some(newer) => entry = newer,
                 None => return Ok(None),
             },
@@ -273,11 +274,11 @@ async fn step(
     deletion: &Deletion,
 ) -> Result<Option<Deleted>, Status> {
     let old = entry.value().map_err(Status::internal)?;
-    deletion.check(&old, target.resource)?;
+    deletion.check(&old, &target.resource)?;
     let mut new = old.clone();
-    deletion.set_finalizers(&mut new, target.resource);
-    mark(&mut new, &old, target.resource, deletion.grace_seconds);
-    let finished = is_finished(target.resource, &new);
+    deletion.set_finalizers(&mut new, &target.resource);
+    mark(&mut new, &old, &target.resource, deletion.grace_seconds);
+    let finished = is_finished(&target.resource, &new);
     if deletion.dry_run {
         let entry = Arc::new(rehearsed(entry.key.clone(), &new, entry.revision)?);
         return Ok(Some(if finished {

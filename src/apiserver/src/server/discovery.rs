@@ -1,28 +1,29 @@
 //! What is served: groups, versions, resources; the classic documents and the aggregated one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
-use vaquita_api::registry::{Resource, Subresource, Verb};
+use vaquita_api::registry::{Registry, Resource, Subresource, Verb};
 
-use super::{answer, registry};
+use super::{Server, answer};
 use crate::negotiation;
 
 /// The answer, if the path is one of discovery's.
-pub(crate) fn answer(parts: &Parts) -> Option<Response> {
+pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
+    let registry = &*server.registry();
     let path = parts.uri.path().trim_matches('/');
     let segments: Vec<&str> = path.split('/').collect();
     let aggregated = negotiation::aggregated_discovery(&parts.headers);
     let document = match (segments.as_slice(), aggregated) {
-        (["api"], Some(version)) => return Some(self::aggregated(version, true)),
-        (["apis"], Some(version)) => return Some(self::aggregated(version, false)),
-        (["api"], None) => legacy_versions(),
-        (["apis"], None) => group_list(),
-        (["api", version], _) => resources("", version)?,
-        (["apis", group], _) => group_document(group)?,
-        (["apis", group, version], _) if !group.is_empty() => resources(group, version)?,
+        (["api"], Some(version)) => return Some(self::aggregated(registry, version, true)),
+        (["apis"], Some(version)) => return Some(self::aggregated(registry, version, false)),
+        (["api"], None) => legacy_versions(registry),
+        (["apis"], None) => group_list(registry),
+        (["api", version], _) => resources(registry, "", version)?,
+        (["apis", group], _) => group_document(registry, group)?,
+        (["apis", group, version], _) if !group.is_empty() => resources(registry, group, version)?,
         _ => return None,
     };
     Some(answer::value(
@@ -32,8 +33,8 @@ pub(crate) fn answer(parts: &Parts) -> Option<Response> {
     ))
 }
 
-fn legacy_versions() -> Value {
-    let versions = registry().groups().remove("").unwrap_or_default();
+fn legacy_versions(registry: &Registry) -> Value {
+    let versions = registry.groups().remove("").unwrap_or_default();
     json!({
         "kind": "APIVersions",
         "versions": versions,
@@ -41,15 +42,15 @@ fn legacy_versions() -> Value {
     })
 }
 
-fn group_list() -> Value {
-    let groups: Vec<Value> = named_groups()
+fn group_list(registry: &Registry) -> Value {
+    let groups: Vec<Value> = named_groups(registry)
         .map(|(group, versions)| api_group(group, &versions))
         .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
-fn group_document(group: &str) -> Option<Value> {
-    let (name, versions) = named_groups().find(|(name, _)| *name == group)?;
+fn group_document(registry: &Registry, group: &str) -> Option<Value> {
+    let (name, versions) = named_groups(registry).find(|(name, _)| *name == group)?;
     let mut document = api_group(name, &versions);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
@@ -57,8 +58,8 @@ fn group_document(group: &str) -> Option<Value> {
 }
 
 /// All groups but the core.
-fn named_groups() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
-    registry()
+fn named_groups(registry: &Registry) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    registry
         .groups()
         .into_iter()
         .filter(|(name, _)| !name.is_empty())
@@ -73,9 +74,13 @@ fn api_group(name: &str, versions: &[&str]) -> Value {
 }
 
 /// The resources of a group and version.
-fn of_version(group: &str, version: &str) -> impl Iterator<Item = &'static Resource> {
+fn of_version<'r>(
+    registry: &'r Registry,
+    group: &'r str,
+    version: &'r str,
+) -> impl Iterator<Item = &'r Resource> {
     let own = move |resource: &&Resource| resource.group == group && resource.version == version;
-    registry().iter().map(AsRef::as_ref).filter(own)
+    registry.iter().map(AsRef::as_ref).filter(own)
 }
 
 fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
@@ -85,9 +90,9 @@ fn verbs(verbs: &[Verb]) -> Vec<&'static str> {
 }
 
 /// `APIResourceList`.
-fn resources(group: &str, version: &str) -> Option<Value> {
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     let mut list = Vec::new();
-    for resource in of_version(group, version) {
+    for resource in of_version(registry, group, version) {
         let mut entry = json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -139,8 +144,8 @@ fn subresource_entry(resource: &Resource, subresource: &Subresource) -> Value {
 }
 
 /// `APIGroupDiscoveryList`: everything below `/api` or `/apis` in one document.
-fn aggregated(version: &str, legacy: bool) -> Response {
-    let groups: BTreeMap<&str, Vec<&str>> = registry().groups();
+fn aggregated(registry: &Registry, version: &str, legacy: bool) -> Response {
+    let groups: BTreeMap<&str, Vec<&str>> = registry.groups();
     let items: Vec<Value> = groups
         .into_iter()
         .filter(|(name, _)| name.is_empty() == legacy)
@@ -153,8 +158,9 @@ fn aggregated(version: &str, legacy: bool) -> Response {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> =
-                        of_version(name, version).map(aggregated_resource).collect();
+                    let resources: Vec<Value> = of_version(registry, name, version)
+                        .map(aggregated_resource)
+                        .collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
@@ -176,7 +182,7 @@ fn aggregated(version: &str, legacy: bool) -> Response {
     response
 }
 
-fn aggregated_resource(resource: &'static Resource) -> Value {
+fn aggregated_resource(resource: &Resource) -> Value {
     let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut entry = json!({
         "resource": resource.plural,

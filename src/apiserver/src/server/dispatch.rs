@@ -15,11 +15,17 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
-use vaquita_api::{Object, body, protobuf::ProtobufError, registry::Resource, status::Status};
+use vaquita_api::{
+    Object, body,
+    protobuf::ProtobufError,
+    registry::{Resource, Storage},
+    status::Status,
+};
 
 use super::{
-    Served, Server,
+    Server,
     answer::{self, Answer},
+    catalog::Served,
     collection_delete, create, delete, discovery, get, health, list, log, openapi, patch, pod,
     present::Shape,
     scale, update, watch,
@@ -40,8 +46,15 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// A request that is about a resource, as its handler sees it.
 pub(crate) struct Call<'r> {
     pub(crate) server: &'r Arc<Server>,
-    pub(crate) served: &'r Served,
-    pub(crate) resource: &'static Resource,
+    pub(crate) served: &'r Arc<Served>,
+    /// That of `served`.
+    pub(crate) resource: &'r Resource,
+    /// Who asks.
+    #[allow(dead_code, reason = "for admission and subresources")]
+    pub(crate) user: &'r User,
+    /// The request's head.
+    #[allow(dead_code, reason = "for upgrades")]
+    pub(crate) parts: &'r Parts,
     pub(crate) info: &'r RequestInfo,
     pub(crate) query: Query<'r>,
     pub(crate) accepted: Accepted,
@@ -71,7 +84,7 @@ fn general(server: &Arc<Server>, user: &User, parts: &Parts) -> Response {
         return answer::status(&Status::forbidden("", "", "", why));
     }
     let found = health::answer(server, parts)
-        .or_else(|| discovery::answer(parts))
+        .or_else(|| discovery::answer(server, parts))
         .or_else(|| openapi::answer(server, parts));
     match found {
         Some(_) if !matches!(parts.method.as_str(), "GET" | "HEAD") => {
@@ -108,11 +121,14 @@ async fn resource(
         let message = "too many requests, please try again later";
         return answer::status(&Status::too_many_requests(message, 1));
     };
-    let response = answer::finish(call(server, target, info, parts, body, query, verb).await);
-    let label = target.resource.plural.as_str();
-    server
-        .metrics
-        .answered(verb, label, response.status().as_u16(), started.elapsed());
+    let response = call(server, &target, user, info, parts, body, query, verb);
+    let response = answer::finish(response.await);
+    server.metrics.answered(
+        verb,
+        &target.label,
+        response.status().as_u16(),
+        started.elapsed(),
+    );
     response
 }
 
@@ -129,16 +145,18 @@ fn permit<'s>(server: &'s Server, verb: Verb, info: &RequestInfo) -> Option<Perm
     server.in_flight.try_acquire().ok().map(Permit::Counted)
 }
 
+#[allow(clippy::too_many_arguments, reason = "they become one here")]
 async fn call(
     server: &Arc<Server>,
-    target: &Served,
+    target: &Arc<Served>,
+    user: &User,
     info: &RequestInfo,
     parts: &Parts,
     body: Body,
     query: Query<'_>,
     verb: Verb,
 ) -> Answer {
-    let resource = target.resource;
+    let resource = &*target.resource;
     let accepted = if info.subresource.as_deref() == Some("log") {
         // A log is text, whatever the client would rather have.
         Accepted {
@@ -163,6 +181,8 @@ async fn call(
         server,
         served: target,
         resource,
+        user,
+        parts,
         info,
         query,
         accepted,
@@ -183,6 +203,9 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
     if !call.resource.verbs.contains(&served) {
         return Err(call.method_not_allowed(verb));
     }
+    if matches!(call.resource.storage, Storage::Nowhere) {
+        return passing(call, verb).await;
+    }
     match verb {
         Verb::Get => get::get(call).await,
         Verb::List => list::list(call).await,
@@ -197,6 +220,14 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
         Verb::Patch => patch::patch(call, vaquita_api::registry::Part::Main).await,
         Verb::Delete => delete::delete(call).await,
         Verb::DeleteCollection => collection_delete::delete_collection(call).await,
+    }
+}
+
+/// What is created, answered and forgotten.
+async fn passing(call: &mut Call<'_>, verb: Verb) -> Answer {
+    match (call.resource.group.as_str(), call.resource.plural.as_str()) {
+        ("", "bindings") => pod::bind_by_body(call).await,
+        _ => Err(call.method_not_allowed(verb)),
     }
 }
 
@@ -258,8 +289,7 @@ impl Call<'_> {
     /// The object that the path names, as it is now.
     pub(crate) fn entry(&self) -> Result<Arc<Entry>, Status> {
         self.served
-            .collection
-            .get(&self.key())
+            .get(&self.key())?
             .ok_or_else(|| self.not_found())
     }
 

@@ -32,7 +32,7 @@ async fn sweep(server: &Server, now: Timestamp) {
             now.duration_since(seen).try_into().unwrap_or_default()
         });
         // One that is changed meanwhile stays for the next time.
-        if age > server.config.event_ttl && server.remove(events, entry).await.is_err() {
+        if age > server.config.event_ttl && server.remove(&events, entry).await.is_err() {
             return;
         }
         tokio::task::consume_budget().await;

@@ -19,7 +19,10 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
         return Some(version(parts));
     }
     if path == "/metrics" {
-        let mut response = answer::text(StatusCode::OK, server.metrics.render(server.counts()));
+        let mut response = answer::text(
+            StatusCode::OK,
+            server.metrics.render(server.counts().into_iter()),
+        );
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         response
             .headers_mut()

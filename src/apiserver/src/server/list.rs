@@ -50,9 +50,8 @@ struct Page {
 pub(crate) async fn list(call: &Call<'_>) -> Answer {
     let options = call.list_options()?;
     check(&options)?;
-    let collection = &call.served.collection;
     let (namespace, name) = (call.info.namespace.as_deref(), call.info.name.as_deref());
-    let selection = Selection::new(call.resource, collection, namespace, name, &options)?;
+    let selection = Selection::new(call.served, namespace, name, &options)?;
     let page = match &options.continue_token {
         Some(token) => {
             let from = Continuation::open(token)
@@ -91,13 +90,8 @@ async fn first_page(
     if exact && wanted > 0 {
         return at_revision(call, selection, options, wanted, None, false).await;
     }
-    Ok(from_snapshot(
-        call,
-        selection,
-        options,
-        &call.served.collection.snapshot(),
-        None,
-    ))
+    let snapshot = call.served.collection.snapshot();
+    from_snapshot(call, selection, options, &snapshot, None)
 }
 
 /// The page behind `after` at exactly `revision`: from memory if nothing has changed since, else from history.
@@ -111,23 +105,25 @@ async fn at_revision(
 ) -> Result<Page, Status> {
     let snapshot = call.served.collection.snapshot();
     if snapshot.changed <= revision {
-        let page = from_snapshot(call, selection, options, &snapshot, after);
+        let page = from_snapshot(call, selection, options, &snapshot, after)?;
         return Ok(Page { revision, ..page });
     }
-    from_history(call, selection, options, revision, after)
-        .await
-        .map_err(|error| match error {
-            ReadError::Compacted { .. } if continued => Status::expired_continue(),
-            ReadError::Compacted {
-                requested,
-                compacted,
-            } => Status::too_old_resource_version(requested, compacted),
-            ReadError::Future { requested, current } => {
-                Status::too_large_resource_version(requested, current)
-            }
-            ReadError::Closed => Status::unavailable("the server is shutting down"),
-            ReadError::Backend(_) => Status::internal(error),
-        })
+    from_history(call, selection, options, revision, after, continued).await
+}
+
+fn unread(error: &ReadError, continued: bool) -> Status {
+    match *error {
+        ReadError::Compacted { .. } if continued => Status::expired_continue(),
+        ReadError::Compacted {
+            requested,
+            compacted,
+        } => Status::too_old_resource_version(requested, compacted),
+        ReadError::Future { requested, current } => {
+            Status::too_large_resource_version(requested, current)
+        }
+        ReadError::Closed => Status::unavailable("the server is shutting down"),
+        ReadError::Backend(_) => Status::internal(error),
+    }
 }
 
 fn from_snapshot(
@@ -136,30 +132,32 @@ fn from_snapshot(
     options: &ListOptions,
     snapshot: &Snapshot,
     after: Option<&[u8]>,
-) -> Page {
+) -> Result<Page, Status> {
     let mut rest = snapshot.range(&selection.scope, after);
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut entries = Vec::new();
-    while entries.len() < limit
-        && let Some(entry) = rest.find(|entry| selection.matches(call.resource, entry))
-    {
-        entries.push(entry.clone());
-    }
     let (mut more, mut remaining) = (false, None);
-    if options.limit.is_some() {
-        if selection.is_everything() {
-            let count = rest.count();
-            (more, remaining) = (count > 0, Some(count));
-        } else {
-            more = rest.any(|entry| selection.matches(call.resource, entry));
+    while let Some(entry) = rest.next() {
+        if entries.len() == limit && selection.is_everything() {
+            (more, remaining) = (true, Some(1 + rest.count()));
+            break;
         }
+        let entry = call.served.show(entry)?;
+        if !selection.matches(call.served, &entry) {
+            continue;
+        }
+        if entries.len() == limit {
+            more = true;
+            break;
+        }
+        entries.push(entry.into_owned());
     }
-    Page {
+    Ok(Page {
         entries,
         revision: snapshot.revision,
         more,
         remaining,
-    }
+    })
 }
 
 async fn from_history(
@@ -168,7 +166,8 @@ async fn from_history(
     options: &ListOptions,
     revision: Revision,
     after: Option<&[u8]>,
-) -> Result<Page, ReadError> {
+    continued: bool,
+) -> Result<Page, Status> {
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut range = Range::prefix(selection.scope.clone())
         .at(revision)
@@ -178,7 +177,8 @@ async fn from_history(
     }
     let mut entries = Vec::new();
     loop {
-        let page = call.server.store.range(range.clone()).await?;
+        let page = call.server.store.range(range.clone()).await;
+        let page = page.map_err(|error| unread(&error, continued))?;
         let last = page.items.last().map(|item| item.key.clone());
         for item in page.items {
             let Ok(entry) =
@@ -186,7 +186,8 @@ async fn from_history(
             else {
                 continue;
             };
-            if !selection.matches(call.resource, &entry) {
+            let entry = call.served.show(&Arc::new(entry))?.into_owned();
+            if !selection.matches(call.served, &entry) {
                 continue;
             }
             if entries.len() == limit {
@@ -197,7 +198,7 @@ async fn from_history(
                     remaining: None,
                 });
             }
-            entries.push(Arc::new(entry));
+            entries.push(entry);
         }
         match last {
             Some(last) if page.more => range = range.after(&last),

@@ -5,6 +5,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod bootstrap;
+pub(crate) mod catalog;
 mod collection_delete;
 mod continuation;
 mod create;
@@ -28,23 +29,23 @@ mod watch;
 mod write;
 
 use std::{
-    collections::HashMap,
     sync::{
-        Arc, LazyLock, OnceLock, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use vaquita_api::{
-    registry::{Registry, Resource},
-    status::Status,
-};
+use vaquita_api::{registry::Registry, status::Status};
 use vaquita_store::{Revision, Store};
 
-use self::services::Services;
+use self::{
+    catalog::{Catalog, Served},
+    services::Services,
+};
 use crate::{
     Config, NodeTransport,
     authn::Authenticator,
@@ -52,15 +53,15 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What is served. One for the process: watches, which outlive their request, refer to it.
-static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+/// The kinds that every server has.
+pub(crate) fn built_in() -> Registry {
     let kinds = vaquita_kinds::resources().into_iter();
     Registry::new(
         kinds
             .chain(vaquita_workloads::resources())
             .chain(vaquita_platform::resources()),
     )
-});
+}
 
 /// How long a request waits for the cache to reach a revision: its own write's, or one that the client names.
 const REVISION_DEADLINE: Duration = Duration::from_secs(3);
@@ -69,8 +70,10 @@ const REVISION_DEADLINE: Duration = Duration::from_secs(3);
 pub(crate) struct Server {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) cache: Arc<Cache>,
-    /// By plural; more than one where groups or versions share it.
-    served: HashMap<&'static str, Vec<Served>>,
+    /// What is served now.
+    catalog: ArcSwap<Catalog>,
+    /// Held by whoever changes what is served.
+    installing: tokio::sync::Mutex<()>,
     pub(crate) authenticator: Authenticator,
     pub(crate) config: Config,
     /// Permits for requests that end by themselves.
@@ -88,39 +91,18 @@ pub(crate) struct Server {
     pub(crate) closing: CancellationToken,
 }
 
-/// A resource, and where its objects are.
-#[derive(Clone)]
-pub(crate) struct Served {
-    pub(crate) resource: &'static Resource,
-    pub(crate) collection: Arc<Collection>,
-}
-
-/// What is served, and the prefixes of the keys that its objects have.
-pub(crate) fn registry() -> &'static Registry {
-    &REGISTRY
-}
-
 impl Server {
+    /// A server of the resources in `registry`, out of `cache`, which follows `store`.
     pub(crate) fn new(
+        registry: Registry,
         store: Arc<dyn Store>,
         cache: Arc<Cache>,
         authenticator: Authenticator,
         config: Config,
     ) -> Self {
-        let mut served: HashMap<&str, Vec<Served>> = HashMap::new();
-        for resource in registry().iter() {
-            if let Some(collection) =
-                cache.collection(&resource_prefix(&resource.group, &resource.plural))
-            {
-                let collection = collection.clone();
-                served.entry(&resource.plural).or_default().push(Served {
-                    resource,
-                    collection,
-                });
-            }
-        }
         Self {
-            served,
+            catalog: ArcSwap::from_pointee(Catalog::new(registry, &cache, None)),
+            installing: tokio::sync::Mutex::default(),
             in_flight: Semaphore::new(config.max_in_flight),
             services: Services::new(&config),
             store,
@@ -135,13 +117,6 @@ impl Server {
         }
     }
 
-    /// The resource behind a URL.
-    pub(crate) fn served(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
-        let same =
-            |served: &&Served| served.resource.group == group && served.resource.version == version;
-        self.served.get(plural)?.iter().find(same)
-    }
-
     /// How to reach nodes, if there is a way by now.
     pub(crate) fn nodes(&self) -> Option<Arc<dyn NodeTransport>> {
         self.nodes
@@ -151,7 +126,7 @@ impl Server {
     }
 
     /// The objects of a built-in core resource that the server itself looks at.
-    pub(crate) fn core(&self, plural: &str) -> Option<&Arc<Collection>> {
+    pub(crate) fn core(&self, plural: &str) -> Option<Arc<Collection>> {
         self.cache.collection(&resource_prefix("", plural))
     }
 
@@ -184,12 +159,15 @@ impl Server {
     }
 
     /// Every resource's name and number of objects.
-    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        self.served
-            .values()
-            .flatten()
-            .map(|served| (served.resource.plural.as_str(), served.collection.len()))
+    pub(crate) fn counts(&self) -> Vec<(Arc<str>, usize)> {
+        let catalog = self.catalog.load();
+        let counted = catalog.iter().map(count);
+        counted.collect()
     }
+}
+
+fn count(served: &Arc<Served>) -> (Arc<str>, usize) {
+    (served.label.clone(), served.collection.len())
 }
 
 #[cfg(test)]

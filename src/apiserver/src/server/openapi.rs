@@ -15,11 +15,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use vaquita_api::{
     patch::PatchType,
-    registry::{Resource, Verb},
+    registry::{Registry, Resource, Verb},
     status::Status,
 };
 
-use super::{Server, answer, health::KUBERNETES, registry};
+use super::{Server, answer, health::KUBERNETES};
 use crate::negotiation::{self, Encoding};
 
 /// All documents, as JSON.
@@ -35,7 +35,9 @@ pub(crate) struct Documents {
 pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
     let path = parts.uri.path().trim_end_matches('/');
     let rest = path.strip_prefix("/openapi/")?;
-    let documents = server.openapi.get_or_init(Documents::new);
+    let documents = server
+        .openapi
+        .get_or_init(|| Documents::new(&server.registry()));
     let document = match rest.split_once('/') {
         None if rest == "v2" => &documents.v2,
         None if rest == "v3" => &documents.index,
@@ -61,11 +63,11 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
 }
 
 impl Documents {
-    fn new() -> Self {
+    fn new(registry: &Registry) -> Self {
         let mut v3 = BTreeMap::new();
         let mut index = Map::new();
         let mut all = Map::new();
-        for (group, versions) in registry().groups() {
+        for (group, versions) in registry.groups() {
             for version in versions {
                 let base = if group.is_empty() {
                     format!("api/{version}")
@@ -73,7 +75,7 @@ impl Documents {
                     format!("apis/{group}/{version}")
                 };
                 let resources = || {
-                    registry()
+                    registry
                         .iter()
                         .filter(|own| own.group == group && own.version == version)
                 };

@@ -3,6 +3,7 @@
 use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Binding;
 use serde_json::json;
 use vaquita_api::{body, status::Status};
 use vaquita_kinds::pod;
@@ -11,18 +12,14 @@ use super::{
     answer::{self, Answer},
     delete::{Deletion, delete_one},
     dispatch::{Call, bad_query},
-    update::modify,
+    update::{modify, modify_at},
 };
 use crate::query::WriteOptions;
 
 /// Puts a pod on a node, once.
 pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
     let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
-    let (binding, _) = body::BINDING.decode(
-        call.parse_body_as(|bytes| body::BINDING.parse_protobuf(bytes))
-            .await?
-            .value,
-    )?;
+    let binding = binding(call).await?;
     let name = binding.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
         return Err(Status::bad_request(
@@ -32,6 +29,29 @@ pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
     let now = Timestamp::now();
     modify(call, options.dry_run, |object| {
         pod::bind(object, &binding, now).map_err(|error| error.into_status(call.name()))
+    })
+    .await?;
+    Ok(created(call))
+}
+
+async fn binding(call: &mut Call<'_>) -> Result<Binding, Status> {
+    let parsed = call
+        .parse_body_as(|bytes| body::BINDING.parse_protobuf(bytes))
+        .await?;
+    Ok(body::BINDING.decode(parsed.value)?.0)
+}
+
+/// The same by `POST bindings`, where the body alone says which pod is meant.
+pub(crate) async fn bind_by_body(call: &mut Call<'_>) -> Answer {
+    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let binding = binding(call).await?;
+    let name = binding.metadata.name.clone().unwrap_or_default();
+    let pods = call.server.served("", "v1", "pods");
+    let pods = pods.ok_or_else(Status::no_such_path)?;
+    let now = Timestamp::now();
+    let key = pods.collection.key(call.info.namespace.as_deref(), &name);
+    modify_at(call.server, &pods, &key, &name, options.dry_run, |object| {
+        pod::bind(object, &binding, now).map_err(|error| error.into_status(&name))
     })
     .await?;
     Ok(created(call))

@@ -2,15 +2,12 @@
 
 use bytes::Bytes;
 use vaquita_api::{
-    registry::Resource,
     selector::{FieldSelector, LabelSelector},
     status::Status,
 };
 
-use crate::{
-    cache::{Collection, entry::Entry},
-    query::ListOptions,
-};
+use super::catalog::Served;
+use crate::{cache::entry::Entry, query::ListOptions};
 
 /// The objects that are asked for.
 #[derive(Clone)]
@@ -24,8 +21,7 @@ pub(crate) struct Selection {
 impl Selection {
     /// Reads the selectors of `options`; `name` narrows to one object.
     pub(crate) fn new(
-        resource: &Resource,
-        collection: &Collection,
+        served: &Served,
         namespace: Option<&str>,
         name: Option<&str>,
         options: &ListOptions,
@@ -39,10 +35,10 @@ impl Selection {
         }
         let fields = FieldSelector::parse(&fields).map_err(|error| bad(&error))?;
         fields
-            .check(|field| resource.selectable().iter().any(|own| own.label == field))
+            .check(|field| served.field(field).is_some())
             .map_err(|error| bad(&error))?;
         Ok(Self {
-            scope: collection.scope(namespace),
+            scope: served.collection.scope(namespace),
             labels: LabelSelector::parse(labels).map_err(|error| bad(&error))?,
             fields,
         })
@@ -53,20 +49,17 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
-    /// Whether `entry` is one of the objects.
-    pub(crate) fn matches(&self, resource: &Resource, entry: &Entry) -> bool {
+    /// Whether `entry`, which is as `served` shows it, is one of the objects.
+    pub(crate) fn matches(&self, served: &Served, entry: &Entry) -> bool {
         if !entry.key.starts_with(&self.scope) {
             return false;
         }
         if self.is_everything() {
             return true;
         }
-        let attributes = entry.attributes(resource);
+        let attributes = served.attributes(entry);
         let value = |label: &str| {
-            let index = resource
-                .selectable()
-                .iter()
-                .position(|field| field.label == label);
+            let index = served.field(label);
             index
                 .and_then(|index| attributes.fields.get(index))
                 .map_or("", String::as_str)

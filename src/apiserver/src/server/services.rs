@@ -309,13 +309,14 @@ mod tests {
             .clone()
     }
 
-    fn resource() -> &'static Resource {
-        super::super::registry().get("", "v1", "services").unwrap()
+    fn resource() -> Arc<Resource> {
+        let registry = super::super::built_in();
+        registry.get("", "v1", "services").unwrap().clone()
     }
 
     fn claim(services: &Services, spec: &Value) -> Result<(Object, Claim), String> {
         let mut object = service(spec);
-        let claim = services.claim(resource(), &mut object, None);
+        let claim = services.claim(&resource(), &mut object, None);
         claim
             .map(|claim| (object, claim))
             .map_err(|status| status.message().to_owned())
@@ -391,7 +392,7 @@ mod tests {
         let mut new = old.clone();
         new["spec"]["ports"][0]["nodePort"] = 30000.into();
         services
-            .claim(resource(), &mut new, Some(&old))
+            .claim(&resource(), &mut new, Some(&old))
             .unwrap()
             .keep();
         assert_eq!(lock(&services.taken).ports, HashSet::from([30000]));

@@ -8,7 +8,9 @@ use vaquita_api::{Object, meta, registry::Part, status::Status};
 use vaquita_store::Expect;
 
 use super::{
+    Server,
     answer::Answer,
+    catalog::Served,
     delete::is_finished,
     dispatch::{Call, bad_query},
     write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed},
@@ -63,7 +65,7 @@ pub(crate) async fn replace(
         | Part::Resize
         | Part::Approval => None,
     };
-    let stored = store(call, entry, &new, dry_run).await?;
+    let stored = store(call.server, call.served, entry, &new, dry_run).await?;
     if let (Some(claim), Some(_), false) = (claim, &stored, dry_run) {
         claim.keep();
     }
@@ -72,19 +74,21 @@ pub(crate) async fn replace(
 
 /// Writes an object that is ready over the state `entry`; removes it, if nothing keeps it any more. `None` if somebody
 /// else was faster. An object that would stay as it is is not written.
-pub(crate) async fn store(
-    call: &Call<'_>,
+async fn store(
+    server: &Server,
+    served: &Served,
     entry: &Entry,
     new: &Object,
     dry_run: bool,
 ) -> Result<Option<Arc<Entry>>, Status> {
     let encoded = encode(new).map_err(Status::internal)?;
-    if dry_run || entry.is(&encoded) && !is_finished(call.resource, new) {
+    let finished = is_finished(&served.resource, new);
+    if dry_run || entry.is(&encoded) && !finished {
         return rehearsed(entry.key.clone(), new, entry.revision)
             .map(|entry| Some(Arc::new(entry)));
     }
-    if is_finished(call.resource, new) {
-        return match call.server.remove(call.served, entry).await? {
+    if finished {
+        return match server.remove(served, entry).await? {
             // The client wrote this state and sees it, though it was the last.
             Outcome::Done(gone) => {
                 rehearsed(entry.key.clone(), new, gone.revision).map(|entry| Some(Arc::new(entry)))
@@ -93,11 +97,7 @@ pub(crate) async fn store(
         };
     }
     let expect = Expect::Revision(entry.revision);
-    match call
-        .server
-        .put(call.served, entry.key.clone(), new, expect)
-        .await?
-    {
+    match server.put(served, entry.key.clone(), new, expect).await? {
         Outcome::Done(entry) => Ok(Some(entry)),
         Outcome::Conflict => Ok(None),
     }
@@ -108,16 +108,31 @@ pub(crate) async fn store(
 pub(crate) async fn modify(
     call: &Call<'_>,
     dry_run: bool,
+    change: impl FnMut(&mut Object) -> Result<(), Status>,
+) -> Result<Arc<Entry>, Status> {
+    let (server, served, name) = (call.server, call.served, call.name());
+    modify_at(server, served, &call.key(), name, dry_run, change).await
+}
+
+/// The same for any object: that of `served` at `key`, whose name is `name`.
+pub(crate) async fn modify_at(
+    server: &Server,
+    served: &Served,
+    key: &[u8],
+    name: &str,
+    dry_run: bool,
     mut change: impl FnMut(&mut Object) -> Result<(), Status>,
 ) -> Result<Arc<Entry>, Status> {
+    let (group, plural) = (&served.resource.group, &served.resource.plural);
     for _ in 0..ATTEMPTS {
-        let entry = call.entry()?;
+        let entry = served.get(key)?;
+        let entry = entry.ok_or_else(|| Status::not_found(group, plural, name))?;
         let mut object = entry.value().map_err(Status::internal)?;
         change(&mut object)?;
         meta::metadata_mut(&mut object).remove("resourceVersion");
-        if let Some(entry) = store(call, &entry, &object, dry_run).await? {
+        if let Some(entry) = store(server, served, &entry, &object, dry_run).await? {
             return Ok(entry);
         }
     }
-    Err(call.stale())
+    Err(Status::stale(group, plural, name))
 }

@@ -5,7 +5,7 @@
 //! watch ends with `410 Expired`. Frames are made once, when an event enters the cache; a watch without a selector hands
 //! them on, many at a time.
 
-use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vaquita_api::{
     field::{FieldError, Path},
+    registry::Storage,
     status::Status,
 };
 use vaquita_store::{
@@ -23,8 +24,8 @@ use vaquita_store::{
 };
 
 use super::{
-    Served,
     answer::{self, Answer},
+    catalog::Served,
     dispatch::Call,
     present::Shape,
     select::Selection,
@@ -55,9 +56,8 @@ const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 pub(crate) async fn watch(call: &Call<'_>) -> Answer {
     let options = call.list_options()?;
     check(&options)?;
-    let collection = &call.served.collection;
     let (namespace, name) = (call.info.namespace.as_deref(), call.info.name.as_deref());
-    let selection = Selection::new(call.resource, collection, namespace, name, &options)?;
+    let selection = Selection::new(call.served, namespace, name, &options)?;
     let shape = call.shape()?;
     if call.accepted.encoding != Encoding::Json {
         return Err(Status::not_acceptable(&["application/json"]));
@@ -74,8 +74,12 @@ pub(crate) async fn watch(call: &Call<'_>) -> Answer {
         deadline: Instant::now() + timeout(&options),
         bookmarks: options.bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
         history: None,
-        ends: [Some(call.server.closing.clone()), call.closing.clone()],
-        _counted: call.server.metrics.watcher(call.resource.plural.as_str()),
+        ends: [
+            Some(call.server.closing.clone()),
+            Some(call.served.withdrawn.clone()),
+            call.closing.clone(),
+        ],
+        _counted: call.server.metrics.watcher(&call.served.label),
     };
     let chunks = stream::unfold(Some(watcher), |watcher| async {
         let mut watcher = watcher?;
@@ -162,7 +166,7 @@ enum Next {
 /// One watch.
 struct Watcher {
     store: Arc<dyn Store>,
-    served: Served,
+    served: Arc<Served>,
     selection: Selection,
     shape: Shape,
     /// Whether frames are handed on as they are.
@@ -175,7 +179,7 @@ struct Watcher {
     bookmarks: Option<Instant>,
     /// The store's history, while the cursor is older than the log.
     history: Option<StoreWatch>,
-    ends: [Option<CancellationToken>; 2],
+    ends: [Option<CancellationToken>; 3],
     _counted: WatcherGuard,
 }
 
@@ -229,10 +233,11 @@ impl Watcher {
                 None => future::pending().await,
             }
         };
-        let [server, listener] = &self.ends;
+        let [server, resource, listener] = &self.ends;
         tokio::select! {
             () = changed => None,
             () = ended(server.as_ref()) => Some(Next::End),
+            () = ended(resource.as_ref()) => Some(Next::End),
             () = ended(listener.as_ref()) => Some(Next::End),
             () = tokio::time::sleep_until(self.deadline) => Some(Next::End),
             () = mark => {
@@ -257,14 +262,18 @@ impl Watcher {
         let mut out = Vec::new();
         let mut last = None;
         for entry in snapshot.range(&self.selection.scope, after.as_deref()) {
-            if self.selection.matches(self.served.resource, entry) {
+            // What cannot be shown, which nothing that we wrote is, is left out.
+            let Ok(entry) = self.served.show(entry) else {
+                continue;
+            };
+            if self.selection.matches(&self.served, &entry) {
                 let first = std::mem::take(&mut self.first);
                 frame(
                     &self.served,
                     self.shape,
                     self.plain,
                     Change::Added,
-                    entry,
+                    &entry,
                     first,
                     &mut out,
                 );
@@ -325,7 +334,8 @@ impl Watcher {
     /// The frames of those events that are selected; `None` if none is.
     fn frames(&mut self, events: &[Arc<Event>]) -> Option<Bytes> {
         let everything = self.selection.is_everything();
-        if let ([event], true) = (events, everything && self.plain)
+        let own = matches!(self.served.resource.storage, Storage::Own);
+        if let ([event], true) = (events, everything && self.plain && own)
             && event.entry.key.starts_with(&self.selection.scope)
             && let Some(frame) = event.entry.frame(event.change)
         {
@@ -352,26 +362,33 @@ impl Watcher {
 
     /// What an event is to this watch: an object that begins to match is added, one that ceases to is deleted.
     fn selected(&self, event: &Event) -> Option<(Change, Arc<Entry>)> {
-        let matches = |entry: &Entry| self.selection.matches(self.served.resource, entry);
-        let before = event.previous.as_deref().is_some_and(matches);
-        match (event.change, before) {
-            (Change::Deleted, true) => Some((Change::Deleted, event.entry.clone())),
-            (Change::Deleted, false) => None,
-            (_, before) => match (before, matches(&event.entry), &event.previous) {
-                (true, true, _) => Some((Change::Modified, event.entry.clone())),
-                (false, true, _) => Some((Change::Added, event.entry.clone())),
-                (true, false, Some(previous)) => Some((
-                    Change::Deleted,
-                    Arc::new(previous.deleted(event.revision())),
-                )),
-                _ => None,
-            },
+        let matching = |entry| {
+            let entry = self.served.show(entry).ok()?;
+            let matches = self.selection.matches(&self.served, &entry);
+            matches.then_some(entry)
+        };
+        let before = event.previous.as_ref().and_then(matching);
+        let after = matching(&event.entry);
+        match (event.change, before, after) {
+            (Change::Deleted, Some(before), after) => {
+                // By its last state it may not match any more; it was there all the same.
+                let last =
+                    after.unwrap_or_else(|| Cow::Owned(Arc::new(before.deleted(event.revision()))));
+                Some((Change::Deleted, last.into_owned()))
+            }
+            (Change::Deleted, None, _) => None,
+            (_, Some(_), Some(after)) => Some((Change::Modified, after.into_owned())),
+            (_, None, Some(after)) => Some((Change::Added, after.into_owned())),
+            (_, Some(before), None) => {
+                Some((Change::Deleted, Arc::new(before.deleted(event.revision()))))
+            }
+            (_, None, None) => None,
         }
     }
 
     /// A bookmark: everything up to `revision` has been sent.
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
-        let (kind, version) = self.shape.bookmark_type(self.served.resource);
+        let (kind, version) = self.shape.bookmark_type(&self.served.resource);
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
@@ -404,7 +421,7 @@ fn frame(
         return;
     }
     // What cannot be shown in this shape, which nothing that we wrote is, is left out.
-    let Ok(object) = shape.watched(served.resource, entry, first) else {
+    let Ok(object) = shape.watched(&served.resource, entry, first) else {
         return;
     };
     out.extend_from_slice(change.frame_start());

@@ -15,8 +15,9 @@ use vaquita_api::{
 use vaquita_store::{CommitError, Expect, Revision, Write};
 
 use super::{
-    Served, Server,
+    Server,
     answer::{self, Answer},
+    catalog::Served,
     dispatch::Call,
 };
 use crate::{
@@ -99,7 +100,7 @@ impl Server {
         object: &Object,
         expect: Expect,
     ) -> Result<Outcome, Status> {
-        let value = encode(object).map_err(Status::internal)?;
+        let value = served.encode(object)?;
         let write = Write::Put {
             key: key.clone(),
             value: value.clone(),
@@ -120,7 +121,7 @@ impl Server {
                     .map_err(Status::internal)?,
             ),
         };
-        Ok(Outcome::Done(entry))
+        Ok(Outcome::Done(served.show(&entry)?.into_owned()))
     }
 
     /// Removes the object that `entry` is the state of, and waits until the cache shows that.

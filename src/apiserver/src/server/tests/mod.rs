@@ -4,6 +4,7 @@ mod deletes;
 mod discovery;
 mod lists;
 mod logs;
+mod served;
 mod watches;
 mod writes;
 
