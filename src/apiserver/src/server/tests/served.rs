@@ -1,22 +1,84 @@
 //! What is served, as it changes at run time; resources that show another one's objects.
 
+use std::error::Error;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
 use vaquita_api::{
     Object,
-    registry::{Convert, Resource, Storage},
+    field::Errors,
+    names::{self as rules, Problems},
+    registry::{Convert, Decoded, Part, Resource, Rules, SelectableField, Storage, Verb},
+    schema::Schema,
     status::Status,
+    table::Column,
 };
 
 use super::*;
 
 const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
 
+/// A kind as plain as there is, in the shape of config maps, whatever its group.
+struct Plain(Schema);
+
+impl Rules for Plain {
+    fn schema(&self) -> &Schema {
+        &self.0
+    }
+    fn has_generation(&self) -> bool {
+        false
+    }
+    fn status_on_create(&self) -> bool {
+        false
+    }
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+    fn create_on_update(&self) -> bool {
+        false
+    }
+    fn name_check(&self) -> fn(&str) -> Problems {
+        rules::dns1123_subdomain
+    }
+    fn decode(&self, mut value: Value) -> Result<Decoded, Box<dyn Error + Send + Sync>> {
+        let unknown = self.0.normalise(&mut value)?.unknown;
+        let object = value.as_object().cloned().unwrap_or_default();
+        Ok(Decoded { object, unknown })
+    }
+    fn prepare_create(&self, _: &mut Object) {}
+    fn prepare_update(&self, _: &mut Object, _: &Object, _: Part, _: Timestamp) {}
+    fn validate_create(&self, _: &Object, _: &mut Errors) {}
+    fn validate_update(&self, _: &Object, _: &Object, _: Part, _: &mut Errors) {}
+    fn grace_period(&self, _: &Object, _: Option<i64>) -> i64 {
+        0
+    }
+    fn columns(&self) -> &[Column] {
+        &[Column::NAME]
+    }
+    fn row(&self, object: &Object, _: Timestamp) -> Vec<Value> {
+        vec![vaquita_api::meta::name(object).into()]
+    }
+}
+
 /// Config maps under another name.
 fn like_config_maps(group: &str, plural: &str) -> Resource {
-    let mut kinds = vaquita_kinds::resources().into_iter();
-    let mut resource = kinds.find(|kind| kind.plural == "configmaps").unwrap();
-    group.clone_into(&mut resource.group);
-    plural.clone_into(&mut resource.plural);
-    resource
+    Resource {
+        group: group.to_owned(),
+        version: "v1".to_owned(),
+        kind: "Widget".to_owned(),
+        list_kind: "WidgetList".to_owned(),
+        plural: plural.to_owned(),
+        singular: "widget".to_owned(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced: true,
+        verbs: Verb::ALL.to_vec(),
+        subresources: Vec::new(),
+        scale: None,
+        selectable: vec![SelectableField::NAME, SelectableField::NAMESPACE],
+        storage: Storage::Own,
+        rules: Box::new(Plain(Schema::of::<ConfigMap>())),
+    }
 }
 
 fn widget(name: &str) -> Value {
@@ -54,7 +116,7 @@ async fn a_resource_that_is_replaced_ends_its_watches_and_keeps_its_objects() {
         let mut widgets = like_config_maps("example.com", "widgets");
         for field in fields {
             let path = field.split('.').map(str::to_owned).collect();
-            let field = vaquita_api::registry::SelectableField::custom((*field).to_owned(), path);
+            let field = SelectableField::custom((*field).to_owned(), path);
             widgets.selectable.push(field);
         }
         api.inner().install(vec![widgets]).await.unwrap();
@@ -102,6 +164,7 @@ async fn installing_under_way_loses_no_write() {
         install(&api).await;
     }
     let made = writing.await.unwrap();
+    assert!(!made.is_empty());
     assert_eq!(names(&api.get(WIDGETS).await.ok()), made);
 }
 
@@ -110,6 +173,12 @@ struct Renamed;
 
 fn rename(mut object: Object, api_version: &str, [from, to]: [&str; 2]) -> Object {
     object.insert("apiVersion".to_owned(), api_version.into());
+    let kind = if api_version == "v1" {
+        "ConfigMap"
+    } else {
+        "Widget"
+    };
+    object.insert("kind".to_owned(), kind.into());
     if let Some(value) = object.remove(from) {
         object.insert(to.to_owned(), value);
     }
