@@ -33,12 +33,3 @@ pub fn resources() -> Vec<Resource> {
     ];
     groups.into_iter().flatten().collect()
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    #[ignore = "numbers"]
-    fn laws_hold() {
-        vaquita_api::testing::laws::hold(super::resources());
-    }
-}

@@ -137,12 +137,7 @@ pub(crate) fn at_most_all(value: &IntOrString, path: &Path<'_>, errors: &mut Err
 }
 
 /// A value that does not go with another one's.
-pub(crate) fn conflicting(
-    value: &IntOrString,
-    detail: &str,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
+pub(crate) fn conflicting(value: &IntOrString, detail: &str, path: &Path<'_>, errors: &mut Errors) {
     errors.push(FieldError::invalid(path, shown(value), detail));
 }
 

@@ -88,7 +88,10 @@ mod tests {
     #[test]
     fn keeps_its_data() {
         assert_eq!(
-            refused(&resource(), json!({"metadata": {"name": "a"}, "revision": -1})),
+            refused(
+                &resource(),
+                json!({"metadata": {"name": "a"}, "revision": -1})
+            ),
             [
                 "data: Required value: data is mandatory",
                 "revision: Invalid value: -1: must be greater than or equal to 0"

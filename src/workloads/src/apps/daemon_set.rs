@@ -106,7 +106,10 @@ impl Kind<Here> for DaemonSet {
         let Some(status) = &self.status else { return };
         let path = Path::root("status");
         validate_status(status, &path, errors);
-        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let before = old
+            .status
+            .as_ref()
+            .and_then(|status| status.collision_count);
         rules::not_decremented(
             status.collision_count,
             before,

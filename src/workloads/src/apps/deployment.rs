@@ -27,9 +27,18 @@ impl Kind<Here> for Deployment {
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
-        Column::string("Ready", "How many pods are ready, of those there should be."),
-        Column::string("Up-to-date", "How many pods come from the present template."),
-        Column::string("Available", "How many pods have been ready for long enough."),
+        Column::string(
+            "Ready",
+            "How many pods are ready, of those there should be.",
+        ),
+        Column::string(
+            "Up-to-date",
+            "How many pods come from the present template.",
+        ),
+        Column::string(
+            "Available",
+            "How many pods have been ready for long enough.",
+        ),
         Column::AGE,
         print::CONTAINERS,
         print::IMAGES,
@@ -94,7 +103,10 @@ impl Kind<Here> for Deployment {
         let Some(status) = &self.status else { return };
         let path = Path::root("status");
         validate_status(status, &path, errors);
-        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let before = old
+            .status
+            .as_ref()
+            .and_then(|status| status.collision_count);
         rules::not_decremented(
             status.collision_count,
             before,
@@ -122,7 +134,10 @@ impl Kind<Here> for Deployment {
             self.age_cell(now),
             names,
             images,
-            selector.map_or_else(|_| "<invalid>".into(), |selector| selector.to_string().into()),
+            selector.map_or_else(
+                |_| "<invalid>".into(),
+                |selector| selector.to_string().into(),
+            ),
         ]
     }
 }

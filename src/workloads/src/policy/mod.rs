@@ -1,5 +1,9 @@
-//! x
+//! `policy/v1`: how many pods may be away at once.
 
-pub(super) fn resources() -> Vec<vaquita_api::registry::Resource> {
-    Vec::new()
+mod pod_disruption_budget;
+
+use vaquita_api::registry::Resource;
+
+pub(super) fn resources() -> Vec<Resource> {
+    vec![pod_disruption_budget::resource()]
 }

@@ -31,7 +31,10 @@ impl Kind<Here> for StatefulSet {
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
-        Column::string("Ready", "How many pods are ready, of those there should be."),
+        Column::string(
+            "Ready",
+            "How many pods are ready, of those there should be.",
+        ),
         Column::AGE,
         print::CONTAINERS,
         print::IMAGES,
@@ -95,7 +98,10 @@ impl Kind<Here> for StatefulSet {
         let Some(status) = &self.status else { return };
         let path = Path::root("status");
         validate::status(status, &path, errors);
-        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let before = old
+            .status
+            .as_ref()
+            .and_then(|status| status.collision_count);
         rules::not_decremented(
             status.collision_count,
             before,

@@ -64,23 +64,18 @@ fn refuses_what_could_never_work() {
         ]
     );
     assert_eq!(
-        with(
-            |spec| spec["updateStrategy"] = json!({"type": "OnDelete", "rollingUpdate": {"partition": 1}})
-        ),
+        with(|spec| spec["updateStrategy"] =
+            json!({"type": "OnDelete", "rollingUpdate": {"partition": 1}})),
         [
             "spec.updateStrategy.rollingUpdate: Invalid value: {\"partition\":1}: only allowed for updateStrategy 'RollingUpdate'"
         ]
     );
     assert_eq!(
         with(|spec| spec["updateStrategy"] = json!({"rollingUpdate": {"maxUnavailable": 0}})),
-        [
-            "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0"
-        ]
+        ["spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0"]
     );
     assert_eq!(
-        with(
-            |spec| spec["persistentVolumeClaimRetentionPolicy"] = json!({"whenScaled": "Recycle"})
-        ),
+        with(|spec| spec["persistentVolumeClaimRetentionPolicy"] = json!({"whenScaled": "Recycle"})),
         [
             "spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\""
         ]
@@ -90,8 +85,10 @@ fn refuses_what_could_never_work() {
         ["spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0"]
     );
     assert_eq!(
-        with(|spec| spec["template"]["spec"]["containers"][0]["volumeMounts"] =
-            json!([{"name": "data", "mountPath": "/data"}])),
+        with(
+            |spec| spec["template"]["spec"]["containers"][0]["volumeMounts"] =
+                json!([{"name": "data", "mountPath": "/data"}])
+        ),
         ["spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"data\""]
     );
     assert_eq!(
@@ -106,8 +103,14 @@ fn refuses_what_could_never_work() {
     dotted["spec"]["serviceName"] = json!("no.label");
     let found = refused(&resource(), dotted);
     assert_eq!(found.len(), 2);
-    assert!(found[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label"));
-    assert!(found[1].starts_with("spec.serviceName: Invalid value: \"no.label\": a lowercase RFC 1123 label"));
+    assert!(
+        found[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label")
+    );
+    assert!(
+        found[1].starts_with(
+            "spec.serviceName: Invalid value: \"no.label\": a lowercase RFC 1123 label"
+        )
+    );
 }
 
 #[test]
