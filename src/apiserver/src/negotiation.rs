@@ -150,6 +150,22 @@ pub(crate) fn encoding(headers: &HeaderMap) -> Encoding {
         .unwrap_or(Encoding::Json)
 }
 
+/// Which of `kinds` the client would rather have; without a wish the first. `None` if it accepts none of them.
+pub(crate) fn prefers(headers: &HeaderMap, kinds: &[&'static str]) -> Option<&'static str> {
+    if !headers.contains_key(header::ACCEPT) {
+        return kinds.first().copied();
+    }
+    accept_ranges(headers).iter().find_map(|range| {
+        let fits = |kind: &&&'static str| {
+            let (base, _) = kind.split_once('/').unwrap_or_default();
+            range.kind == **kind
+                || range.kind == "*/*"
+                || range.kind.strip_suffix("/*") == Some(base)
+        };
+        kinds.iter().find(fits).copied()
+    })
+}
+
 /// Which aggregated discovery document is wanted, if one is: the version of `apidiscovery.k8s.io`.
 pub(crate) fn aggregated_discovery(headers: &HeaderMap) -> Option<&'static str> {
     for range in accept_ranges(headers) {

@@ -1,14 +1,41 @@
 //! What is served: groups, versions, resources; the classic documents and the aggregated one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use axum::response::Response;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderValue, StatusCode, header, request::Parts};
 use serde_json::{Value, json};
-use vaquita_api::registry::{Registry, Resource, Subresource, Verb};
+use sha2::{Digest as _, Sha256};
+use vaquita_api::registry::{Registry, Resource, Storage, Subresource, Verb};
 
 use super::{Server, answer};
 use crate::negotiation;
+
+/// The groups in the order in which clients try them when a name alone is given, as upstream has it: of `events` those of
+/// the core group are meant. Groups that are not listed come last, by name.
+const ORDER: [&str; 20] = [
+    "",
+    "apiregistration.k8s.io",
+    "apps",
+    "events.k8s.io",
+    "authentication.k8s.io",
+    "authorization.k8s.io",
+    "autoscaling",
+    "batch",
+    "certificates.k8s.io",
+    "networking.k8s.io",
+    "policy",
+    "rbac.authorization.k8s.io",
+    "storage.k8s.io",
+    "admissionregistration.k8s.io",
+    "apiextensions.k8s.io",
+    "scheduling.k8s.io",
+    "coordination.k8s.io",
+    "node.k8s.io",
+    "discovery.k8s.io",
+    "resource.k8s.io",
+];
 
 /// The answer, if the path is one of discovery's.
 pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
@@ -59,10 +86,56 @@ fn group_document(registry: &Registry, group: &str) -> Option<Value> {
 
 /// All groups but the core.
 fn named_groups(registry: &Registry) -> impl Iterator<Item = (&str, Vec<&str>)> {
-    registry
-        .groups()
-        .into_iter()
-        .filter(|(name, _)| !name.is_empty())
+    groups(registry).filter(|(name, _)| !name.is_empty())
+}
+
+/// All groups in their order, each with its versions, the preferred one first.
+fn groups(registry: &Registry) -> impl Iterator<Item = (&str, Vec<&str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = registry.groups().into_iter().collect();
+    let place = |name: &str| {
+        ORDER
+            .iter()
+            .position(|own| *own == name)
+            .unwrap_or(ORDER.len())
+    };
+    groups.sort_by_key(|(name, _)| (place(name), *name));
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|version| Rank::of(version));
+    }
+    groups.into_iter()
+}
+
+/// The place of a version among those of its group: stable ones first, then betas, then alphas, of each the highest number
+/// first; names of another form come last.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank<'v> {
+    Stable(Reverse<u64>),
+    Beta(Reverse<(u64, u64)>),
+    Alpha(Reverse<(u64, u64)>),
+    Other(&'v str),
+}
+
+impl<'v> Rank<'v> {
+    fn of(version: &'v str) -> Self {
+        Self::parse(version).unwrap_or(Self::Other(version))
+    }
+
+    fn parse(version: &str) -> Option<Self> {
+        let rest = version.strip_prefix('v')?;
+        let (stage, at) = match (rest.find("beta"), rest.find("alpha")) {
+            (Some(at), _) => ("beta", at),
+            (None, Some(at)) => ("alpha", at),
+            (None, None) => return Some(Self::Stable(Reverse(rest.parse().ok()?))),
+        };
+        let numbers = Reverse((
+            rest[..at].parse().ok()?,
+            rest[at + stage.len()..].parse().ok()?,
+        ));
+        Some(match stage {
+            "beta" => Self::Beta(numbers),
+            _ => Self::Alpha(numbers),
+        })
+    }
 }
 
 fn api_group(name: &str, versions: &[&str]) -> Value {
@@ -100,6 +173,9 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             "kind": resource.kind,
             "verbs": verbs(&resource.verbs),
         });
+        if let Some(hash) = storage_version_hash(resource) {
+            entry["storageVersionHash"] = hash.into();
+        }
         if !resource.short_names.is_empty() {
             entry["shortNames"] = json!(resource.short_names);
         }
@@ -127,6 +203,17 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     )
 }
 
+/// Changes when objects are stored in another form; for those who rewrite them then.
+fn storage_version_hash(resource: &Resource) -> Option<String> {
+    let (group, version) = match &resource.storage {
+        Storage::Own => (&*resource.group, &*resource.version),
+        Storage::Shared { with, .. } => (with.0, with.1),
+        Storage::Nowhere => return None,
+    };
+    let digest = Sha256::digest(format!("{group}/{version}/{}", resource.kind));
+    Some(STANDARD.encode(&digest[..8]))
+}
+
 fn subresource_entry(resource: &Resource, subresource: &Subresource) -> Value {
     let mut entry = json!({
         "name": format!("{}/{}", resource.plural, subresource.name),
@@ -145,9 +232,7 @@ fn subresource_entry(resource: &Resource, subresource: &Subresource) -> Value {
 
 /// `APIGroupDiscoveryList`: everything below `/api` or `/apis` in one document.
 fn aggregated(registry: &Registry, version: &str, legacy: bool) -> Response {
-    let groups: BTreeMap<&str, Vec<&str>> = registry.groups();
-    let items: Vec<Value> = groups
-        .into_iter()
+    let items: Vec<Value> = groups(registry)
         .filter(|(name, _)| name.is_empty() == legacy)
         .map(|(name, versions)| {
             let metadata = if name.is_empty() {
@@ -208,4 +293,23 @@ fn aggregated_resource(resource: &Resource) -> Value {
         entry["subresources"] = subresources.collect();
     }
     entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_mature_version_comes_first() {
+        let mut versions = [
+            "foo", "v1alpha2", "v2beta1", "v10", "v1", "v2", "v2beta3", "v1beta1",
+        ];
+        versions.sort_by_key(|version| Rank::of(version));
+        assert_eq!(
+            versions,
+            [
+                "v10", "v2", "v1", "v2beta3", "v2beta1", "v1beta1", "v1alpha2", "foo"
+            ]
+        );
+    }
 }

@@ -30,7 +30,7 @@ mod write;
 
 use std::{
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -84,7 +84,7 @@ pub(crate) struct Server {
     /// Gives addresses and ports out.
     pub(crate) services: Services,
     /// The `OpenAPI` documents, made when first asked for.
-    openapi: OnceLock<openapi::Documents>,
+    openapi: openapi::Documents,
     /// Set when the store no longer tells what happens in it.
     pub(crate) lost: AtomicBool,
     /// Cancelled when the server stops: endless answers end.
@@ -111,7 +111,7 @@ impl Server {
             config,
             metrics: Metrics::new(),
             nodes: RwLock::default(),
-            openapi: OnceLock::new(),
+            openapi: openapi::Documents::default(),
             lost: AtomicBool::new(false),
             closing: CancellationToken::new(),
         }

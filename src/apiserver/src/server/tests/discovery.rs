@@ -100,7 +100,26 @@ async fn openapi_lets_kubectl_leave_validation_to_the_server() {
     assert!(takes("fieldValidation") && takes("dryRun"));
     assert_eq!(api.get("/openapi/v2").await.ok()["swagger"], "2.0");
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-    assert_eq!(api.accept("/openapi/v2", protobuf).await.refused().0, 406);
+    let reply = api.accept("/openapi/v2", protobuf).await;
+    assert_eq!(
+        (reply.code, &reply.headers["content-type"]),
+        (200, &http::HeaderValue::from_static(protobuf))
+    );
+    assert_eq!(
+        api.accept("/openapi/v2", "text/html").await.refused().0,
+        406
+    );
+    let old = format!("{}x", url);
+    let moved = api.get(&old).await;
+    assert_eq!(
+        (moved.code, &moved.headers["location"]),
+        (301, &http::HeaderValue::from_str(&url).unwrap())
+    );
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(
+        schemas["io.k8s.api.core.v1.ConfigMap"]["properties"]["data"]["type"],
+        "object"
+    );
 }
 
 #[tokio::test]
