@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use vaquita_api::registry::Resource;
 
 use definitions::Definitions;
-pub use protobuf::{MEDIA_TYPE_V2, v2_protobuf};
+pub use protobuf::{MEDIA_TYPE_V2, MEDIA_TYPE_V2_ASKED, v2_protobuf};
 
 /// The version 3 document of one group and version, whose resources these are. `version` is the server's: `v1.36.2`.
 pub fn v3<'r>(resources: impl IntoIterator<Item = &'r Resource>, version: &str) -> Value {

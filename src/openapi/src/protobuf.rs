@@ -4,8 +4,10 @@
 
 use serde_json::{Map, Value};
 
+/// The media type of the answer. (The `@` of the one that clients ask by is nothing that a media type may have.)
+pub const MEDIA_TYPE_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 /// The media type that Go clients accept.
-pub const MEDIA_TYPE_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+pub const MEDIA_TYPE_V2_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// A version 2 document in protobuf.
 pub fn v2_protobuf(document: &Value) -> Vec<u8> {

@@ -183,7 +183,10 @@ pub enum Storage {
 /// are set to those of the result.
 pub trait Convert: Send + Sync {
     /// The stored object as this resource shows it.
-    #[allow(clippy::wrong_self_convention, reason = "it reads as what it does: from what is stored")]
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "it reads as what it does: from what is stored"
+    )]
     fn from_stored(&self, object: Object) -> Result<Object, Status>;
     /// This resource's object (with its defaults) as it is stored.
     fn to_stored(&self, object: Object) -> Result<Object, Status>;

@@ -20,6 +20,8 @@ use vaquita_api::{
     status::Status,
 };
 
+use vaquita_openapi::{MEDIA_TYPE_V2, MEDIA_TYPE_V2_ASKED};
+
 use super::{Server, answer, health::KUBERNETES};
 use crate::{
     negotiation::{self, Encoding},
@@ -54,14 +56,11 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 }
 
 fn version_2(documents: &Documents, registry: &Arc<Registry>, headers: &HeaderMap) -> Response {
-    let kind = match negotiation::prefers(headers, &[JSON, vaquita_openapi::MEDIA_TYPE_V2]) {
-        Some(kind) => kind,
-        None => {
-            return answer::status(&Status::not_acceptable(&[
-                JSON,
-                vaquita_openapi::MEDIA_TYPE_V2,
-            ]));
-        }
+    const KINDS: [&str; 3] = [JSON, MEDIA_TYPE_V2_ASKED, MEDIA_TYPE_V2];
+    let kind = match negotiation::prefers(headers, &KINDS) {
+        Some(JSON) => JSON,
+        Some(_) => MEDIA_TYPE_V2,
+        None => return answer::status(&Status::not_acceptable(&KINDS)),
     };
     let document = documents.v2(registry, kind != JSON);
     whole(&document, kind, headers)

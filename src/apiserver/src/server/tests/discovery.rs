@@ -103,7 +103,10 @@ async fn openapi_lets_kubectl_leave_validation_to_the_server() {
     let reply = api.accept("/openapi/v2", protobuf).await;
     assert_eq!(
         (reply.code, &reply.headers["content-type"]),
-        (200, &http::HeaderValue::from_static(protobuf))
+        (
+            200,
+            &http::HeaderValue::from_static(vaquita_openapi::MEDIA_TYPE_V2)
+        )
     );
     assert_eq!(
         api.accept("/openapi/v2", "text/html").await.refused().0,
