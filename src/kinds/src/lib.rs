@@ -28,11 +28,14 @@
 //! # Ok::<(), vaquita_api::status::Status>(())
 //! ```
 
+mod binding;
+mod component_status;
 mod config_map;
 mod endpoint_slice;
 mod endpoints;
 mod event;
 mod lease;
+mod limit_range;
 mod namespace;
 mod node;
 pub mod pod;
@@ -41,6 +44,8 @@ mod pod_template;
 pub mod print;
 mod priority_class;
 mod replication_controller;
+mod resource_names;
+mod resource_quota;
 mod runtime_class;
 mod secret;
 pub mod service;
@@ -72,17 +77,22 @@ fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) ->
 /// Every resource of these groups.
 pub fn resources() -> Vec<Resource> {
     vec![
+        binding::resource(),
+        component_status::resource(),
         config_map::resource(),
         endpoint_slice::resource(),
         endpoints::resource(),
         event::resource(),
+        event::v1::resource(),
         lease::resource(),
+        limit_range::resource(),
         namespace::resource(),
         node::resource(),
         pod::resource(),
         pod_template::resource(),
         priority_class::resource(),
         replication_controller::resource(),
+        resource_quota::resource(),
         runtime_class::resource(),
         secret::resource(),
         service::resource(),

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Binding;
 use serde_json::{Value, json};
 
-use vaquita_api::field::{Errors, FieldError, Path};
+use crate::binding::validate_target;
+use vaquita_api::field::Errors;
 use vaquita_api::status::Status;
 use vaquita_api::{Object, meta};
 
@@ -58,26 +59,10 @@ pub fn bind(pod: &mut Object, binding: &Binding, now: Timestamp) -> Result<(), B
 }
 
 fn check_target(binding: &Binding) -> Result<String, BindError> {
-    let target = Path::root("target");
     let mut errors = Errors::default();
-    if let Some(kind) = binding
-        .target
-        .kind
-        .as_deref()
-        .filter(|kind| !matches!(*kind, "" | "Node"))
-    {
-        errors.push(FieldError::not_supported(
-            &target.child("kind"),
-            kind,
-            &["Node", "<empty>"],
-        ));
-    }
-    let node = binding.target.name.clone().unwrap_or_default();
-    if node.is_empty() {
-        errors.push(FieldError::required(&target.child("name"), ""));
-    }
+    validate_target(binding, &mut errors);
     if errors.is_empty() {
-        Ok(node)
+        Ok(binding.target.name.clone().unwrap_or_default())
     } else {
         Err(BindError::Invalid(errors))
     }

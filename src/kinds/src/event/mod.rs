@@ -1,4 +1,6 @@
-//! `v1` Event.
+//! `v1` Event, and in [`v1`] the same of the group `events.k8s.io`.
+
+pub(super) mod v1;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -64,7 +66,7 @@ impl Kind<Here> for Event {
         Column::string("Source", "Who reports it.").wide(),
         Column::string("Message", "What happened."),
         Column::string("First Seen", "Time since it happened first.").wide(),
-        Column::integer("Count", "How often it happened.").wide(),
+        Column::string("Count", "How often it happened.").wide(),
         Column::NAME.wide(),
     ];
 
@@ -75,11 +77,7 @@ impl Kind<Here> for Event {
     }
 
     fn validate(&self, errors: &mut Errors) {
-        self.validate_namespace(errors);
-        // Events of the newer sort, which have a time of their own, must say who acted and why.
-        if self.event_time.is_some() {
-            self.validate_report(errors);
-        }
+        validate_either(self, errors);
     }
 
     fn row(&self, now: Timestamp) -> Vec<Value> {
@@ -108,6 +106,15 @@ impl Kind<Here> for Event {
             count.into(),
             self.name_cell(),
         ]
+    }
+}
+
+/// What holds for events of both groups.
+fn validate_either(event: &Event, errors: &mut Errors) {
+    event.validate_namespace(errors);
+    // Events of the newer sort, which have a time of their own, must say who acted and why.
+    if event.event_time.is_some() {
+        event.validate_report(errors);
     }
 }
 
@@ -181,12 +188,12 @@ impl Details for Event {
 
     fn validate_report(&self, errors: &mut Errors) {
         let controller = self.reporting_component.as_deref().unwrap_or_default();
-        let path = Path::root("reportingComponent");
+        // Core calls this field `reportingComponent`; its errors don't.
+        let path = Path::root("reportingController");
         if controller.is_empty() {
             errors.push(FieldError::required(&path, ""));
-        } else {
-            invalid(&path, controller, names::qualified_name(controller), errors);
         }
+        invalid(&path, controller, names::qualified_name(controller), errors);
         for (field, value) in [
             ("reportingInstance", &self.reporting_instance),
             ("action", &self.action),
