@@ -31,6 +31,7 @@
 mod binding;
 mod component_status;
 mod config_map;
+mod diff;
 mod endpoint_slice;
 mod endpoints;
 mod event;
@@ -38,6 +39,7 @@ mod lease;
 mod limit_range;
 mod namespace;
 mod node;
+mod persistent_volume;
 pub mod pod;
 pub mod pod_spec;
 mod pod_template;
@@ -50,6 +52,9 @@ mod runtime_class;
 mod secret;
 pub mod service;
 mod service_account;
+mod volume_sources;
+
+pub use persistent_volume::claim::validate_spec as validate_claim_spec;
 
 use k8s_openapi::ListableResource;
 use vaquita_api::registry::{self, Kind, Resource, Verb};
@@ -88,6 +93,8 @@ pub fn resources() -> Vec<Resource> {
         limit_range::resource(),
         namespace::resource(),
         node::resource(),
+        persistent_volume::resource(),
+        persistent_volume::claim::resource(),
         pod::resource(),
         pod_template::resource(),
         priority_class::resource(),

@@ -13,6 +13,11 @@ pub fn or_none(text: Option<&str>) -> Value {
     Value::from(text.filter(|text| !text.is_empty()).unwrap_or(NONE))
 }
 
+/// The text, or `<unset>`.
+pub fn or_unset(text: Option<String>) -> Value {
+    text.unwrap_or_else(|| "<unset>".to_owned()).into()
+}
+
 /// `a=b,c=d`, or `<none>`.
 pub fn labels(labels: Option<&BTreeMap<String, String>>) -> Value {
     let pairs: Vec<String> = labels

@@ -12,9 +12,6 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
     `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
     `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// The most changed fields that are named.
-const NAMED_MAX: usize = 20;
-
 pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Errors) {
     validate_spec(new, errors);
     let (Some(spec), Some(before)) = (&new.spec, &old.spec) else {
@@ -45,7 +42,7 @@ pub(super) fn validate(new: &Pod, old: &Pod, errors: &mut Errors) {
     validate_gates(spec, before, &path.child("schedulingGates"), errors);
     let allowed = with_allowed_changes(before, spec);
     if *spec != allowed {
-        let names = changed_fields(&allowed, spec).join(", ");
+        let names = crate::diff::changed(&allowed, spec, "spec").join(", ");
         errors.push(FieldError::forbidden(
             &path,
             format!("{ALLOWED}\nchanged: {names}"),
@@ -146,36 +143,4 @@ fn with_allowed_changes(old: &PodSpec, new: &PodSpec) -> PodSpec {
         allowed.termination_grace_period_seconds = Some(1);
     }
     allowed
-}
-
-/// The paths of the fields in which two specifications differ.
-fn changed_fields(old: &PodSpec, new: &PodSpec) -> Vec<String> {
-    let (Ok(old), Ok(new)) = (serde_json::to_value(old), serde_json::to_value(new)) else {
-        return Vec::new();
-    };
-    let mut changed = Vec::new();
-    collect_changes(&old, &new, "spec".to_owned(), &mut changed);
-    changed
-}
-
-fn collect_changes(old: &Value, new: &Value, path: String, changed: &mut Vec<String>) {
-    if old == new || changed.len() >= NAMED_MAX {
-        return;
-    }
-    match (old, new) {
-        (Value::Object(old), Value::Object(new)) => {
-            let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-            for key in keys {
-                let none = Value::Null;
-                let (old, new) = (old.get(key).unwrap_or(&none), new.get(key).unwrap_or(&none));
-                collect_changes(old, new, format!("{path}.{key}"), changed);
-            }
-        }
-        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
-            for (at, (old, new)) in old.iter().zip(new).enumerate() {
-                collect_changes(old, new, format!("{path}[{at}]"), changed);
-            }
-        }
-        _ => changed.push(path),
-    }
 }

@@ -13,7 +13,7 @@ use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::validate::metadata::{annotations, labels};
 
 pub use defaults::{apply as apply_defaults, apply_requests as default_requests};
-pub use scheduling::validate_tolerations;
+pub use scheduling::{validate_node_selector, validate_tolerations};
 pub use spec::validate;
 
 /// Mistakes in a template of pods.

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, PodSpec,
-    Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
+    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+    PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 
 use super::spec::one_of;
@@ -159,19 +159,22 @@ fn validate_weight(weight: i32, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
+/// Mistakes in what selects nodes. Every value must be one that a label can have.
+pub fn validate_node_selector(selector: &NodeSelector, path: &Path<'_>, errors: &mut Errors) {
+    let path = path.child("nodeSelectorTerms");
+    if selector.node_selector_terms.is_empty() {
+        const DETAIL: &str = "must have at least one node selector term";
+        errors.push(FieldError::required(&path, DETAIL));
+    }
+    for (at, term) in selector.node_selector_terms.iter().enumerate() {
+        validate_node_term(term, true, &path.index(at), errors);
+    }
+}
+
 fn validate_node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut Errors) {
     if let Some(required) = &affinity.required_during_scheduling_ignored_during_execution {
         let path = path.child("requiredDuringSchedulingIgnoredDuringExecution");
-        let path = path.child("nodeSelectorTerms");
-        if required.node_selector_terms.is_empty() {
-            errors.push(FieldError::required(
-                &path,
-                "must have at least one node selector term",
-            ));
-        }
-        for (at, term) in required.node_selector_terms.iter().enumerate() {
-            validate_node_term(term, &path.index(at), errors);
-        }
+        validate_node_selector(required, &path, errors);
     }
     let path = path.child("preferredDuringSchedulingIgnoredDuringExecution");
     let preferred = affinity
@@ -181,11 +184,13 @@ fn validate_node_affinity(affinity: &NodeAffinity, path: &Path<'_>, errors: &mut
     for (at, preferred) in preferred.enumerate() {
         let path = path.index(at);
         validate_weight(preferred.weight, &path, errors);
-        validate_node_term(&preferred.preference, &path.child("preference"), errors);
+        let term = &preferred.preference;
+        validate_node_term(term, false, &path.child("preference"), errors);
     }
 }
 
-fn validate_node_term(term: &NodeSelectorTerm, path: &Path<'_>, errors: &mut Errors) {
+/// `strict` looks at the values too. In a preference, one that no label can have is merely met by no node.
+fn validate_node_term(term: &NodeSelectorTerm, strict: bool, path: &Path<'_>, errors: &mut Errors) {
     let expressions = path.child("matchExpressions");
     for (at, requirement) in term.match_expressions.iter().flatten().enumerate() {
         let path = expressions.index(at);
@@ -196,33 +201,38 @@ fn validate_node_term(term: &NodeSelectorTerm, path: &Path<'_>, errors: &mut Err
             names::qualified_name(&requirement.key),
             errors,
         );
+        let values = path.child("values");
+        let given = requirement.values.iter().flatten().filter(|_| strict);
+        for (at, value) in given.enumerate() {
+            invalid(&values.index(at), value, names::label_value(value), errors);
+        }
     }
     let fields = path.child("matchFields");
     for (at, requirement) in term.match_fields.iter().flatten().enumerate() {
         let path = fields.index(at);
+        let count = requirement.values.as_ref().map_or(0, Vec::len);
+        match requirement.operator.as_str() {
+            "In" | "NotIn" if count == 1 => {}
+            "In" | "NotIn" => {
+                const DETAIL: &str = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+                errors.push(FieldError::required(&path.child("values"), DETAIL));
+            }
+            other => errors.push(FieldError::invalid(
+                &path.child("operator"),
+                other,
+                "not a valid selector operator",
+            )),
+        }
         if requirement.key != "metadata.name" {
             const DETAIL: &str = "not a valid field selector key";
-            errors.push(FieldError::invalid(
-                &path.child("key"),
-                requirement.key.as_str(),
-                DETAIL,
-            ));
+            let key = requirement.key.as_str();
+            errors.push(FieldError::invalid(&path.child("key"), key, DETAIL));
+            continue;
         }
-        if !matches!(requirement.operator.as_str(), "In" | "NotIn") {
-            const DETAIL: &str = "not a valid selector operator";
-            errors.push(FieldError::invalid(
-                &path.child("operator"),
-                requirement.operator.as_str(),
-                DETAIL,
-            ));
-        } else if requirement
-            .values
-            .as_ref()
-            .is_none_or(|values| values.len() != 1)
-        {
-            const DETAIL: &str =
-                "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
-            errors.push(FieldError::required(&path.child("values"), DETAIL));
+        let values = path.child("values");
+        for (at, name) in requirement.values.iter().flatten().enumerate() {
+            let problems = names::dns1123_subdomain(name);
+            invalid(&values.index(at), name, problems, errors);
         }
     }
 }
