@@ -3,6 +3,7 @@
 //! Each file holds a kind's entry for the registry and, beside it, all of its rules. To add a kind: a file with its
 //! `resource()` and its `impl Kind`, and a line in [`resources`].
 
+pub mod certificates;
 mod checks;
 mod networking;
 mod rbac;
@@ -22,6 +23,7 @@ fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) ->
 /// Every resource of these groups.
 pub fn resources() -> Vec<Resource> {
     let mut resources = Vec::new();
+    resources.push(certificates::resource());
     resources.extend(networking::resources());
     resources.extend(rbac::resources());
     resources.extend(storage::resources());
