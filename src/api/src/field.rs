@@ -183,6 +183,11 @@ impl FieldError {
         Self::new(ErrorKind::Invalid, path, Some(value.into()), detail)
     }
 
+    /// Parts that do not go together. The whole is not repeated; the detail names what is at odds.
+    pub fn inconsistent(path: &Path<'_>, detail: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Invalid, path, None, detail)
+    }
+
     /// A value outside an enumeration. Upstream lists the supported values sorted.
     pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let mut names = supported.to_vec();

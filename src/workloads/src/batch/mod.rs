@@ -1,5 +1,11 @@
-//! x
+//! `batch/v1`: pods that are to end.
 
-pub(super) fn resources() -> Vec<vaquita_api::registry::Resource> {
-    Vec::new()
+mod cron_job;
+mod job;
+mod schedule;
+
+use vaquita_api::registry::Resource;
+
+pub(super) fn resources() -> Vec<Resource> {
+    vec![cron_job::resource(), job::resource()]
 }
