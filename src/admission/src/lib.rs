@@ -15,6 +15,7 @@ mod service_account;
 mod testing;
 mod tolerations;
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -73,6 +74,12 @@ pub trait Plugin: Send + Sync {
 /// Plugins in their order.
 pub struct Chain {
     plugins: Vec<Box<dyn Plugin>>,
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.names()).finish()
+    }
 }
 
 impl Chain {

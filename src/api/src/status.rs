@@ -297,6 +297,11 @@ impl Status {
         )
     }
 
+    /// 414: the path is longer than any that means something.
+    pub fn uri_too_long() -> Self {
+        Self::failure(414, "", "the path of the request is too long")
+    }
+
     /// 415 `UnsupportedMediaType`.
     pub fn unsupported_media_type(supported: &[&str]) -> Self {
         let message = format!(

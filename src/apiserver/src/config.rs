@@ -2,6 +2,8 @@
 
 use std::{fmt, net::Ipv4Addr, ops::RangeInclusive, str::FromStr, time::Duration};
 
+use vaquita_admission::Chain;
+
 use crate::authn::Authenticator;
 
 /// Settings of an [`ApiServer`](crate::ApiServer), with their defaults.
@@ -9,6 +11,8 @@ use crate::authn::Authenticator;
 pub struct Config {
     /// Who the bearer tokens belong to. Default: there are none.
     pub authenticator: Authenticator,
+    /// What is done to writes before they are stored. Default [`Chain::standard`].
+    pub admission: Chain,
     /// Where Services get their addresses. Default `10.96.0.0/12`.
     pub service_network: Network,
     /// Where Services get their ports on the nodes. Default 30000 to 32767.
@@ -20,8 +24,10 @@ pub struct Config {
     pub advertise_address: Option<std::net::IpAddr>,
     /// The largest request body, in bytes. Default 3 MiB.
     pub body_limit: usize,
-    /// Requests that are worked on at a time, watches and logs not counted; beyond them 429 is answered. Default 600.
-    pub max_in_flight: usize,
+    /// Reads that are worked on at a time, watches and streams not counted; beyond them 429 is answered. Default 400.
+    pub max_reads_in_flight: usize,
+    /// Writes that are worked on at a time; beyond them 429 is answered. Default 200.
+    pub max_writes_in_flight: usize,
     /// Events of each resource that are kept in memory for watchers; older ones are read from the store. Default 8192.
     pub window_events: usize,
     /// The same in bytes. Default 16 MiB.
@@ -39,6 +45,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             authenticator: Authenticator::new(),
+            admission: Chain::standard(),
             service_network: Network {
                 base: Ipv4Addr::new(10, 96, 0, 0),
                 prefix: 12,
@@ -47,7 +54,8 @@ impl Default for Config {
             secure_port: 6443,
             advertise_address: None,
             body_limit: 3 << 20,
-            max_in_flight: 600,
+            max_reads_in_flight: 400,
+            max_writes_in_flight: 200,
             window_events: 8192,
             window_bytes: 16 << 20,
             history: Duration::from_mins(5),

@@ -41,6 +41,14 @@ pub(crate) struct Accepted {
     pub(crate) encoding: Encoding,
 }
 
+impl Accepted {
+    /// What a client gets that has no wishes.
+    pub(crate) const PLAIN: Self = Self {
+        form: Form::Object,
+        encoding: Encoding::Json,
+    };
+}
+
 /// None of what the client accepts can be produced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotAcceptable;
@@ -126,10 +134,7 @@ fn accept_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
 /// The form and encoding of objects for a client with these headers.
 pub(crate) fn objects(headers: &HeaderMap) -> Result<Accepted, NotAcceptable> {
     if !headers.contains_key(header::ACCEPT) {
-        return Ok(Accepted {
-            form: Form::Object,
-            encoding: Encoding::Json,
-        });
+        return Ok(Accepted::PLAIN);
     }
     accept_ranges(headers)
         .iter()

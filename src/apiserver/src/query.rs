@@ -3,6 +3,10 @@
 use std::{borrow::Cow, time::Duration};
 
 use percent_encoding::percent_decode_str;
+use vaquita_api::{
+    field::{FieldError, Path},
+    status::Status,
+};
 
 /// Pairs beyond this many are not looked at.
 const MAX_PAIRS: usize = 64;
@@ -182,45 +186,147 @@ pub(crate) enum FieldValidation {
     Strict,
 }
 
+/// The kinds of writes, which take different options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writing {
+    Create,
+    Update,
+    Patch,
+    /// A patch of the kind that server-side apply is.
+    Apply,
+}
+
+impl Writing {
+    /// What the options are called.
+    fn options(self) -> &'static str {
+        match self {
+            Self::Create => "CreateOptions",
+            Self::Update => "UpdateOptions",
+            Self::Patch | Self::Apply => "PatchOptions",
+        }
+    }
+}
+
+/// The longest name of a field manager, in bytes.
+const MANAGER_LENGTH: usize = 128;
+
 /// The options of create, update and patch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     pub(crate) field_validation: FieldValidation,
+    /// Who the client says it is, for the ownership of fields.
+    pub(crate) field_manager: Option<String>,
+    /// Whether an apply takes fields from others.
+    pub(crate) force: bool,
 }
 
 impl WriteOptions {
-    pub(crate) fn from_query(query: &Query<'_>) -> Result<Self, BadQuery> {
-        let field_validation = match query.text("fieldValidation") {
-            None => FieldValidation::default(),
-            Some("Ignore") => FieldValidation::Ignore,
-            Some("Warn") => FieldValidation::Warn,
-            Some("Strict") => FieldValidation::Strict,
-            Some(value) => {
-                return Err(BadQuery::new(
-                    "fieldValidation",
-                    value,
-                    "must be Ignore, Warn or Strict",
-                ));
-            }
+    /// Reads and checks the options. The error is 400 for what cannot be read, 422 for what makes no sense.
+    pub(crate) fn read(query: &Query<'_>, writing: Writing) -> Result<Self, Status> {
+        let unreadable = |error: BadQuery| Status::bad_request(error.to_string());
+        let force = match query.text("force") {
+            None => None,
+            Some(_) => Some(query.flag("force").map_err(unreadable)?),
         };
+        let mut errors = Vec::new();
+        let force_path = Path::root("force");
+        match (writing, force) {
+            (Writing::Create | Writing::Update | Writing::Apply, _) | (Writing::Patch, None) => {}
+            (Writing::Patch, Some(_)) => errors.push(FieldError::forbidden(
+                &force_path,
+                "may not be specified for non-apply patch",
+            )),
+        }
+        let field_manager = query.text("fieldManager").map(str::to_owned);
+        manager_errors(field_manager.as_deref(), writing, &mut errors);
+        let dry_run = dry_run(query.all("dryRun"), &mut errors);
+        let field_validation = field_validation(query, &mut errors);
+        if !errors.is_empty() {
+            return Err(invalid_options(writing.options(), &errors));
+        }
         Ok(Self {
-            dry_run: dry_run(query.all("dryRun"))?,
+            dry_run,
             field_validation,
+            field_manager,
+            force: force.unwrap_or(false),
         })
+    }
+
+    /// The manager of the fields that are written: the one that the client names, or else its program, which its
+    /// `User-Agent` begins with.
+    pub(crate) fn manager(&self, user_agent: &str) -> String {
+        if let Some(manager) = &self.field_manager {
+            return manager.clone();
+        }
+        let program = user_agent.split('/').next().unwrap_or_default();
+        let mut manager = String::new();
+        for letter in program.chars().filter(|letter| !letter.is_control()) {
+            if manager.len() + letter.len_utf8() > MANAGER_LENGTH {
+                break;
+            }
+            manager.push(letter);
+        }
+        if manager.is_empty() {
+            "unknown".clone_into(&mut manager);
+        }
+        manager
+    }
+}
+
+fn manager_errors(manager: Option<&str>, writing: Writing, errors: &mut Vec<FieldError>) {
+    let path = Path::root("fieldManager");
+    let manager = match manager {
+        Some(manager) => manager,
+        None if writing == Writing::Apply => {
+            errors.push(FieldError::required(&path, "is required for apply patch"));
+            return;
+        }
+        None => return,
+    };
+    if manager.len() > MANAGER_LENGTH {
+        errors.push(FieldError::too_long(&path, MANAGER_LENGTH));
+    }
+    if manager.chars().any(char::is_control) {
+        let detail = "should only contain printable characters";
+        errors.push(FieldError::invalid(&path, manager, detail));
+    }
+}
+
+fn field_validation(query: &Query<'_>, errors: &mut Vec<FieldError>) -> FieldValidation {
+    match query.text("fieldValidation") {
+        None => FieldValidation::default(),
+        Some("Ignore") => FieldValidation::Ignore,
+        Some("Warn") => FieldValidation::Warn,
+        Some("Strict") => FieldValidation::Strict,
+        Some(other) => {
+            let known = ["", "Ignore", "Strict", "Warn"];
+            let path = Path::root("fieldValidation");
+            errors.push(FieldError::not_supported(&path, other, &known));
+            FieldValidation::default()
+        }
     }
 }
 
 /// Whether `dryRun` was asked for; `All` is the only value there is.
-pub(crate) fn dry_run<'v>(values: impl Iterator<Item = &'v str>) -> Result<bool, BadQuery> {
+pub(crate) fn dry_run<'v>(
+    values: impl Iterator<Item = &'v str>,
+    errors: &mut Vec<FieldError>,
+) -> bool {
     let mut dry = false;
     for value in values.filter(|value| !value.is_empty()) {
         if value != "All" {
-            return Err(BadQuery::new("dryRun", value, "must be All"));
+            let path = Path::root("dryRun");
+            errors.push(FieldError::not_supported(&path, value, &["All"]));
         }
         dry = true;
     }
-    Ok(dry)
+    dry
+}
+
+/// Options that can be read, but not meant.
+pub(crate) fn invalid_options(kind: &str, errors: &[FieldError]) -> Status {
+    Status::invalid("meta.k8s.io", kind, "", errors)
 }
 
 #[cfg(test)]
@@ -267,14 +373,67 @@ mod tests {
         ] {
             assert!(list(query).is_err(), "{query}");
         }
-        let write = |query| WriteOptions::from_query(&Query::parse(Some(query)));
-        assert!(write("dryRun=Some").is_err());
-        assert!(write("fieldValidation=Loose").is_err());
-        assert_eq!(
-            write("dryRun=All&fieldValidation=Strict")
-                .unwrap()
-                .field_validation,
-            FieldValidation::Strict
-        );
+    }
+
+    #[test]
+    fn options_of_writes() {
+        let write = |query, writing| WriteOptions::read(&Query::parse(Some(query)), writing);
+        for (query, writing, code, message) in [
+            (
+                "dryRun=Some",
+                Writing::Create,
+                422,
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\"",
+            ),
+            (
+                "fieldValidation=Loose",
+                Writing::Update,
+                422,
+                "UpdateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Loose\": supported values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
+            ),
+            (
+                "force=true",
+                Writing::Patch,
+                422,
+                "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch",
+            ),
+            (
+                "force=1",
+                Writing::Apply,
+                422,
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ),
+            (
+                "fieldManager=a%0Ab",
+                Writing::Create,
+                422,
+                "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\nb\": should only contain printable characters",
+            ),
+            (
+                "force=perhaps&fieldManager=a",
+                Writing::Apply,
+                400,
+                "invalid value \"perhaps\" for query parameter \"force\": must be a boolean",
+            ),
+        ] {
+            let error = write(query, writing).unwrap_err();
+            assert_eq!((error.code(), error.message()), (code, message), "{query}");
+        }
+        let options = write("dryRun=All&fieldValidation=Strict", Writing::Patch).unwrap();
+        assert!(options.dry_run);
+        assert_eq!(options.field_validation, FieldValidation::Strict);
+    }
+
+    #[test]
+    fn managers_are_named_or_taken_from_the_program() {
+        let options = WriteOptions::default();
+        assert_eq!(options.manager("kubectl/v1.36 (linux)"), "kubectl");
+        assert_eq!(options.manager(""), "unknown");
+        assert_eq!(options.manager(&"\u{e9}".repeat(100)).len(), 128);
+        let named = WriteOptions {
+            field_manager: Some("me".to_owned()),
+            ..options
+        };
+        assert_eq!(named.manager("kubectl/v1.36"), "me");
     }
 }

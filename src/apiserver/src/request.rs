@@ -8,9 +8,10 @@ use std::borrow::Cow;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use vaquita_api::registry;
 
 /// The longest path that is looked at; no legitimate one comes near.
-const MAX_PATH: usize = 8192;
+pub(crate) const MAX_PATH: usize = 8192;
 
 /// A path that names a resource, an object or a subresource.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct RequestInfo {
     pub(crate) subresource: Option<String>,
     /// What follows the subresource, without a leading slash (as of `proxy`).
     pub(crate) rest: String,
+    /// Whether the path itself asks for a watch: `/api/v1/watch/...`, which is older than the query parameter.
+    pub(crate) watch: bool,
 }
 
 /// What to do with what the path names.
@@ -55,12 +58,27 @@ impl Verb {
         }
     }
 
+    /// The verb as the registry names it.
+    pub(crate) fn registered(self) -> registry::Verb {
+        match self {
+            Self::Get => registry::Verb::Get,
+            Self::List => registry::Verb::List,
+            Self::Watch => registry::Verb::Watch,
+            Self::Create => registry::Verb::Create,
+            Self::Update => registry::Verb::Update,
+            Self::Patch => registry::Verb::Patch,
+            Self::Delete => registry::Verb::Delete,
+            Self::DeleteCollection => registry::Verb::DeleteCollection,
+        }
+    }
+
     /// What `method` means for an object (`named`) or a collection. `None` for a method that the API has no use for.
     pub(crate) fn of(method: &Method, named: bool, watch: bool) -> Option<Self> {
         Some(match (method.as_str(), named) {
-            ("GET" | "HEAD", _) if watch => Self::Watch,
-            ("GET" | "HEAD", true) => Self::Get,
-            ("GET" | "HEAD", false) => Self::List,
+            ("GET", _) if watch => Self::Watch,
+            (_, _) if watch => return None,
+            ("GET", true) => Self::Get,
+            ("GET", false) => Self::List,
             ("POST", _) => Self::Create,
             ("PUT", _) => Self::Update,
             ("PATCH", _) => Self::Patch,
@@ -83,10 +101,15 @@ impl RequestInfo {
             "apis" => (decode(segments.next()?)?, decode(segments.next()?)?),
             _ => return None,
         };
-        let rest: Vec<&str> = segments.collect();
+        let mut rest: Vec<&str> = segments.collect();
+        let watch = rest.len() > 1 && rest.first() == Some(&"watch");
+        if watch {
+            rest.remove(0);
+        }
         let info = Self {
             group,
             version,
+            watch,
             ..Self::default()
         };
         match rest.as_slice() {
@@ -206,6 +229,18 @@ mod tests {
             (info.resource.as_str(), info.namespace, info.name),
             ("pods", text("shop"), None)
         );
+    }
+
+    #[test]
+    fn a_watch_may_be_asked_for_by_the_path() {
+        let info = parse("/api/v1/watch/namespaces/shop/pods/web");
+        assert!(info.watch);
+        assert_eq!(
+            (info.resource.as_str(), info.namespace, info.name),
+            ("pods", text("shop"), text("web"))
+        );
+        assert!(parse("/apis/apps/v1/watch/deployments").watch);
+        assert!(!parse("/api/v1/namespaces/watch/pods").watch);
     }
 
     #[test]

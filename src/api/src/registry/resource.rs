@@ -470,8 +470,8 @@ impl Resource {
         Ok(())
     }
 
-    /// Sets or checks the namespace.
-    fn place(&self, object: &mut Object, namespace: &str) -> Result<(), Status> {
+    /// Sets the namespace of an object that came in a body, or checks that it is the one of the path.
+    pub fn place(&self, object: &mut Object, namespace: &str) -> Result<(), Status> {
         let metadata = meta::metadata_mut(object);
         let given = metadata
             .get("namespace")

@@ -10,7 +10,11 @@
 //!
 //! That is the only copy there is: GET, LIST and WATCH hand on slices of it.
 
-use std::{borrow::Cow, ops::Range, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -105,6 +109,7 @@ pub(crate) struct Entry {
     /// Where the resourceVersion stands in the frame.
     stamp: Range<usize>,
     attributes: OnceLock<Attributes>,
+    parsed: OnceLock<Arc<Object>>,
 }
 
 impl Entry {
@@ -157,6 +162,7 @@ impl Entry {
             change,
             stamp,
             attributes: OnceLock::new(),
+            parsed: OnceLock::new(),
         }
     }
 
@@ -179,6 +185,15 @@ impl Entry {
     /// The object as a value.
     pub(crate) fn value(&self) -> Result<Object, Malformed> {
         serde_json::from_slice(self.json()).map_err(|_| Malformed)
+    }
+
+    /// The object as a value that is kept from then on: for the few that are looked at again and again.
+    pub(crate) fn parsed(&self) -> Result<Arc<Object>, Malformed> {
+        if let Some(parsed) = self.parsed.get() {
+            return Ok(parsed.clone());
+        }
+        let parsed = Arc::new(self.value()?);
+        Ok(self.parsed.get_or_init(|| parsed).clone())
     }
 
     /// The ready frame, if it is one for `change`.

@@ -166,6 +166,16 @@ impl Server {
         self.catalog.load().get(group, version, plural).cloned()
     }
 
+    /// The resource of this group and plural in the version that is stored.
+    pub(crate) fn stored(&self, group: &str, plural: &str) -> Option<Arc<Served>> {
+        let catalog = self.catalog.load();
+        let mut versions = catalog.served.get(plural)?.iter();
+        let stored = versions.find(|served| {
+            served.resource.group == group && matches!(served.resource.storage, Storage::Own)
+        });
+        stored.cloned()
+    }
+
     /// Serves `resources` from now on. For every group and plural among them, they replace all versions that were served.
     ///
     /// Objects that the store has of them already are served too. Fails if they cannot be read; then nothing has changed.

@@ -6,8 +6,8 @@ use vaquita_api::status::Status;
 
 use super::{
     answer::{self, Answer},
-    delete::{Deleted, Deletion, delete_one},
-    dispatch::Call,
+    call::Call,
+    delete::{Deleted, Deletion, delete_admitted},
     select::Selection,
 };
 
@@ -31,7 +31,7 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>) -> Answer {
             continue;
         }
         if let Some(Deleted::Gone(entry) | Deleted::Marked(entry)) =
-            delete_one(call.server, call.served, entry.into_owned(), &deletion).await?
+            delete_admitted(call, entry.into_owned(), &deletion).await?
         {
             deleted.push(entry);
         }

@@ -1,81 +1,113 @@
-//! POST to a collection.
+//! POST to a collection; and the creation of an object that a PUT or an apply did not find.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
+use vaquita_admission::Operation;
 use vaquita_api::{Object, meta, registry::NewObject, status::Status};
 use vaquita_store::Expect;
 
 use super::{
+    admission::Admission,
     answer::Answer,
-    dispatch::{Call, bad_query},
+    call::Call,
     write::{Outcome, incoming_body, rehearsed},
 };
-use crate::{cache::entry::Entry, query::WriteOptions};
+use crate::{
+    cache::entry::Entry,
+    query::{WriteOptions, Writing},
+};
 
 /// How often another name is made up for `generateName` when the one before is taken.
 const NAME_ATTEMPTS: usize = 8;
 
 /// Creates the object in the body.
 pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Create)?;
     if call.resource.namespaced && call.info.namespace.is_none() {
-        return Err(Status::method_not_allowed(
-            &call.resource.group,
-            &call.resource.plural,
-            "create",
-        ));
+        return Err(Status::method_not_allowed_here());
     }
     let parsed = call.parse_body().await?;
-    let incoming = incoming_body(call.resource, parsed, options)?;
-    let mut object = incoming.object;
-    let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
-    prepare(call, &mut object)?;
-    let services = &call.server.services;
-    let claim = services.claim(call.resource, &mut object, None)?;
-    let entry = if options.dry_run {
-        Arc::new(rehearse(call, &object)?)
-    } else {
-        let entry = store(call, object, generated).await?;
-        claim.keep();
-        entry
-    };
-    call.written(StatusCode::CREATED, &entry, incoming.warnings)
+    let object = incoming_body(call, parsed, &options)?;
+    let (group, plural) = (&call.resource.group, &call.resource.plural);
+    match make(call, object, &options).await? {
+        Made::Done(entry) => call.object(StatusCode::CREATED, &entry),
+        Made::Taken { name, generated } if generated => {
+            Err(Status::generated_name_conflict(group, plural, &name))
+        }
+        Made::Taken { name, .. } => Err(Status::already_exists(group, plural, &name)),
+    }
 }
 
-/// Adds what the server has to say about a new object, and finds what is wrong with it.
-fn prepare(call: &Call<'_>, object: &mut Object) -> Result<(), Status> {
+/// What became of a creation.
+pub(crate) enum Made {
+    /// The object is there.
+    Done(Arc<Entry>),
+    /// An object of that name is there already.
+    Taken {
+        /// The name.
+        name: String,
+        /// Whether the server made it up, and others before it.
+        generated: bool,
+    },
+}
+
+/// Takes a decoded object all the way into the store.
+pub(crate) async fn make(
+    call: &Call<'_>,
+    mut object: Object,
+    options: &WriteOptions,
+) -> Result<Made, Status> {
+    let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
+    call.resource.place(&mut object, call.namespace())?;
+    let name = meta::name(&object).to_owned();
+    let admission = Admission {
+        operation: Operation::Create,
+        subresource: "",
+        name: &name,
+        old: None,
+        dry_run: options.dry_run,
+    };
+    admission.mutate(call, Some(&mut object)).await?;
     let new = NewObject {
         namespace: call.namespace(),
         now: Timestamp::now(),
         uid: uuid::Uuid::new_v4().to_string(),
         entropy: rand::random(),
     };
-    call.resource.prepare_create(object, &new)?;
-    admit_to_namespace(call, object)?;
-    call.resource.validate_create(object)
+    call.resource.prepare_create(&mut object, &new)?;
+    call.resource.validate_create(&object)?;
+    let services = &call.server.services;
+    let claim = services.claim(call.resource, &mut object, None)?;
+    admission.validate(call, Some(&mut object)).await?;
+    if options.dry_run {
+        return rehearse(call, &object);
+    }
+    let made = store(call, object, generated).await?;
+    if matches!(made, Made::Done(_)) {
+        claim.keep();
+    }
+    Ok(made)
 }
 
 /// Writes the object unless its name is taken; one that the server made up is made up again.
-async fn store(call: &Call<'_>, mut object: Object, generated: bool) -> Result<Arc<Entry>, Status> {
-    let (group, plural) = (&call.resource.group, &call.resource.plural);
-    for _ in 0..NAME_ATTEMPTS {
+async fn store(call: &Call<'_>, mut object: Object, generated: bool) -> Result<Made, Status> {
+    let attempts = if generated { NAME_ATTEMPTS } else { 1 };
+    for attempt in 0..attempts {
+        if attempt > 0 {
+            let name = meta::generated_name(meta::generate_name(&object), rand::random());
+            meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
+        }
         let key = key(call, &object);
         let put = call.server.put(call.served, key, &object, Expect::Absent);
         if let Outcome::Done(entry) = put.await? {
-            return Ok(entry);
+            return Ok(Made::Done(entry));
         }
-        let name = meta::name(&object);
-        if !generated {
-            return Err(Status::already_exists(group, plural, name));
-        }
-        let name = meta::generated_name(meta::generate_name(&object), rand::random());
-        meta::metadata_mut(&mut object).insert("name".to_owned(), name.into());
     }
-    let name = meta::name(&object);
-    Err(Status::generated_name_conflict(group, plural, name))
+    let name = meta::name(&object).to_owned();
+    Ok(Made::Taken { name, generated })
 }
 
 fn key(call: &Call<'_>, object: &Object) -> Bytes {
@@ -83,38 +115,12 @@ fn key(call: &Call<'_>, object: &Object) -> Bytes {
     call.served.collection.key(namespace, meta::name(object))
 }
 
-fn rehearse(call: &Call<'_>, object: &Object) -> Result<Entry, Status> {
+fn rehearse(call: &Call<'_>, object: &Object) -> Result<Made, Status> {
     let key = key(call, object);
     if call.served.collection.get(&key).is_some() {
-        let (group, plural) = (&call.resource.group, &call.resource.plural);
-        return Err(Status::already_exists(group, plural, meta::name(object)));
+        let name = meta::name(object).to_owned();
+        let generated = false;
+        return Ok(Made::Taken { name, generated });
     }
-    rehearsed(key, object, 0)
-}
-
-/// Nothing is created in a namespace that is not there, or that is on its way out.
-fn admit_to_namespace(call: &Call<'_>, object: &Object) -> Result<(), Status> {
-    let Some(namespace) = &call.info.namespace else {
-        return Ok(());
-    };
-    let namespaces = call
-        .server
-        .core("namespaces")
-        .ok_or_else(Status::no_such_path)?;
-    let Some(entry) = namespaces.get(&namespaces.key(None, namespace)) else {
-        return Err(Status::not_found("", "namespaces", namespace));
-    };
-    let ending = entry.value().map_err(Status::internal)?;
-    if meta::deletion_timestamp(&ending).is_some() {
-        let why = format!(
-            "unable to create new content in namespace {namespace} because it is being terminated"
-        );
-        return Err(Status::forbidden(
-            &call.resource.group,
-            &call.resource.plural,
-            meta::name(object),
-            why,
-        ));
-    }
-    Ok(())
+    rehearsed(key, object, 0).map(|entry| Made::Done(Arc::new(entry)))
 }

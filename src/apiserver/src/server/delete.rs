@@ -12,27 +12,42 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use serde_json::{Value, json};
-use vaquita_api::{Object, body, meta, registry::Resource, status::Status};
+use vaquita_admission::Operation;
+use vaquita_api::{
+    Object, body,
+    field::{FieldError, Path},
+    meta,
+    registry::Resource,
+    status::Status,
+};
 use vaquita_store::Expect;
 
 use super::{
     Server,
+    admission::Admission,
     answer::{self, Answer},
+    call::{Call, bad_query},
     catalog::Served,
-    dispatch::{Call, bad_query},
     write::{ATTEMPTS, Outcome, rehearsed},
 };
 use crate::{
     cache::entry::Entry,
-    query::{Query, dry_run},
+    negotiation::{BodyKind, CONSUMED},
+    query::{Query, dry_run, invalid_options},
 };
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
-/// Namespaces that a cluster cannot be without.
-const PROTECTED: [&str; 3] = ["default", "kube-system", "kube-public"];
-/// Resources whose deletion is answered with the object; all others' with a `Status`.
-const SHOWN: [&str; 3] = ["pods", "services", "serviceaccounts"];
+/// Resources of the core group whose deletion is answered with the object; all others' with a `Status`.
+const SHOWN: [&str; 7] = [
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "resourcequotas",
+    "serviceaccounts",
+    "services",
+];
 
 /// What is to become of the objects that the deleted one owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +66,8 @@ pub(crate) struct Deletion {
     grace_seconds: Option<i64>,
     preconditions: Option<Preconditions>,
     propagation: Propagation,
+    /// Whether the client asked in the old way for what the object owns to be deleted: then it is told when that takes time.
+    cascades: bool,
 }
 
 /// What a deletion came to.
@@ -65,67 +82,54 @@ impl Deletion {
     /// Reads the options from the body, or from the query if there is no body.
     pub(crate) async fn of(call: &mut Call<'_>) -> Result<Self, Status> {
         let bytes = call.read_body().await?;
-        let mut options = DeleteOptions::default();
-        if !bytes.is_empty() {
-            let parsed = match call.body_kind {
-                crate::negotiation::BodyKind::Yaml => body::yaml(&bytes)?,
-                crate::negotiation::BodyKind::Json => body::json(&bytes)?,
-                crate::negotiation::BodyKind::Protobuf => {
-                    body::DELETE_OPTIONS.parse_protobuf(&bytes)?
-                }
-                _ => {
-                    return Err(Status::unsupported_media_type(
-                        &crate::negotiation::CONSUMED,
-                    ));
-                }
-            };
-            options = body::DELETE_OPTIONS.decode(parsed.value)?.0;
+        if bytes.is_empty() {
+            return Self::new(from_query(&call.query)?);
         }
-        Self::new(options, &call.query)
+        let parsed = match call.body_kind {
+            BodyKind::Yaml => body::yaml(&bytes)?,
+            BodyKind::Json => body::json(&bytes)?,
+            BodyKind::Protobuf => body::DELETE_OPTIONS.parse_protobuf(&bytes)?,
+            _ => return Err(Status::unsupported_media_type(&CONSUMED)),
+        };
+        let mut options: DeleteOptions = body::DELETE_OPTIONS.decode(parsed.value)?.0;
+        // Else the query does not count. But whoever asks for a dry run anywhere does not mean to delete.
+        let dry_run = options.dry_run.get_or_insert_default();
+        dry_run.extend(call.query.all("dryRun").map(str::to_owned));
+        Self::new(options)
     }
 
-    /// From options that came in some body, completed from the query.
-    pub(crate) fn new(options: DeleteOptions, query: &Query<'_>) -> Result<Self, Status> {
-        let from_body = options.dry_run.unwrap_or_default();
-        let values = from_body
-            .iter()
-            .map(String::as_str)
-            .chain(query.all("dryRun"));
-        let dry_run = dry_run(values).map_err(bad_query)?;
-        let grace_seconds = match options.grace_period_seconds {
-            Some(seconds) => Some(seconds),
-            None => query.integer("gracePeriodSeconds").map_err(bad_query)?,
-        };
-        let policy = options
-            .propagation_policy
-            .or_else(|| query.text("propagationPolicy").map(str::to_owned));
-        let orphan = match (options.orphan_dependents, query.text("orphanDependents")) {
-            (Some(orphan), _) => Some(orphan),
-            (None, Some(_)) => Some(query.flag("orphanDependents").map_err(bad_query)?),
-            (None, None) => None,
-        };
-        let propagation = match (policy.as_deref(), orphan) {
-            (Some(_), Some(_)) => {
-                return Err(Status::bad_request(
-                    "orphanDependents and deletionPropagation cannot be both set",
-                ));
+    /// Checks options that came in some body.
+    pub(crate) fn new(options: DeleteOptions) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        let values = options.dry_run.iter().flatten().map(String::as_str);
+        let dry_run = dry_run(values, &mut errors);
+        let policy = options.propagation_policy.as_deref();
+        let path = Path::root("propagationPolicy");
+        let propagation = match (policy, options.orphan_dependents) {
+            (Some(policy), Some(_)) => {
+                let why = "orphanDependents and deletionPropagation cannot be both set";
+                errors.push(FieldError::invalid(&path, policy, why));
+                Propagation::Unsaid
             }
             (Some("Orphan"), None) | (None, Some(true)) => Propagation::Orphan,
             (Some("Foreground"), None) => Propagation::Foreground,
             (Some("Background"), None) | (None, Some(false)) => Propagation::Background,
-            (Some("") | None, None) => Propagation::Unsaid,
+            (None, None) => Propagation::Unsaid,
             (Some(other), None) => {
-                let message = format!(
-                    "invalid deletion propagation policy {other:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-                );
-                return Err(Status::bad_request(message));
+                let known = ["Foreground", "Background", "Orphan", "nil"];
+                errors.push(FieldError::not_supported(&path, other, &known));
+                Propagation::Unsaid
             }
         };
+        if !errors.is_empty() {
+            return Err(invalid_options("DeleteOptions", &errors));
+        }
         Ok(Self {
             dry_run,
-            grace_seconds,
+            grace_seconds: options.grace_period_seconds,
             preconditions: options.preconditions,
             propagation,
+            cascades: options.orphan_dependents == Some(false),
         })
     }
 
@@ -138,7 +142,7 @@ impl Deletion {
         };
         let why = if let Some(wanted) = differs(&preconditions.uid, meta::uid(object)) {
             format!(
-                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {}",
+                "the UID in the precondition ({wanted}) does not match the UID in record ({}). The object might have been deleted and then recreated",
                 meta::uid(object)
             )
         } else if let Some(wanted) = differs(
@@ -147,17 +151,14 @@ impl Deletion {
         ) {
             let actual = meta::resource_version(object);
             format!(
-                "Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {actual}"
+                "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({actual}). The object might have been modified"
             )
         } else {
             return Ok(());
         };
-        Err(Status::conflict(
-            &resource.group,
-            &resource.plural,
-            meta::name(object),
-            why,
-        ))
+        // Named by its kind here, not by its plural, as upstream does.
+        let (group, kind) = (&resource.group, &resource.kind);
+        Err(Status::conflict(group, kind, meta::name(object), why))
     }
 
     /// Sets the garbage collector's finalizers as the propagation wants them.
@@ -208,20 +209,14 @@ fn is_namespace(resource: &Resource) -> bool {
 /// Deletes the object that the path names.
 pub(crate) async fn delete(call: &mut Call<'_>) -> Answer {
     let deletion = Deletion::of(call).await?;
-    let (resource, name) = (call.resource, call.name());
-    if is_namespace(resource) && PROTECTED.contains(&name) {
-        return Err(Status::forbidden(
-            "",
-            "namespaces",
-            name,
-            "this namespace may not be deleted",
-        ));
-    }
-    match delete_one(call.server, call.served, call.entry()?, &deletion).await? {
-        Some(Deleted::Marked(entry)) => call.object(StatusCode::OK, &entry),
-        Some(Deleted::Gone(entry)) if SHOWN.contains(&resource.plural.as_str()) => {
-            call.object(StatusCode::OK, &entry)
+    let resource = call.resource;
+    let shown = resource.group.is_empty() && SHOWN.contains(&resource.plural.as_str());
+    match delete_admitted(call, call.entry()?, &deletion).await? {
+        Some(Deleted::Marked(entry)) if deletion.cascades => {
+            call.object(StatusCode::ACCEPTED, &entry)
         }
+        Some(Deleted::Marked(entry)) => call.object(StatusCode::OK, &entry),
+        Some(Deleted::Gone(entry)) if shown => call.object(StatusCode::OK, &entry),
         Some(Deleted::Gone(entry)) => Ok(success(call, &entry)),
         None => Err(call.not_found()),
     }
@@ -236,6 +231,40 @@ fn success(call: &Call<'_>, entry: &Entry) -> Response {
         status.to_bytes().into(),
         call.accepted.encoding,
     )
+}
+
+/// Options in the query, which count if there is no body.
+fn from_query(query: &Query<'_>) -> Result<DeleteOptions, Status> {
+    let orphan_dependents = match query.text("orphanDependents") {
+        Some(_) => Some(query.flag("orphanDependents").map_err(bad_query)?),
+        None => None,
+    };
+    Ok(DeleteOptions {
+        dry_run: Some(query.all("dryRun").map(str::to_owned).collect()),
+        grace_period_seconds: query.integer("gracePeriodSeconds").map_err(bad_query)?,
+        orphan_dependents,
+        propagation_policy: query.text("propagationPolicy").map(str::to_owned),
+        ..DeleteOptions::default()
+    })
+}
+
+/// [`delete_one`], if admission lets it happen.
+pub(crate) async fn delete_admitted(
+    call: &Call<'_>,
+    entry: Arc<Entry>,
+    deletion: &Deletion,
+) -> Result<Option<Deleted>, Status> {
+    let old = entry.value().map_err(Status::internal)?;
+    let admission = Admission {
+        operation: Operation::Delete,
+        subresource: "",
+        name: meta::name(&old),
+        old: Some(&old),
+        dry_run: deletion.dry_run,
+    };
+    admission.mutate(call, None).await?;
+    admission.validate(call, None).await?;
+    delete_one(call.server, call.served, entry, deletion).await
 }
 
 /// Deletes or marks one object, whose state was `entry` lately. `None` if it went meanwhile.

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use super::{
     answer::Answer,
-    dispatch::{Call, bad_query},
+    call::{Call, bad_query},
 };
 use crate::query::resource_version;
 

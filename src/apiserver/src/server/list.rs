@@ -18,8 +18,8 @@ use vaquita_store::{Range, ReadError, Revision};
 
 use super::{
     answer::{self, Answer},
+    call::Call,
     continuation::Continuation,
-    dispatch::Call,
     select::Selection,
 };
 use crate::{

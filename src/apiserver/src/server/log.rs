@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use vaquita_api::{Object, meta, status::Status};
 
-use super::{answer::Answer, dispatch::Call};
+use super::{answer::Answer, call::Call};
 
 /// Options of the query that the node understands under the same name.
 const PASSED_ON: [&str; 8] = [

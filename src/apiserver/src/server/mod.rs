@@ -3,8 +3,10 @@
 //! [`dispatch::dispatch`] is the one entry: it finds out who asks and for what, and hands the request to the module of its
 //! verb. All of them work on one [`Server`].
 
+mod admission;
 pub(crate) mod answer;
 pub(crate) mod bootstrap;
+pub(crate) mod call;
 pub(crate) mod catalog;
 mod collection_delete;
 mod continuation;
@@ -76,8 +78,10 @@ pub(crate) struct Server {
     installing: tokio::sync::Mutex<()>,
     pub(crate) authenticator: Authenticator,
     pub(crate) config: Config,
-    /// Permits for requests that end by themselves.
-    in_flight: Semaphore,
+    /// Permits for reads that end by themselves.
+    reading: Semaphore,
+    /// Permits for writes.
+    writing: Semaphore,
     pub(crate) metrics: Metrics,
     /// How to reach nodes, once there is a way.
     pub(crate) nodes: RwLock<Option<Arc<dyn NodeTransport>>>,
@@ -103,7 +107,8 @@ impl Server {
         Self {
             catalog: ArcSwap::from_pointee(Catalog::new(registry, &cache, None)),
             installing: tokio::sync::Mutex::default(),
-            in_flight: Semaphore::new(config.max_in_flight),
+            reading: Semaphore::new(config.max_reads_in_flight),
+            writing: Semaphore::new(config.max_writes_in_flight),
             services: Services::new(&config),
             store,
             cache,

@@ -1,27 +1,31 @@
-//! PATCH of an object or its status: JSON patch, JSON merge patch, strategic merge patch.
+//! PATCH of an object or a part of it: JSON patch, JSON merge patch, strategic merge patch.
+
+use std::fmt::Write as _;
 
 use http::StatusCode;
 use serde_json::Value;
 use vaquita_api::{
-    body, meta,
+    body,
+    field::{FieldError, Path},
     patch::{self, PatchType},
     registry::Part,
+    schema::Schema,
     status::Status,
 };
 
 use super::{
     answer::Answer,
-    dispatch::{Call, bad_query, object_of},
+    call::{Call, object_of},
     update::replace,
     write::{ATTEMPTS, incoming, precondition},
 };
-use crate::{negotiation::BodyKind, query::WriteOptions};
+use crate::{cache::entry::Entry, negotiation::BodyKind, query::Writing};
 
 /// The patch in a request's body.
 pub(crate) struct Patch {
-    pub(crate) kind: PatchType,
+    kind: PatchType,
     value: Value,
-    pub(crate) duplicates: Vec<String>,
+    duplicates: Vec<String>,
 }
 
 impl Patch {
@@ -30,14 +34,10 @@ impl Patch {
         let kind = match call.body_kind {
             BodyKind::JsonPatch => PatchType::Json,
             BodyKind::MergePatch => PatchType::Merge,
-            BodyKind::StrategicMergePatch => PatchType::Strategic,
-            BodyKind::ApplyPatch
-            | BodyKind::Json
-            | BodyKind::Yaml
-            | BodyKind::Protobuf
-            | BodyKind::Unknown => {
-                return Err(Status::unsupported_media_type(&PatchType::MEDIA_TYPES));
+            BodyKind::StrategicMergePatch if call.resource.rules.merges_strategically() => {
+                PatchType::Strategic
             }
+            _ => return Err(Status::unsupported_media_type(understood(call))),
         };
         let parsed = body::json(&call.read_body().await?)?;
         Ok(Self {
@@ -48,55 +48,124 @@ impl Patch {
     }
 
     /// Applies it to `target`.
-    pub(crate) fn apply(
-        &self,
-        target: &mut Value,
-        schema: &vaquita_api::schema::Schema,
-    ) -> Result<(), Status> {
+    fn apply(&self, target: &mut Value, schema: &Schema) -> Result<(), Status> {
         Ok(patch::apply(self.kind, target, self.value.clone(), schema)?)
     }
+
+    /// The error of a patch that makes something of the object which its kind cannot be: 422, with the patch, or what came
+    /// of it.
+    fn refused(&self, call: &Call<'_>, entry: &Entry, why: &str) -> Status {
+        let shown = match self.kind {
+            PatchType::Strategic => shown(&self.value),
+            PatchType::Json | PatchType::Merge => {
+                let mut patched = Value::Object(entry.value().unwrap_or_default());
+                match self.apply(&mut patched, call.resource.schema()) {
+                    Ok(()) => patched.to_string(),
+                    Err(error) => return error,
+                }
+            }
+        };
+        let error = FieldError::invalid(&Path::root("patch"), shown, why);
+        Status::invalid("", "", "", &[error])
+    }
+}
+
+/// The media types of patches for this resource.
+fn understood(call: &Call<'_>) -> &'static [&'static str] {
+    const ALL: [&str; 5] = [
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+        "application/apply-patch+yaml",
+        "application/apply-patch+cbor",
+    ];
+    const CUSTOM: [&str; 4] = [ALL[0], ALL[1], ALL[3], ALL[4]];
+    if call.resource.rules.merges_strategically() {
+        &ALL
+    } else {
+        &CUSTOM
+    }
+}
+
+/// A value as Go prints it: `map[spec:map[replicas:2]]`.
+fn shown(value: &Value) -> String {
+    fn write(value: &Value, out: &mut String) {
+        match value {
+            Value::Null => out.push_str("<nil>"),
+            Value::String(text) => out.push_str(text),
+            Value::Bool(_) | Value::Number(_) => {
+                let _ = write!(out, "{value}");
+            }
+            Value::Array(items) => {
+                out.push('[');
+                for (at, item) in items.iter().enumerate() {
+                    if at > 0 {
+                        out.push(' ');
+                    }
+                    write(item, out);
+                }
+                out.push(']');
+            }
+            Value::Object(fields) => {
+                out.push_str("map[");
+                for (at, (key, value)) in fields.iter().enumerate() {
+                    if at > 0 {
+                        out.push(' ');
+                    }
+                    let _ = write!(out, "{key}:");
+                    write(value, out);
+                }
+                out.push(']');
+            }
+        }
+    }
+    let mut out = String::new();
+    write(value, &mut out);
+    out
 }
 
 /// Patches `part` of the object. If somebody else changes it meanwhile, the patch is applied to the new state, unless it
 /// names the resourceVersion that it is for.
 pub(crate) async fn patch(call: &mut Call<'_>, part: Part) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Patch)?;
     let patch = Patch::of(call).await?;
     for _ in 0..ATTEMPTS {
         let entry = call.entry()?;
         let current = entry.value().map_err(Status::internal)?;
         let mut patched = Value::Object(current);
         patch.apply(&mut patched, call.resource.schema())?;
-        let incoming = incoming(
-            call.resource,
-            patched,
-            &patch.duplicates,
-            options.field_validation,
-        )?;
-        call.check_name(&incoming.object)?;
-        if meta::name(&incoming.object).is_empty() {
-            return Err(Status::bad_request(
-                "the name of an object cannot be removed",
-            ));
-        }
+        let object = match incoming(call, patched, &patch.duplicates, &options) {
+            Ok(object) => object,
+            Err(error) => return Err(patch.refused(call, &entry, error.message())),
+        };
         // What the patch did not touch is the current state's own.
-        if precondition(&incoming.object)?.is_some_and(|revision| revision != entry.revision) {
+        if precondition(&object)?.is_some_and(|revision| revision != entry.revision) {
             return Err(call.stale());
         }
-        if let Some(entry) = replace(call, &entry, incoming.object, part, options.dry_run).await? {
-            return call.written(StatusCode::OK, &entry, incoming.warnings);
+        if let Some(entry) = replace(call, &entry, object, part, &options).await? {
+            return call.object(StatusCode::OK, &entry);
         }
     }
     Err(call.stale())
 }
 
 /// Applies a patch to something that is not stored as it is patched, such as a scale.
-pub(crate) fn patched(
-    patch: &Patch,
-    target: Value,
-    schema: &vaquita_api::schema::Schema,
-) -> Result<Value, Status> {
+pub(crate) fn patched(patch: &Patch, target: Value, schema: &Schema) -> Result<Value, Status> {
     let mut target = target;
     patch.apply(&mut target, schema)?;
     object_of(target).map(Value::Object)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    #[test]
+    fn values_are_shown_as_go_prints_them() {
+        let value = json!({"spec": {"replicas": 2, "on": true, "list": ["a", null]}});
+        assert_eq!(
+            super::shown(&value),
+            "map[spec:map[list:[a <nil>] on:true replicas:2]]"
+        );
+    }
 }

@@ -10,15 +10,15 @@ use vaquita_kinds::pod;
 
 use super::{
     answer::{self, Answer},
+    call::Call,
     delete::{Deletion, delete_one},
-    dispatch::{Call, bad_query},
     update::{modify, modify_at},
 };
-use crate::query::WriteOptions;
+use crate::query::Writing;
 
 /// Puts a pod on a node, once.
 pub(crate) async fn bind(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Create)?;
     let binding = binding(call).await?;
     let name = binding.metadata.name.as_deref().unwrap_or_default();
     if !name.is_empty() && name != call.name() {
@@ -43,7 +43,7 @@ async fn binding(call: &mut Call<'_>) -> Result<Binding, Status> {
 
 /// The same by `POST bindings`, where the body alone says which pod is meant.
 pub(crate) async fn bind_by_body(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Create)?;
     let binding = binding(call).await?;
     let name = binding.metadata.name.clone().unwrap_or_default();
     let pods = call.server.served("", "v1", "pods");
@@ -59,7 +59,7 @@ pub(crate) async fn bind_by_body(call: &mut Call<'_>) -> Answer {
 
 /// Deletes a pod on behalf of whoever drains its node.
 pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Create)?;
     let (eviction, _) = body::EVICTION.decode(
         call.parse_body_as(|bytes| body::EVICTION.parse_protobuf(bytes))
             .await?
@@ -71,7 +71,7 @@ pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
             "name in URL does not match name in Eviction object",
         ));
     }
-    let mut deletion = Deletion::new(eviction.delete_options.unwrap_or_default(), &call.query)?;
+    let mut deletion = Deletion::new(eviction.delete_options.unwrap_or_default())?;
     deletion.dry_run |= options.dry_run;
     delete_one(call.server, call.served, call.entry()?, &deletion).await?;
     Ok(created(call))

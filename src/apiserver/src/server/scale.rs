@@ -15,12 +15,15 @@ use vaquita_api::{
 
 use super::{
     answer::{self, Answer},
-    dispatch::{Call, bad_query},
+    call::Call,
     patch::{Patch, patched},
     update::replace,
     write::ATTEMPTS,
 };
-use crate::{cache::entry::Entry, query::WriteOptions};
+use crate::{
+    cache::entry::Entry,
+    query::{WriteOptions, Writing},
+};
 
 /// Answers with the scale.
 pub(crate) fn get(call: &Call<'_>) -> Answer {
@@ -30,14 +33,14 @@ pub(crate) fn get(call: &Call<'_>) -> Answer {
 
 /// Sets the number of replicas from the body.
 pub(crate) async fn update(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Update)?;
     let wanted = call
         .parse_body_as(|bytes| SCALE.parse_protobuf(bytes))
         .await?
         .value;
     for _ in 0..ATTEMPTS {
         let entry = call.entry()?;
-        if let Some(entry) = set(call, &entry, wanted.clone(), options.dry_run).await? {
+        if let Some(entry) = set(call, &entry, wanted.clone(), &options).await? {
             return answer(call, &entry);
         }
     }
@@ -46,13 +49,13 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Answer {
 
 /// Patches the scale.
 pub(crate) async fn patch(call: &mut Call<'_>) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Patch)?;
     let patch = Patch::of(call).await?;
     for _ in 0..ATTEMPTS {
         let entry = call.entry()?;
         let scale = scale_of(call, &entry.value().map_err(Status::internal)?)?;
         let wanted = patched(&patch, scale, SCALE.schema())?;
-        if let Some(entry) = set(call, &entry, wanted, options.dry_run).await? {
+        if let Some(entry) = set(call, &entry, wanted, &options).await? {
             return answer(call, &entry);
         }
     }
@@ -64,7 +67,7 @@ async fn set(
     call: &Call<'_>,
     entry: &Entry,
     wanted: Value,
-    dry_run: bool,
+    options: &WriteOptions,
 ) -> Result<Option<std::sync::Arc<Entry>>, Status> {
     let (scale, _) = SCALE.decode(wanted)?;
     let revision = scale
@@ -104,7 +107,7 @@ async fn set(
     }
     let mut object = entry.value().map_err(Status::internal)?;
     put_at(&mut object, &paths(call)?.replicas, replicas.into());
-    replace(call, entry, object, Part::Main, dry_run).await
+    replace(call, entry, object, Part::Main, options).await
 }
 
 fn paths<'c>(call: &'c Call<'_>) -> Result<&'c ScalePaths, Status> {

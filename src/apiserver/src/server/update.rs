@@ -4,41 +4,73 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use jiff::Timestamp;
+use vaquita_admission::Operation;
 use vaquita_api::{Object, meta, registry::Part, status::Status};
 use vaquita_store::Expect;
 
 use super::{
     Server,
+    admission::Admission,
     answer::Answer,
+    call::Call,
     catalog::Served,
+    create::{Made, make},
     delete::is_finished,
-    dispatch::{Call, bad_query},
     write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed},
 };
 use crate::{
     cache::entry::{Entry, encode},
-    query::WriteOptions,
+    query::{WriteOptions, Writing},
 };
 
-/// Replaces `part` of the object by the body.
+/// Replaces `part` of the object by the body; makes the object, for the kinds where a PUT does so.
 pub(crate) async fn update(call: &mut Call<'_>, part: Part) -> Answer {
-    let options = WriteOptions::from_query(&call.query).map_err(bad_query)?;
+    let options = call.write_options(Writing::Update)?;
     let parsed = call.parse_body().await?;
-    let incoming = incoming_body(call.resource, parsed, options)?;
-    call.check_name(&incoming.object)?;
-    let wanted = precondition(&incoming.object)?;
+    let object = incoming_body(call, parsed, &options)?;
+    call.check_name(&object)?;
+    let wanted = precondition(&object)?;
     for _ in 0..ATTEMPTS {
-        let entry = call.entry()?;
+        let Some(entry) = call.served.get(&call.key())? else {
+            match made(call, &object, part, &options).await? {
+                Some(entry) => return call.object(StatusCode::CREATED, &entry),
+                None => continue,
+            }
+        };
         if wanted.is_some_and(|revision| revision != entry.revision) {
             return Err(call.stale());
         }
-        if let Some(entry) =
-            replace(call, &entry, incoming.object.clone(), part, options.dry_run).await?
-        {
-            return call.written(StatusCode::OK, &entry, incoming.warnings);
+        if let Some(entry) = replace(call, &entry, object.clone(), part, &options).await? {
+            return call.object(StatusCode::OK, &entry);
         }
     }
     Err(call.stale())
+}
+
+/// The object of a PUT, made because there was none. `None` if there is one by now.
+async fn made(
+    call: &Call<'_>,
+    object: &Object,
+    part: Part,
+    options: &WriteOptions,
+) -> Result<Option<Arc<Entry>>, Status> {
+    if part != Part::Main || !call.resource.creates_on_update() {
+        return Err(call.not_found());
+    }
+    let (uid, mut object) = (meta::uid(object), object.clone());
+    if !uid.is_empty() {
+        // It is about an object that was there once.
+        return Err(call.other_uid(uid, ""));
+    }
+    let name = call.name().to_owned();
+    let metadata = meta::metadata_mut(&mut object);
+    metadata.insert("name".to_owned(), name.into());
+    metadata.remove("resourceVersion");
+    match make(call, object, options).await? {
+        Made::Done(entry) => Ok(Some(entry)),
+        Made::Taken { .. } if options.dry_run => Err(call.stale()),
+        Made::Taken { .. } => Ok(None),
+    }
 }
 
 /// Makes `new` the successor of the object whose state is `entry`. `None` if somebody else was faster.
@@ -47,9 +79,22 @@ pub(crate) async fn replace(
     entry: &Entry,
     mut new: Object,
     part: Part,
-    dry_run: bool,
+    options: &WriteOptions,
 ) -> Result<Option<Arc<Entry>>, Status> {
     let old = entry.value().map_err(Status::internal)?;
+    let uid = meta::uid(&new);
+    if !uid.is_empty() && uid != meta::uid(&old) {
+        return Err(call.other_uid(uid, meta::uid(&old)));
+    }
+    call.resource.place(&mut new, call.namespace())?;
+    let admission = Admission {
+        operation: Operation::Update,
+        subresource: call.subresource(),
+        name: call.name(),
+        old: Some(&old),
+        dry_run: options.dry_run,
+    };
+    admission.mutate(call, Some(&mut new)).await?;
     call.resource
         .prepare_update(&mut new, &old, part, Timestamp::now())?;
     call.resource.validate_update(&new, &old, part)?;
@@ -65,6 +110,8 @@ pub(crate) async fn replace(
         | Part::Resize
         | Part::Approval => None,
     };
+    admission.validate(call, Some(&mut new)).await?;
+    let dry_run = options.dry_run;
     let stored = store(call.server, call.served, entry, &new, dry_run).await?;
     if let (Some(claim), Some(_), false) = (claim, &stored, dry_run) {
         claim.keep();

@@ -25,8 +25,8 @@ use vaquita_store::{
 
 use super::{
     answer::{self, Answer},
+    call::Call,
     catalog::Served,
-    dispatch::Call,
     present::Shape,
     select::Selection,
 };

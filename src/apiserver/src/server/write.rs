@@ -3,23 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::StatusCode;
 use serde_json::Value;
 use vaquita_api::{
     Object,
     body::Parsed,
+    field::{FieldError, Path},
     meta,
-    registry::{Resource, field_warnings},
+    registry::field_warnings,
     status::Status,
 };
 use vaquita_store::{CommitError, Expect, Revision, Write};
 
-use super::{
-    Server,
-    answer::{self, Answer},
-    catalog::Served,
-    dispatch::Call,
-};
+use super::{Server, call::Call, catalog::Served};
 use crate::{
     cache::entry::{Change, Entry, encode},
     query::{FieldValidation, WriteOptions},
@@ -28,46 +23,34 @@ use crate::{
 /// How often a write is tried again that somebody else's came before.
 pub(crate) const ATTEMPTS: usize = 32;
 
-/// An object that came in a body or out of a patch.
-pub(crate) struct Incoming {
-    pub(crate) object: Object,
-    pub(crate) warnings: Vec<String>,
-}
-
-/// Makes an object of `value`. What is unknown or double in it is an error, a warning or nothing, as the client wants.
+/// Makes an object of `value`, which came in a body or out of a patch. What is unknown or double in it is an error, a
+/// warning or nothing, as the client wants.
 pub(crate) fn incoming(
-    resource: &Resource,
+    call: &Call<'_>,
     value: Value,
     duplicates: &[String],
-    validation: FieldValidation,
-) -> Result<Incoming, Status> {
-    let decoded = resource.decode(value)?;
-    let clean = decoded.unknown.is_empty() && duplicates.is_empty();
-    let warnings = match validation {
-        FieldValidation::Strict if !clean => {
-            return Err(resource.strict_error(&decoded.unknown, duplicates));
+    options: &WriteOptions,
+) -> Result<Object, Status> {
+    let decoded = call.resource.decode(value)?;
+    match options.field_validation {
+        FieldValidation::Strict if !(decoded.unknown.is_empty() && duplicates.is_empty()) => {
+            return Err(call.resource.strict_error(&decoded.unknown, duplicates));
         }
-        FieldValidation::Warn => field_warnings(&decoded.unknown, duplicates).collect(),
-        FieldValidation::Ignore | FieldValidation::Strict => Vec::new(),
-    };
-    Ok(Incoming {
-        object: decoded.object,
-        warnings,
-    })
+        FieldValidation::Warn => {
+            field_warnings(&decoded.unknown, duplicates).for_each(|text| call.warn(text));
+        }
+        FieldValidation::Ignore | FieldValidation::Strict => {}
+    }
+    Ok(decoded.object)
 }
 
 /// The object in the body of a create or update.
 pub(crate) fn incoming_body(
-    resource: &Resource,
+    call: &Call<'_>,
     parsed: Parsed,
-    options: WriteOptions,
-) -> Result<Incoming, Status> {
-    incoming(
-        resource,
-        parsed.value,
-        &parsed.duplicates,
-        options.field_validation,
-    )
+    options: &WriteOptions,
+) -> Result<Object, Status> {
+    incoming(call, parsed.value, &parsed.duplicates, options)
 }
 
 /// The resourceVersion that an object carries; `None` if it carries none, which means "whatever there is".
@@ -76,11 +59,16 @@ pub(crate) fn precondition(object: &Object) -> Result<Option<Revision>, Status> 
         "" | "0" => Ok(None),
         text => match text.parse() {
             Ok(revision) => Ok(Some(revision)),
-            Err(_) => Err(Status::bad_request(format!(
-                "invalid resource version {text:?}: must be an unsigned integer"
-            ))),
+            Err(_) => Err(invalid_version(text)),
         },
     }
+}
+
+fn invalid_version(text: &str) -> Status {
+    let metadata = Path::root("metadata");
+    let path = metadata.child("resourceVersion");
+    let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+    Status::invalid("", "", "", &[FieldError::invalid(&path, text, why)])
 }
 
 /// What became of a write.
@@ -178,11 +166,15 @@ pub(crate) fn rehearsed(key: Bytes, object: &Object, revision: Revision) -> Resu
 }
 
 impl Call<'_> {
-    /// The answer of a write: the object, and what is to be warned of.
-    pub(crate) fn written(&self, code: StatusCode, entry: &Entry, warnings: Vec<String>) -> Answer {
-        let mut response = self.object(code, entry)?;
-        answer::warn(&mut response, warnings);
-        Ok(response)
+    /// The conflict of a write that is about another object of the same name than the one there is, if there is one.
+    pub(crate) fn other_uid(&self, wanted: &str, actual: &str) -> Status {
+        let key = String::from_utf8_lossy(&self.key()).into_owned();
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {wanted}, UID in object meta: {actual}"
+        );
+        let (group, plural) = (&self.resource.group, &self.resource.plural);
+        Status::conflict(group, plural, self.name(), why)
     }
 
     /// The conflict of a write whose object has changed since it was read.

@@ -30,7 +30,7 @@ async fn preconditions_protect() {
     let (code, reason, message) = other.refused();
     assert_eq!((code, reason), (409, "Conflict"));
     assert!(
-        message.contains("Precondition failed: UID in precondition: other"),
+        message.contains("the UID in the precondition (other) does not match the UID in record"),
         "{message}"
     );
     let old = json!({"preconditions": {"resourceVersion": "1"}});
@@ -95,7 +95,7 @@ async fn propagation_becomes_a_finalizer() {
             .await
             .refused()
             .0,
-        400
+        422
     );
 }
 

@@ -28,6 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(in crate::server) const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 pub(in crate::server) const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(in crate::server) const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
+pub(in crate::server) const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 pub(in crate::server) const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 /// An API server and its store.
@@ -86,10 +87,13 @@ impl Api {
     }
 
     pub(in crate::server) async fn over(store: Arc<dyn Store>, config: Config) -> Self {
-        Self {
-            server: ApiServer::start(store.clone(), config).await.unwrap(),
-            store,
-        }
+        let server = ApiServer::start(store.clone(), config).await.unwrap();
+        let api = Self { server, store };
+        // What a controller would make, and pods cannot be without.
+        let account = json!({"metadata": {"name": "default"}});
+        let made = api.post(ACCOUNTS, account).await.code;
+        assert!(matches!(made, 201 | 409), "{made}");
+        api
     }
 
     /// What the handlers work on.
