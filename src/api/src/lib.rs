@@ -5,6 +5,7 @@
 //! is served, and a request's way through the object model is the order of that type's methods. The kinds themselves live
 //! in crates of their own, one for each family.
 
+pub mod apply;
 pub mod body;
 pub mod field;
 pub mod meta;

@@ -197,6 +197,13 @@ impl Status {
         Self::conflict(group, plural, name, WHY)
     }
 
+    /// 409 `Conflict` of a server-side apply, with a cause for each field.
+    pub fn apply_conflict(message: impl Into<String>, causes: Vec<StatusCause>) -> Self {
+        let mut status = Self::failure(409, "Conflict", message);
+        status.0.details.get_or_insert_default().causes = causes;
+        status
+    }
+
     /// 422 `Invalid`, with a cause for each error. `kind` is the kind, not the plural.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
         let mut seen = HashSet::new();
@@ -325,6 +332,11 @@ impl Status {
             format!("Internal error occurred: {text}"),
         )
         .cause("", text)
+    }
+
+    /// 500 without a reason: how upstream shows errors that it has no kind of answer for.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message)
     }
 
     /// 503 `ServiceUnavailable`: starting, stopping, or a part that is needed is not there.

@@ -118,6 +118,9 @@ pub struct Field {
     pub ty: Type,
     /// An empty string, `0` or `false` means the same as no value, and is dropped.
     pub omit_zero: bool,
+    /// The field counts as there, though empty, wherever its struct is: what is put into it makes nobody the owner of
+    /// the field itself.
+    pub always: bool,
     /// How a strategic merge combines two values.
     pub merge: Merge,
 }
@@ -147,6 +150,7 @@ impl Field {
             name: name.into(),
             ty,
             omit_zero: false,
+            always: false,
             merge: Merge::Usual,
         }
     }

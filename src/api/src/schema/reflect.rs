@@ -324,6 +324,7 @@ impl EachField<'_> {
         self.of.push(Field {
             name: name.to_owned(),
             merge: merge_keys::find(self.owner, name),
+            always: topology::always(self.owner, self.siblings, name),
             omit_zero: omitted::when_zero(self.owner, name),
             ty,
         });

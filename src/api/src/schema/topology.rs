@@ -121,6 +121,49 @@ const FIELDS: &[(&str, &str, Grain)] = &[
     ("ServiceSpec", "selector", Grain::Atomic),
 ];
 
+/// The fields which the API's own types hold by value, and so have even in an empty object. Those of
+/// [`always`] come on top.
+const ALWAYS: &[(&str, &str)] = &[
+    ("AllocationResult", "devices"),
+    ("CSINodeSpec", "drivers"),
+    ("Container", "resources"),
+    ("CronJobSpec", "jobTemplate"),
+    ("CustomResourceDefinitionSpec", "names"),
+    ("CustomResourceDefinitionStatus", "acceptedNames conditions"),
+    ("DaemonSetSpec", "template updateStrategy"),
+    ("DeploymentSpec", "strategy template"),
+    ("EphemeralContainer", "resources"),
+    ("Event", "source"),
+    ("FlowSchemaSpec", "priorityLevelConfiguration"),
+    ("HorizontalPodAutoscalerSpec", "scaleTargetRef"),
+    ("IngressStatus", "loadBalancer"),
+    ("JobSpec", "template"),
+    ("LimitedPriorityLevelConfiguration", "limitResponse"),
+    ("MutatingWebhook", "clientConfig"),
+    ("NetworkPolicySpec", "podSelector"),
+    ("NodeDaemonEndpoints", "kubeletEndpoint"),
+    ("NodeStatus", "daemonEndpoints nodeInfo"),
+    ("PersistentVolumeClaimSpec", "resources"),
+    ("PodSpec", "containers"),
+    ("PodTemplate", "template"),
+    ("ReplicaSetSpec", "template"),
+    ("ResourceClaimSpec", "devices"),
+    ("ResourceSliceSpec", "pool"),
+    ("ServiceStatus", "loadBalancer"),
+    ("StatefulSetSpec", "template updateStrategy"),
+    ("ValidatingWebhook", "clientConfig"),
+    ("VolumeAttachmentSpec", "source"),
+];
+
+/// See [`Field::always`](super::Field::always). Whatever has metadata holds it, its specification and its status by value.
+pub(super) fn always(owner: &str, siblings: &[&str], name: &str) -> bool {
+    if siblings.contains(&"metadata") && matches!(name, "metadata" | "spec" | "status") {
+        return true;
+    }
+    let fields = ALWAYS.iter().find(|(of, _)| *of == owner);
+    fields.is_some_and(|(_, fields)| fields.split(' ').any(|field| field == name))
+}
+
 /// The grain of a struct, unless its field says otherwise.
 ///
 /// Two names stand for a type that is atomic and another one that is not: the `Subject` of RBAC, told from that of flow
