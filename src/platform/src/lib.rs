@@ -3,6 +3,7 @@
 //! Each file holds a kind's entry for the registry and, beside it, all of its rules. To add a kind: a file with its
 //! `resource()` and its `impl Kind`, and a line in [`resources`].
 
+mod admission_registration;
 pub mod certificates;
 mod checks;
 mod networking;
@@ -23,6 +24,7 @@ fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) ->
 /// Every resource of these groups.
 pub fn resources() -> Vec<Resource> {
     let mut resources = Vec::new();
+    resources.extend(admission_registration::resources());
     resources.push(certificates::resource());
     resources.extend(networking::resources());
     resources.extend(rbac::resources());
