@@ -105,6 +105,52 @@ const FIELDS: &[(&str, &str)] = &[
         "ManagedFieldsEntry",
         "fieldsType manager operation subresource",
     ),
+    // apps
+    ("DaemonSetCondition", "message reason"),
+    ("DaemonSetSpec", "minReadySeconds"),
+    (
+        "DaemonSetStatus",
+        "numberAvailable numberUnavailable observedGeneration updatedNumberScheduled",
+    ),
+    ("DaemonSetUpdateStrategy", "type"),
+    ("DeploymentCondition", "message reason"),
+    ("DeploymentSpec", "minReadySeconds paused"),
+    (
+        "DeploymentStatus",
+        "availableReplicas observedGeneration readyReplicas replicas unavailableReplicas updatedReplicas",
+    ),
+    ("DeploymentStrategy", "type"),
+    ("ReplicaSetCondition", "message reason"),
+    ("ReplicaSetSpec", "minReadySeconds"),
+    (
+        "ReplicaSetStatus",
+        "availableReplicas fullyLabeledReplicas observedGeneration readyReplicas",
+    ),
+    ("StatefulSetCondition", "message reason"),
+    (
+        "StatefulSetPersistentVolumeClaimRetentionPolicy",
+        "whenDeleted whenScaled",
+    ),
+    (
+        "StatefulSetSpec",
+        "minReadySeconds podManagementPolicy serviceName",
+    ),
+    (
+        "StatefulSetStatus",
+        "currentReplicas currentRevision observedGeneration readyReplicas updateRevision updatedReplicas",
+    ),
+    ("StatefulSetUpdateStrategy", "type"),
+    // autoscaling, batch, policy
+    ("CronJobSpec", "concurrencyPolicy"),
+    ("CrossVersionObjectReference", "apiVersion"),
+    ("HorizontalPodAutoscalerCondition", "message reason"),
+    ("HorizontalPodAutoscalerStatus", "currentReplicas"),
+    ("JobCondition", "message reason"),
+    ("JobStatus", "active completedIndexes failed succeeded"),
+    ("PodDisruptionBudgetStatus", "observedGeneration"),
+    ("PodFailurePolicyOnPodConditionsPattern", "status"),
+    ("ScaleSpec", "replicas"),
+    ("ScaleStatus", "selector"),
     // rbac, scheduling, storage
     ("PriorityClass", "description globalDefault"),
     ("Subject", "apiGroup namespace"),

@@ -57,6 +57,9 @@ impl Kind<Here> for StatefulSet {
             update.partition.get_or_insert(0);
             update.max_unavailable.get_or_insert(IntOrString::Int(1));
         }
+        if let Some(ordinals) = &mut spec.ordinals {
+            ordinals.start.get_or_insert(0);
+        }
         let policy = spec
             .persistent_volume_claim_retention_policy
             .get_or_insert_default();
