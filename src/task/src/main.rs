@@ -3,6 +3,7 @@
 //! Each does all of its own set-up and says what it installs. The crate depends on nothing but std, so that it is
 //! built in a moment on a machine where nothing else has been built yet.
 
+mod fuzz;
 mod guests;
 #[cfg(test)]
 mod links;
@@ -20,6 +21,7 @@ Usage: cargo task COMMAND
   test [ARGS]    run the whole suite: the guests' tests, then `cargo test --workspace ARGS`
   guests         build the guest programs of wasm-examples
   bench [ARGS]   build and run `vaquita bench ARGS`
+  fuzz [SECONDS] run each fuzz target for some seconds (10)
   help           print this
 
 Each installs what it needs, and says so. Environment:
@@ -33,6 +35,7 @@ enum Job {
     Test(Vec<String>),
     Guests,
     Bench(Vec<String>),
+    Fuzz(Vec<String>),
     Help,
 }
 
@@ -55,6 +58,7 @@ fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Job, Failure> {
         Some("demo") => Job::Demo(rest),
         Some("test") => Job::Test(rest),
         Some("bench") => Job::Bench(rest),
+        Some("fuzz") => Job::Fuzz(rest),
         Some("guests") if rest.is_empty() => Job::Guests,
         Some("guests") => {
             return Err(Failure(format!(
@@ -92,6 +96,7 @@ fn perform(job: &Job) -> Result<(), Failure> {
             Ok(())
         }
         Job::Bench(arguments) => vaquita(&["bench"], arguments),
+        Job::Fuzz(arguments) => fuzz::all(arguments),
         Job::Help => {
             println!("{HELP}");
             Ok(())
@@ -118,7 +123,7 @@ fn vaquita(command: &[&str], arguments: &[String]) -> Result<(), Failure> {
 }
 
 /// The repository's root, two folders above this crate.
-fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
 }
 

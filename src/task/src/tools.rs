@@ -2,6 +2,7 @@
 
 use std::{env, process::Command};
 
+use crate::root;
 use crate::shell::{Failure, output, run, say};
 
 /// The oldest `kubectl` that the tests can be run with, as a minor version of 1.
@@ -16,11 +17,42 @@ pub(crate) fn ensure() -> Result<(), Failure> {
         install("iproute2", "ss");
     }
     check_kubectl()?;
+    python_client()?;
     if is_on_path("ss") {
         return Ok(());
     }
     Err(Failure(
         "the tests need `ss`, which lists open ports: install iproute2".to_owned(),
+    ))
+}
+
+/// The version of the official Python client that the tests run, as pip names it.
+const PYTHON_CLIENT: &str = "kubernetes==34.1.0";
+
+/// Installs the official Python client into an environment of its own, `target/python`.
+fn python_client() -> Result<(), Failure> {
+    let environment = root().join("target/python");
+    let python = environment.join("bin/python");
+    let works = || output(Command::new(&python).args(["-c", "import kubernetes"])).is_some();
+    if works() {
+        return Ok(());
+    }
+    if output(Command::new("python3").args(["-c", "import ensurepip"])).is_none() {
+        install("python3-venv", "python3 with venv");
+    }
+    say(&format!(
+        "installing the Python client ({PYTHON_CLIENT}) into {}",
+        environment.display()
+    ));
+    run(Command::new("python3")
+        .args(["-m", "venv"])
+        .arg(&environment))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", PYTHON_CLIENT]))?;
+    if works() {
+        return Ok(());
+    }
+    Err(Failure(
+        "the tests need the Python client, and installing it did not help".to_owned(),
     ))
 }
 
