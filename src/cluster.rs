@@ -43,6 +43,8 @@ pub struct ClusterConfig {
     pub insecure_listen: Option<SocketAddr>,
     /// Name of the Node object. Default: the host's name.
     pub node_name: String,
+    /// The limits of the API server.
+    pub api: ApiLimits,
     /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
     /// backend for them.
     pub docker: bool,
@@ -56,7 +58,36 @@ impl ClusterConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
             insecure_listen: None,
             node_name: host_name(),
+            api: ApiLimits::default(),
             docker: true,
+        }
+    }
+}
+
+/// How much the API server takes on at a time, and how long it remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// Reads that are worked on at a time, watches and streams not counted; beyond them 429 is answered. Default 400.
+    pub max_reads_in_flight: usize,
+    /// Writes that are worked on at a time; beyond them 429 is answered. Default 200.
+    pub max_writes_in_flight: usize,
+    /// The largest request body, in bytes; beyond it 413 is answered. Default 3 MiB.
+    pub body_limit: usize,
+    /// How long the past can be watched and listed, at least; beyond it 410 is answered. Default 5 minutes.
+    pub watch_history: Duration,
+    /// How long an Event is kept after it happened last. Default 1 hour.
+    pub event_ttl: Duration,
+}
+
+impl Default for ApiLimits {
+    fn default() -> Self {
+        let server = Config::default();
+        Self {
+            max_reads_in_flight: server.max_reads_in_flight,
+            max_writes_in_flight: server.max_writes_in_flight,
+            body_limit: server.body_limit,
+            watch_history: server.history,
+            event_ttl: server.event_ttl,
         }
     }
 }
@@ -195,6 +226,11 @@ impl Cluster {
         let api_config = Config {
             authenticator: Authenticator::new().with_token(pki.admin_token(), admin.clone()),
             secure_port: sockets.address.port(),
+            max_reads_in_flight: config.api.max_reads_in_flight,
+            max_writes_in_flight: config.api.max_writes_in_flight,
+            body_limit: config.api.body_limit,
+            history: config.api.watch_history,
+            event_ttl: config.api.event_ttl,
             ..Config::default()
         };
         let api = Arc::new(ApiServer::start(store.clone(), api_config).await?);

@@ -21,4 +21,4 @@ pub mod cluster;
 pub mod local;
 pub mod supervise;
 
-pub use cluster::{Cluster, ClusterConfig, StartError};
+pub use cluster::{ApiLimits, Cluster, ClusterConfig, StartError};

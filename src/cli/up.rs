@@ -1,12 +1,16 @@
 //! `vaquita up`: a one-node cluster in this process, until SIGINT or SIGTERM.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{DataDir, demo, report::Report};
-use crate::{Cluster, ClusterConfig};
+use crate::{ApiLimits, Cluster, ClusterConfig};
 
 /// Options of `vaquita up`.
 #[derive(Debug, clap::Args)]
@@ -23,12 +27,63 @@ pub(super) struct UpArgs {
     /// Name of this machine's Node object [default: the host's name].
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
     /// Apply the guestbook example, call it, and print its answer.
     #[arg(long)]
     demo: bool,
+}
+
+/// The limits of the API server; the options have the names that they have upstream, where there is one.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits of the API server")]
+struct LimitArgs {
+    /// Reads that are worked on at a time; beyond them 429 is answered [default: 400].
+    #[arg(long, value_name = "COUNT")]
+    max_requests_inflight: Option<NonZeroUsize>,
+    /// Writes that are worked on at a time; beyond them 429 is answered [default: 200].
+    #[arg(long, value_name = "COUNT")]
+    max_mutating_requests_inflight: Option<NonZeroUsize>,
+    /// The largest request body, in bytes; beyond it 413 is answered [default: 3145728].
+    #[arg(long, value_name = "BYTES")]
+    max_request_body: Option<NonZeroUsize>,
+    /// How long the past can be watched and listed, such as 90s or 5m; beyond it 410 is answered [default: 5m].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    watch_history: Option<Duration>,
+    /// How long an Event is kept after it happened last [default: 1h].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    event_ttl: Option<Duration>,
+}
+
+impl LimitArgs {
+    fn resolve(self) -> ApiLimits {
+        let default = ApiLimits::default();
+        let count = |given: Option<NonZeroUsize>, default| given.map_or(default, NonZeroUsize::get);
+        ApiLimits {
+            max_reads_in_flight: count(self.max_requests_inflight, default.max_reads_in_flight),
+            max_writes_in_flight: count(
+                self.max_mutating_requests_inflight,
+                default.max_writes_in_flight,
+            ),
+            body_limit: count(self.max_request_body, default.body_limit),
+            watch_history: self.watch_history.unwrap_or(default.watch_history),
+            event_ttl: self.event_ttl.unwrap_or(default.event_ttl),
+        }
+    }
+}
+
+/// A duration as people write it: `90s`, `5m`, `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error: jiff::Error| error.to_string())?;
+    match Duration::try_from(parsed) {
+        Ok(duration) if duration >= Duration::from_secs(1) => Ok(duration),
+        _ => Err("it must be a second at least".to_owned()),
+    }
 }
 
 pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
@@ -85,6 +140,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     config.insecure_listen = args
         .insecure_port
         .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    config.api = args.limits.resolve();
     config.docker = !args.no_docker;
     if let Some(name) = args.node_name {
         config.node_name = name;

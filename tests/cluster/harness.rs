@@ -50,6 +50,11 @@ impl Vaquita {
         Self::start(dir, &[])
     }
 
+    /// The same with more arguments.
+    pub(crate) fn up_again_with(dir: Arc<TempDir>, args: &[&str]) -> Self {
+        Self::start(dir, args)
+    }
+
     fn start(dir: Arc<TempDir>, args: &[&str]) -> Self {
         let mut child = command(dir.path())
             .args(args)

@@ -10,5 +10,5 @@ mod embedded;
 mod harness;
 mod layering;
 mod pods;
-mod python;
 mod restart;
+mod watches;
