@@ -4,8 +4,10 @@
 //! `resource()` and its `impl Kind`, and a line in [`resources`].
 
 mod admission_registration;
+mod api_service;
 pub mod certificates;
 mod checks;
+pub mod flow_control;
 mod networking;
 mod rbac;
 mod storage;
@@ -25,7 +27,9 @@ fn stored<K: Kind<Here> + ListableResource>(singular: &str, namespaced: bool) ->
 pub fn resources() -> Vec<Resource> {
     let mut resources = Vec::new();
     resources.extend(admission_registration::resources());
+    resources.push(api_service::resource());
     resources.push(certificates::resource());
+    resources.extend(flow_control::resources());
     resources.extend(networking::resources());
     resources.extend(rbac::resources());
     resources.extend(storage::resources());
