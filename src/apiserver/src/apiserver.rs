@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 use vaquita_api::registry::Storage;
+use vaquita_auth::tokens::{KeyError, SigningKey};
 use vaquita_store::Store;
 
 use crate::{
@@ -20,7 +21,12 @@ use crate::{
     authn::Authenticator,
     cache::{feed, log::Window},
     serve::{self, ServeError, Trust},
-    server::{self, Server, bootstrap::bootstrap, catalog, dispatch, events::expire_events},
+    server::{
+        self, Server,
+        bootstrap::{self, bootstrap},
+        catalog, dispatch,
+        events::expire_events,
+    },
 };
 
 /// How often what every cluster has is looked after.
@@ -34,6 +40,9 @@ pub enum StartError {
     /// The objects could not be read.
     #[error("cannot load the cluster's objects: {0}")]
     Load(#[from] LoadError),
+    /// There was no key for the tokens of service accounts, and none could be made.
+    #[error("cannot make a key for the tokens of service accounts: {0}")]
+    Key(#[from] KeyError),
     /// What every cluster has could not be made.
     #[error("cannot make what every cluster has: {0}")]
     Bootstrap(#[from] BootstrapError),
@@ -62,6 +71,9 @@ impl ApiServer {
         let (cache, watch) = feed::load(store.as_ref(), prefixes, window).await?;
         let cache = Arc::new(cache);
         let history = config.history.max(Duration::from_secs(1));
+        if config.service_account_key.is_none() {
+            config.service_account_key = Some(SigningKey::generate()?.0);
+        }
         let authenticator = std::mem::replace(&mut config.authenticator, Authenticator::new());
         let server = Arc::new(Server::new(
             registry,
@@ -180,7 +192,7 @@ impl ApiServer {
 async fn keep_bootstrapped(server: Arc<Server>) {
     loop {
         tokio::time::sleep(BOOTSTRAP_PERIOD).await;
-        if let Err(error) = bootstrap(&server).await {
+        if let Err(error) = bootstrap::keep(&server).await {
             tracing::warn!("{error}");
         }
     }

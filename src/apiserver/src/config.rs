@@ -3,6 +3,7 @@
 use std::{fmt, net::Ipv4Addr, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use vaquita_admission::Chain;
+use vaquita_auth::tokens::{ISSUER, SigningKey};
 
 use crate::authn::Authenticator;
 
@@ -13,6 +14,15 @@ pub struct Config {
     pub authenticator: Authenticator,
     /// What is done to writes before they are stored. Default [`Chain::standard`].
     pub admission: Chain,
+    /// The key that signs and verifies the tokens of service accounts. Default none: then one is made as the server starts,
+    /// and its tokens end with the server.
+    pub service_account_key: Option<SigningKey>,
+    /// In whose name these tokens are issued, and who they are for if they say nothing else. Default
+    /// `https://kubernetes.default.svc.cluster.local`.
+    pub service_account_issuer: String,
+    /// The certificate (PEM) of the authority that serves and clients' certificates come from. It is published where pods and
+    /// extension servers look for it. Default none: nothing is published.
+    pub authority: Option<String>,
     /// Where Services get their addresses. Default `10.96.0.0/12`.
     pub service_network: Network,
     /// Where Services get their ports on the nodes. Default 30000 to 32767.
@@ -46,6 +56,9 @@ impl Default for Config {
         Self {
             authenticator: Authenticator::new(),
             admission: Chain::standard(),
+            service_account_key: None,
+            service_account_issuer: ISSUER.to_owned(),
+            authority: None,
             service_network: Network {
                 base: Ipv4Addr::new(10, 96, 0, 0),
                 prefix: 12,

@@ -3,7 +3,7 @@
 //! Enter at [`ApiServer`]: it reads a [`Store`](vaquita_store::Store) into its cache, makes what every cluster has, and
 //! then serves, over TLS, in plain HTTP on loopback, or as an [`axum::Router`] within the process.
 //!
-//! A request goes through these modules: [`mod@authn`] says who it is, `authz` whether they may, `request` and
+//! A request goes through these modules: [`mod@authn`] says who it is, `authz` whether they may (by [`vaquita_auth`]), `request` and
 //! `negotiation` what they want and in which form, and `server` has a module for each verb. What they read comes from
 //! the `cache`, which hands on the bytes that were stored; what they write goes to the store, and is acknowledged when
 //! it is durable and the cache shows it.

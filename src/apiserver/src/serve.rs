@@ -153,7 +153,7 @@ impl Connection {
                     .1
                     .peer_certificates()
                     .and_then(<[_]>::first);
-                let user = certificate.and_then(User::from_certificate);
+                let user = certificate.and_then(|certificate| User::from_certificate(certificate));
                 self.http(stream, user, false).await;
             }
         }

@@ -16,6 +16,7 @@ use super::{
     write::{Outcome, incoming_body, rehearsed},
 };
 use crate::{
+    authz::{self, escalation},
     cache::entry::Entry,
     query::{WriteOptions, Writing},
 };
@@ -60,6 +61,7 @@ pub(crate) async fn make(
     mut object: Object,
     options: &WriteOptions,
 ) -> Result<Made, Status> {
+    authz::creation(call)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     call.resource.place(&mut object, call.namespace())?;
     let name = meta::name(&object).to_owned();
@@ -78,6 +80,7 @@ pub(crate) async fn make(
         entropy: rand::random(),
     };
     call.resource.prepare_create(&mut object, &new)?;
+    escalation::check(call.server, call.user, call.resource, &object, None)?;
     call.resource.validate_create(&object)?;
     let services = &call.server.services;
     let claim = services.claim(call.resource, &mut object, None)?;

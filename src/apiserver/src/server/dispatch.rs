@@ -21,10 +21,10 @@ use super::{
     answer::{self, Answer},
     call::Call,
     collection_delete, create, delete, discovery, get, health, list, log, openapi, patch, pod,
-    scale, update, watch,
+    reviews, scale, token, update, watch,
 };
 use crate::{
-    authn::User,
+    authn::{User, impersonate::impersonate},
     authz,
     negotiation::{self, Accepted, BodyKind},
     query::Query,
@@ -34,10 +34,14 @@ use crate::{
 
 /// Answers a request.
 pub(crate) async fn dispatch(server: Arc<Server>, request: Request<Body>) -> Response {
-    let Ok(user) = server.authenticator.authenticate(&request) else {
+    let (parts, body) = request.into_parts();
+    let Ok(user) = server.authenticate(&parts) else {
         return answer::status(&Status::unauthorized());
     };
-    let (parts, body) = request.into_parts();
+    let user = match impersonate(&server, user, &parts.headers) {
+        Ok(user) => user,
+        Err(status) => return answer::status(&status),
+    };
     if parts.uri.path().len() > request::MAX_PATH {
         return answer::status(&Status::uri_too_long());
     }
@@ -50,10 +54,11 @@ pub(crate) async fn dispatch(server: Arc<Server>, request: Request<Body>) -> Res
 /// Paths that name no resource: probes, discovery, documents.
 fn general(server: &Arc<Server>, user: &User, parts: &Parts) -> Response {
     let path = parts.uri.path();
-    if let Err(why) = authz::path(user, path, &parts.method) {
-        return answer::status(&Status::forbidden("", "", "", why));
+    if let Err(status) = authz::path(server, user, path, &parts.method) {
+        return answer::status(&status);
     }
     let found = health::answer(server, parts)
+        .or_else(|| token::documents(server, parts))
         .or_else(|| discovery::answer(server, parts))
         .or_else(|| openapi::answer(server, parts));
     match found {
@@ -80,9 +85,8 @@ async fn resource(
         return answer::status(&Status::method_not_allowed_here());
     };
     // Before anything is said about what exists.
-    if let Err(why) = authz::resource(user, verb, info) {
-        let name = info.name.as_deref().unwrap_or_default();
-        return answer::status(&Status::forbidden(&info.group, &info.resource, name, why));
+    if let Err(status) = authz::resource(server, user, verb, info, &query) {
+        return answer::status(&status);
     }
     let Some(served) = server.served(&info.group, &info.version, &info.resource) else {
         return answer::status(&Status::no_such_path());
@@ -195,6 +199,7 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
 async fn passing(call: &mut Call<'_>) -> Answer {
     match (call.resource.group.as_str(), call.resource.plural.as_str()) {
         ("", "bindings") => pod::bind_by_body(call).await,
+        ("authentication.k8s.io" | "authorization.k8s.io", _) => reviews::create(call).await,
         _ => Err(Status::no_such_path()),
     }
 }
@@ -211,6 +216,7 @@ async fn subresource(call: &mut Call<'_>, name: &str, verb: Verb) -> Answer {
     }
     match (name, verb) {
         ("log", Verb::Get) => log::log(call).await,
+        ("token", Verb::Create) => token::create(call).await,
         ("binding", Verb::Create) => pod::bind(call).await,
         ("eviction", Verb::Create) => pod::evict(call).await,
         ("scale", Verb::Get) => scale::get(call),

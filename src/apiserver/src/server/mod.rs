@@ -23,9 +23,11 @@ mod openapi;
 mod patch;
 mod pod;
 mod present;
+mod reviews;
 mod scale;
 mod select;
 mod services;
+mod token;
 mod update;
 mod watch;
 mod write;
@@ -51,6 +53,7 @@ use self::{
 use crate::{
     Config, NodeTransport,
     authn::Authenticator,
+    authz::Access,
     cache::{Cache, Collection, resource_prefix},
     metrics::Metrics,
 };
@@ -77,6 +80,8 @@ pub(crate) struct Server {
     /// Held by whoever changes what is served.
     installing: tokio::sync::Mutex<()>,
     pub(crate) authenticator: Authenticator,
+    /// Who may do what, and how tokens are told.
+    pub(crate) access: Access,
     pub(crate) config: Config,
     /// Permits for reads that end by themselves.
     reading: Semaphore,
@@ -113,6 +118,7 @@ impl Server {
             store,
             cache,
             authenticator,
+            access: Access::new(&config),
             config,
             metrics: Metrics::new(),
             nodes: RwLock::default(),

@@ -19,6 +19,7 @@ use super::{
     write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed},
 };
 use crate::{
+    authz::escalation,
     cache::entry::{Entry, encode},
     query::{WriteOptions, Writing},
 };
@@ -97,6 +98,7 @@ pub(crate) async fn replace(
     admission.mutate(call, Some(&mut new)).await?;
     call.resource
         .prepare_update(&mut new, &old, part, Timestamp::now())?;
+    escalation::check(call.server, call.user, call.resource, &new, Some(&old))?;
     call.resource.validate_update(&new, &old, part)?;
     let claim = match part {
         Part::Main => Some(

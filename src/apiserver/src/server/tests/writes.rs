@@ -295,11 +295,11 @@ async fn yaml_is_read_and_written() {
 #[tokio::test]
 async fn large_and_malformed_bodies_are_refused() {
     let api = Api::with(Config {
-        body_limit: 1000,
+        body_limit: 20_000,
         ..Config::default()
     })
     .await;
-    let large = api.post(MAPS, config_map("a", &"x".repeat(1000))).await;
+    let large = api.post(MAPS, config_map("a", &"x".repeat(20_000))).await;
     assert_eq!(
         (large.refused().0, large.refused().1),
         (413, "RequestEntityTooLarge")
