@@ -290,6 +290,20 @@ impl Status {
         )
     }
 
+    /// [`Status::expired_continue`] with a token by which the rest can be had as it is now.
+    pub fn expired_continue_at(token: &str) -> Self {
+        let mut status = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+             without the continue parameter, or use the continue token in this response to retrieve the remainder of \
+             the results. Continuing with the provided token results in an inconsistent list - objects that were \
+             created, modified, or deleted between the time the first chunk was returned and now may show up in the \
+             list.",
+        );
+        let metadata = &mut status.0.metadata;
+        metadata.insert("continue".to_owned(), token.into());
+        status
+    }
+
     /// 410 `Gone`.
     pub fn gone(message: impl Into<String>) -> Self {
         Self::failure(410, "Gone", message)

@@ -85,28 +85,43 @@ fn unescape(text: &str) -> Cow<'_, str> {
 
 /// A query parameter that does not mean anything.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid value {value:?} for query parameter {key:?}: {reason}")]
-pub(crate) struct BadQuery {
-    key: String,
-    value: String,
-    reason: &'static str,
+pub(crate) enum BadQuery {
+    /// Not of the parameter's type.
+    #[error("invalid value {value:?} for query parameter {key:?}: {reason}")]
+    Unreadable {
+        key: String,
+        value: String,
+        reason: &'static str,
+    },
+    /// A `resourceVersion` that no object has.
+    #[error(
+        "invalid resource version: resourceVersion: Invalid value: {0:?}: strconv.ParseUint: parsing {0:?}: invalid syntax"
+    )]
+    Version(String),
+}
+
+/// As much of a value as an error shows.
+fn shortened(value: &str) -> String {
+    value.chars().take(128).collect()
 }
 
 impl BadQuery {
     pub(crate) fn new(key: &str, value: &str, reason: &'static str) -> Self {
-        Self {
+        Self::Unreadable {
             key: key.to_owned(),
-            value: value.chars().take(128).collect(),
+            value: shortened(value),
             reason,
         }
     }
 }
 
 /// How a list or watch relates to `resourceVersion`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VersionMatch {
     NotOlderThan,
     Exact,
+    /// Something that it does not know.
+    Other(String),
 }
 
 /// The options of lists, watches and collection deletes.
@@ -114,7 +129,6 @@ pub(crate) enum VersionMatch {
 pub(crate) struct ListOptions {
     pub(crate) label_selector: Option<String>,
     pub(crate) field_selector: Option<String>,
-    pub(crate) watch: bool,
     pub(crate) bookmarks: bool,
     /// `None` if not given or empty; `"0"` is `Some(0)`.
     pub(crate) resource_version: Option<u64>,
@@ -128,25 +142,17 @@ pub(crate) struct ListOptions {
 impl ListOptions {
     pub(crate) fn from_query(query: &Query<'_>) -> Result<Self, BadQuery> {
         let text = |key: &str| query.text(key).map(str::to_owned);
-        let version_match = match query.text("resourceVersionMatch") {
-            None => None,
-            Some("NotOlderThan") => Some(VersionMatch::NotOlderThan),
-            Some("Exact") => Some(VersionMatch::Exact),
-            Some(value) => {
-                return Err(BadQuery::new(
-                    "resourceVersionMatch",
-                    value,
-                    "must be NotOlderThan or Exact",
-                ));
-            }
-        };
+        let version_match = query.text("resourceVersionMatch").map(|how| match how {
+            "NotOlderThan" => VersionMatch::NotOlderThan,
+            "Exact" => VersionMatch::Exact,
+            other => VersionMatch::Other(other.to_owned()),
+        });
         let timeout = query
             .integer("timeoutSeconds")?
             .and_then(|seconds| u64::try_from(seconds).ok());
         Ok(Self {
             label_selector: text("labelSelector"),
             field_selector: text("fieldSelector"),
-            watch: query.flag("watch")?,
             bookmarks: query.flag("allowWatchBookmarks")?,
             resource_version: resource_version(query)?,
             version_match,
@@ -173,7 +179,7 @@ pub(crate) fn resource_version(query: &Query<'_>) -> Result<Option<u64>, BadQuer
         Some(value) => value
             .parse()
             .map(Some)
-            .map_err(|_| BadQuery::new("resourceVersion", value, "must be an unsigned integer")),
+            .map_err(|_| BadQuery::Version(shortened(value))),
     }
 }
 
@@ -349,12 +355,12 @@ mod tests {
     #[test]
     fn list_options() {
         let options =
-            list("labelSelector=app%3Dweb&limit=500&watch=1&resourceVersion=0&timeoutSeconds=30")
+            list("labelSelector=app%3Dweb&limit=500&resourceVersion=0&timeoutSeconds=30")
                 .unwrap();
         assert_eq!(options.label_selector.as_deref(), Some("app=web"));
         assert_eq!(
-            (options.limit, options.watch, options.resource_version),
-            (Some(500), true, Some(0))
+            (options.limit, options.resource_version),
+            (Some(500), Some(0))
         );
         assert_eq!(options.timeout, Some(Duration::from_secs(30)));
         assert_eq!(
@@ -367,9 +373,8 @@ mod tests {
     fn nonsense_is_refused() {
         for query in [
             "limit=many",
-            "watch=maybe",
+            "allowWatchBookmarks=maybe",
             "resourceVersion=-1",
-            "resourceVersionMatch=Roughly",
         ] {
             assert!(list(query).is_err(), "{query}");
         }

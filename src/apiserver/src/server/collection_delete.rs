@@ -2,7 +2,6 @@
 
 use http::StatusCode;
 use serde_json::json;
-use vaquita_api::status::Status;
 
 use super::{
     answer::{self, Answer},
@@ -15,11 +14,7 @@ use super::{
 pub(crate) async fn delete_collection(call: &mut Call<'_>) -> Answer {
     let deletion = Deletion::of(call).await?;
     let options = call.list_options()?;
-    if options.continue_token.is_some() {
-        return Err(Status::bad_request(
-            "a collection is deleted as a whole, not page by page",
-        ));
-    }
+    let limit = options.limit.unwrap_or(usize::MAX);
     let collection = &call.served.collection;
     let namespace = call.info.namespace.as_deref();
     let selection = Selection::new(call.served, namespace, None, &options)?;
@@ -29,6 +24,9 @@ pub(crate) async fn delete_collection(call: &mut Call<'_>) -> Answer {
         let entry = call.served.show(entry)?;
         if !selection.matches(call.served, &entry) {
             continue;
+        }
+        if deleted.len() == limit {
+            break;
         }
         if let Some(Deleted::Gone(entry) | Deleted::Marked(entry)) =
             delete_admitted(call, entry.into_owned(), &deletion).await?

@@ -1,106 +1,140 @@
 //! The `continue` token of a list: where the next page begins, and of which revision.
 //!
-//! Opaque to clients, and sealed: a token that this server's process did not make, or that somebody has changed, is
-//! refused. So a token never decides what the server reads beyond what its own list would have.
-
-use std::sync::LazyLock;
+//! Opaque to clients, though anybody could make one: it says no more than where in a list to go on, and the list's own
+//! scope and revision checks hold for it as for any other request. So tokens are good across restarts, and at any of
+//! several servers of one store.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 use vaquita_store::Revision;
 
-/// Bytes of the seal.
-const SEAL: usize = 16;
+use crate::cache::ROOT;
+
 /// The longest token that is looked at.
 const MAX_LENGTH: usize = 4096;
-
-/// Sealing needs no key that outlives the process: after a restart, a client simply lists again.
-static KEY: LazyLock<[u8; 32]> = LazyLock::new(rand::random);
+/// What tokens of this form are marked by.
+const VERSION: &str = "meta.k8s.io/v1";
 
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Continuation {
-    /// The revision of the whole list.
-    pub(crate) revision: Revision,
+    /// The revision of the whole list; `None` for what is there now, whatever the pages before were of.
+    pub(crate) revision: Option<Revision>,
     /// The last key of the page before.
     pub(crate) after: Vec<u8>,
 }
 
-/// The token is not one of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("continue key is not valid")]
-pub(crate) struct BadToken;
+/// The token as JSON.
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    v: String,
+    /// The revision, or -1.
+    rv: i64,
+    /// The key, without what all keys begin with.
+    start: String,
+}
+
+/// The token does not say where to go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid continue token: continue key is not valid: {0}")]
+pub(crate) struct BadToken(String);
 
 impl Continuation {
     /// The token.
-    pub(crate) fn seal(&self) -> String {
-        let mut bytes = self.revision.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&self.after);
-        let seal = seal(&bytes);
-        bytes.extend_from_slice(&seal);
-        URL_SAFE_NO_PAD.encode(bytes)
+    pub(crate) fn token(&self) -> String {
+        let key = self.after.strip_prefix(ROOT).unwrap_or(&self.after);
+        let wire = Wire {
+            v: VERSION.to_owned(),
+            rv: self
+                .revision
+                .map_or(-1, |revision| i64::try_from(revision).unwrap_or(i64::MAX)),
+            start: String::from_utf8_lossy(key).into_owned(),
+        };
+        // Strings and numbers have no way to fail.
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&wire).unwrap_or_default())
     }
 
-    /// Opens a token.
-    pub(crate) fn open(token: &str) -> Result<Self, BadToken> {
+    /// Reads a token.
+    pub(crate) fn read(token: &str) -> Result<Self, BadToken> {
+        let bad = |why: &dyn std::fmt::Display| BadToken(why.to_string());
         if token.len() > MAX_LENGTH {
-            return Err(BadToken);
+            return Err(bad(&"it is too long"));
         }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken)?;
-        let (content, given) = bytes.split_last_chunk::<SEAL>().ok_or(BadToken)?;
-        let difference = seal(content)
-            .iter()
-            .zip(given)
-            .fold(0, |sum, (a, b)| sum | (a ^ b));
-        if std::hint::black_box(difference) != 0 {
-            return Err(BadToken);
+        let token = token.trim_end_matches('=');
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|error| bad(&error))?;
+        let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| bad(&error))?;
+        if wire.v != VERSION {
+            let version = &wire.v;
+            return Err(bad(&format_args!(
+                "server does not recognize this encoded version {version:?}"
+            )));
         }
-        let (revision, after) = content.split_first_chunk::<8>().ok_or(BadToken)?;
-        Ok(Self {
-            revision: Revision::from_be_bytes(*revision),
-            after: after.to_vec(),
-        })
+        let revision = match wire.rv {
+            -1 => None,
+            1.. => Some(wire.rv.unsigned_abs()),
+            _ => {
+                return Err(bad(&format_args!(
+                    "incorrect encoded start resourceVersion (version {VERSION})"
+                )));
+            }
+        };
+        if wire.start.is_empty() {
+            return Err(bad(&format_args!(
+                "encoded start key empty (version {VERSION})"
+            )));
+        }
+        let after = [ROOT, wire.start.as_bytes()].concat();
+        Ok(Self { revision, after })
     }
-}
-
-/// A keyed digest. The key is hashed from both sides, so that a longer message cannot be made from a seal.
-fn seal(content: &[u8]) -> [u8; SEAL] {
-    let inner = Sha256::new()
-        .chain_update(*KEY)
-        .chain_update(content)
-        .finalize();
-    let outer = Sha256::new()
-        .chain_update(inner)
-        .chain_update(*KEY)
-        .finalize();
-    let mut seal = [0; SEAL];
-    seal.copy_from_slice(&outer[..SEAL]);
-    seal
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
-    fn tokens_come_back_and_cannot_be_changed() {
-        let continuation = Continuation {
-            revision: 77,
-            after: b"/registry/core/pods/a/b".to_vec(),
-        };
-        let token = continuation.seal();
-        assert_eq!(Continuation::open(&token), Ok(continuation));
-        for at in 0..token.len() {
-            let mut changed = token.clone().into_bytes();
-            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(
-                Continuation::open(std::str::from_utf8(&changed).unwrap()),
-                Err(BadToken),
-                "byte {at}"
-            );
+    fn what_is_no_token_is_refused() {
+        let token = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        for (bad, why) in [
+            (token("{}"), "missing field"),
+            (token(r#"{"v":"v9","rv":1,"start":"a"}"#), "recognize"),
+            (
+                token(r#"{"v":"meta.k8s.io/v1","rv":0,"start":"a"}"#),
+                "incorrect encoded start resourceVersion",
+            ),
+            (
+                token(r#"{"v":"meta.k8s.io/v1","rv":-2,"start":"a"}"#),
+                "incorrect encoded start resourceVersion",
+            ),
+            (
+                token(r#"{"v":"meta.k8s.io/v1","rv":1,"start":""}"#),
+                "encoded start key empty",
+            ),
+            ("not base64!".to_owned(), "symbol"),
+            ("A".repeat(10_000), "too long"),
+        ] {
+            let error = Continuation::read(&bad).unwrap_err().to_string();
+            let start = "invalid continue token: continue key is not valid: ";
+            assert!(error.starts_with(start) && error.contains(why), "{error}");
         }
-        for bad in ["", "AAAA", "not base64!", &"A".repeat(10_000)] {
-            assert_eq!(Continuation::open(bad), Err(BadToken), "{bad}");
+    }
+
+    proptest! {
+        #[test]
+        fn tokens_come_back(revision in proptest::option::of(1..=i64::MAX), key in "[a-z0-9./-]{1,60}") {
+            let continuation = Continuation {
+                revision: revision.map(i64::unsigned_abs),
+                after: [ROOT, key.as_bytes()].concat(),
+            };
+            prop_assert_eq!(Continuation::read(&continuation.token()), Ok(continuation));
+        }
+
+        #[test]
+        fn no_token_panics(token in "\\PC{0,80}") {
+            let _ = Continuation::read(&token);
+            let _ = Continuation::read(&URL_SAFE_NO_PAD.encode(token));
         }
     }
 }

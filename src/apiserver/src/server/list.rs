@@ -28,7 +28,7 @@ use crate::{
         entry::{Change, Entry},
     },
     negotiation::Encoding,
-    query::{ListOptions, VersionMatch},
+    query::{ListOptions, VersionMatch, invalid_options},
 };
 
 /// How much of a list is put together before it is sent.
@@ -54,25 +54,36 @@ pub(crate) async fn list(call: &Call<'_>) -> Answer {
     let selection = Selection::new(call.served, namespace, name, &options)?;
     let page = match &options.continue_token {
         Some(token) => {
-            let from = Continuation::open(token)
+            let from = Continuation::read(token)
                 .map_err(|error| Status::bad_request(error.to_string()))?;
-            // Of another collection, or of another namespace than this one.
-            if !from.after.starts_with(&selection.scope) {
-                return Err(Status::bad_request("continue key is not valid"));
-            }
-            at_revision(
-                call,
-                &selection,
-                &options,
-                from.revision,
-                Some(&from.after),
-                true,
-            )
-            .await?
+            next_page(call, &selection, &options, &from).await?
         }
         None => first_page(call, &selection, &options).await?,
     };
     answer(call, page)
+}
+
+async fn next_page(
+    call: &Call<'_>,
+    selection: &Selection,
+    options: &ListOptions,
+    from: &Continuation,
+) -> Result<Page, Status> {
+    if options.resource_version.is_some_and(|wanted| wanted != 0) {
+        const MESSAGE: &str = "specifying resource version is not allowed when using continue";
+        return Err(Status::bad_request(MESSAGE));
+    }
+    // Of another collection, or of another namespace than this one.
+    if !from.after.starts_with(&selection.scope) {
+        const MESSAGE: &str =
+            "invalid continue token: continue key is not valid: it is of another list";
+        return Err(Status::bad_request(MESSAGE));
+    }
+    let Some(revision) = from.revision else {
+        let snapshot = call.served.collection.snapshot();
+        return from_snapshot(call, selection, options, &snapshot, Some(&from.after));
+    };
+    at_revision(call, selection, options, revision, Some(&from.after)).await
 }
 
 async fn first_page(
@@ -82,13 +93,13 @@ async fn first_page(
 ) -> Result<Page, Status> {
     let wanted = options.resource_version.unwrap_or(0);
     // Without a match, a limit turns "not older than" into "exactly" (a rule that clients of old depend on).
-    let exact = match options.version_match {
-        Some(how) => how == VersionMatch::Exact,
+    let exact = match &options.version_match {
+        Some(how) => *how == VersionMatch::Exact,
         None => options.limit.is_some() && wanted > 0,
     };
     call.server.reached(wanted).await?;
     if exact && wanted > 0 {
-        return at_revision(call, selection, options, wanted, None, false).await;
+        return at_revision(call, selection, options, wanted, None).await;
     }
     let snapshot = call.served.collection.snapshot();
     from_snapshot(call, selection, options, &snapshot, None)
@@ -101,19 +112,31 @@ async fn at_revision(
     options: &ListOptions,
     revision: Revision,
     after: Option<&[u8]>,
-    continued: bool,
 ) -> Result<Page, Status> {
     let snapshot = call.served.collection.snapshot();
     if snapshot.changed <= revision {
         let page = from_snapshot(call, selection, options, &snapshot, after)?;
         return Ok(Page { revision, ..page });
     }
-    from_history(call, selection, options, revision, after, continued).await
+    from_history(call, selection, options, revision, after).await
 }
 
-fn unread(error: &ReadError, continued: bool) -> Status {
+fn unread(error: &ReadError, after: Option<&[u8]>) -> Status {
+    match (error, after) {
+        // The client may start anew, or take the rest as it is now.
+        (ReadError::Compacted { .. }, Some(after)) => {
+            let rest = Continuation {
+                revision: None,
+                after: after.to_vec(),
+            };
+            Status::expired_continue_at(&rest.token())
+        }
+        (error, _) => unread_at(error),
+    }
+}
+
+fn unread_at(error: &ReadError) -> Status {
     match *error {
-        ReadError::Compacted { .. } if continued => Status::expired_continue(),
         ReadError::Compacted {
             requested,
             compacted,
@@ -166,7 +189,6 @@ async fn from_history(
     options: &ListOptions,
     revision: Revision,
     after: Option<&[u8]>,
-    continued: bool,
 ) -> Result<Page, Status> {
     let limit = options.limit.unwrap_or(usize::MAX);
     let mut range = Range::prefix(selection.scope.clone())
@@ -178,7 +200,7 @@ async fn from_history(
     let mut entries = Vec::new();
     loop {
         let page = call.server.store.range(range.clone()).await;
-        let page = page.map_err(|error| unread(&error, continued))?;
+        let page = page.map_err(|error| unread(&error, after))?;
         let last = page.items.last().map(|item| item.key.clone());
         for item in page.items {
             let Ok(entry) =
@@ -217,26 +239,35 @@ async fn from_history(
 /// Combinations of options that make no sense.
 fn check(options: &ListOptions) -> Result<(), Status> {
     let field = Path::root("resourceVersionMatch");
-    let error = match (options.version_match, options.resource_version) {
-        (Some(_), _) if options.continue_token.is_some() => FieldError::forbidden(
-            &field,
-            "resourceVersionMatch is forbidden when continue is provided",
-        ),
-        (Some(_), None) => FieldError::forbidden(
-            &field,
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        ),
-        (Some(VersionMatch::Exact), Some(0)) => FieldError::forbidden(
-            &field,
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        ),
-        _ if options.send_initial_events.is_some() => FieldError::forbidden(
-            &Path::root("sendInitialEvents"),
-            "sendInitialEvents is forbidden for list",
-        ),
-        _ => return Ok(()),
-    };
-    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+    let mut errors = Vec::new();
+    let mut forbid = |why: &str| errors.push(FieldError::forbidden(&field, why));
+    if let Some(matching) = &options.version_match {
+        if options.resource_version.is_none() {
+            forbid("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if options.continue_token.is_some() {
+            forbid("resourceVersionMatch is forbidden when continue is provided");
+        }
+        match (matching, options.resource_version) {
+            (VersionMatch::Exact, Some(0)) => {
+                forbid("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+            }
+            (VersionMatch::Other(other), _) => {
+                let known = ["Exact", "NotOlderThan", ""];
+                errors.push(FieldError::not_supported(&field, other.as_str(), &known));
+            }
+            _ => {}
+        }
+    }
+    if options.send_initial_events.is_some() {
+        let field = Path::root("sendInitialEvents");
+        let why = "sendInitialEvents is forbidden for list";
+        errors.push(FieldError::forbidden(&field, why));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(invalid_options("ListOptions", &errors))
 }
 
 fn answer(call: &Call<'_>, page: Page) -> Answer {
@@ -247,10 +278,10 @@ fn answer(call: &Call<'_>, page: Page) -> Answer {
     );
     if let (true, Some(last)) = (page.more, page.entries.last()) {
         let continuation = Continuation {
-            revision: page.revision,
+            revision: Some(page.revision),
             after: last.key.to_vec(),
         };
-        metadata.insert("continue".to_owned(), continuation.seal().into());
+        metadata.insert("continue".to_owned(), continuation.token().into());
         if let Some(remaining) = page.remaining {
             metadata.insert("remainingItemCount".to_owned(), remaining.into());
         }

@@ -38,7 +38,7 @@ use crate::{
     },
     metrics::WatcherGuard,
     negotiation::Encoding,
-    query::{ListOptions, VersionMatch},
+    query::{ListOptions, VersionMatch, invalid_options},
 };
 
 /// Events that are taken from the log in one go.
@@ -127,26 +127,34 @@ async fn begin(call: &Call<'_>, options: &ListOptions) -> Result<Begin, Status> 
     })
 }
 
+/// Combinations of options that make no sense.
 fn check(options: &ListOptions) -> Result<(), Status> {
-    let (matching, initial) = (
-        Path::root("resourceVersionMatch"),
-        Path::root("sendInitialEvents"),
-    );
-    let error = match (options.send_initial_events, options.version_match) {
-        (None, Some(_)) => FieldError::forbidden(
-            &matching,
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        (Some(_), matched) if matched != Some(VersionMatch::NotOlderThan) => FieldError::forbidden(
-            &matching,
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        (Some(true), _) if !options.bookmarks => {
-            FieldError::forbidden(&initial, "sendInitialEvents requires allowWatchBookmarks")
+    let field = Path::root("resourceVersionMatch");
+    let mut errors = Vec::new();
+    let not_older = options.version_match == Some(VersionMatch::NotOlderThan);
+    let mut forbid = |why: &str| errors.push(FieldError::forbidden(&field, why));
+    if options.send_initial_events.is_some() && !not_older {
+        forbid("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if let Some(matching) = &options.version_match {
+        if options.send_initial_events.is_none() {
+            forbid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
         }
-        _ => return Ok(()),
-    };
-    Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+        if options.continue_token.is_some() {
+            forbid("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if !not_older {
+            let shown = match matching {
+                VersionMatch::Other(other) => other.as_str(),
+                VersionMatch::Exact | VersionMatch::NotOlderThan => "Exact",
+            };
+            errors.push(FieldError::not_supported(&field, shown, &["NotOlderThan"]));
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(invalid_options("ListOptions", &errors))
 }
 
 fn timeout(options: &ListOptions) -> Duration {

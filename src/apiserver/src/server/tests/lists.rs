@@ -118,6 +118,41 @@ async fn a_page_of_a_compacted_revision_has_expired() {
     api.store.compact(api.store.revision()).await.unwrap();
     let expired = api.get(&format!("{MAPS}?limit=1&continue={token}")).await;
     assert_eq!((expired.refused().0, expired.refused().1), (410, "Expired"));
+    // The rest can be had, though as it is now.
+    let token = string(&expired.body["metadata"]["continue"]);
+    let rest = api.get(&format!("{MAPS}?continue={token}")).await.ok();
+    assert_eq!(names(&rest), ["m01", "m02"]);
+}
+
+#[tokio::test]
+async fn a_token_is_good_after_a_restart() {
+    let api = maps(3).await;
+    let token = string(&api.get(&format!("{MAPS}?limit=1")).await.ok()["metadata"]["continue"]);
+    api.map("later").await;
+    api.server.shutdown().await;
+    let again = Api::over(api.store.clone(), Config::default()).await;
+    let rest = again.get(&format!("{MAPS}?continue={token}")).await.ok();
+    assert_eq!(names(&rest), ["m01", "m02"]);
+}
+
+#[tokio::test]
+async fn options_that_contradict_each_other_are_refused() {
+    let api = maps(1).await;
+    let token = string(&api.get(&format!("{MAPS}?limit=1")).await.ok()["metadata"]["continue"]);
+    assert_eq!(token, "");
+    let only = "ListOptions.meta.k8s.io \"\" is invalid: ";
+    for (query, code, message) in [
+        ("resourceVersion=x", 400, "invalid resource version: resourceVersion: Invalid value: \"x\": strconv.ParseUint: parsing \"x\": invalid syntax".to_owned()),
+        ("resourceVersionMatch=Exact", 422, format!("{only}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")),
+        ("resourceVersionMatch=Exact&resourceVersion=0", 422, format!("{only}resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")),
+        ("resourceVersionMatch=Odd&resourceVersion=1", 422, format!("{only}resourceVersionMatch: Unsupported value: \"Odd\": supported values: \"\", \"Exact\", \"NotOlderThan\"")),
+        ("sendInitialEvents=true", 422, format!("{only}sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list")),
+        ("watch=1&sendInitialEvents=true", 422, format!("{only}resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
+        ("watch=1&resourceVersionMatch=NotOlderThan", 422, format!("{only}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
+    ] {
+        let reply = api.get(&format!("{MAPS}?{query}")).await;
+        assert_eq!((reply.refused().0, reply.refused().2), (code, message.as_str()), "{query}");
+    }
 }
 
 #[tokio::test]
