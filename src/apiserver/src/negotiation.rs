@@ -147,6 +147,18 @@ pub(crate) fn objects(headers: &HeaderMap) -> Result<Accepted, NotAcceptable> {
         .ok_or(NotAcceptable)
 }
 
+/// Whether the client unpacks gzip.
+pub(crate) fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::ACCEPT_ENCODING).iter();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| {
+            let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+            name.trim() == "gzip" && !matches!(quality.trim(), "q=0" | "q=0.0")
+        })
+}
+
 /// The encoding of an answer that has one form only. Without a usable `Accept`, JSON.
 pub(crate) fn encoding(headers: &HeaderMap) -> Encoding {
     accept_ranges(headers)

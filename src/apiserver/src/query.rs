@@ -355,8 +355,7 @@ mod tests {
     #[test]
     fn list_options() {
         let options =
-            list("labelSelector=app%3Dweb&limit=500&resourceVersion=0&timeoutSeconds=30")
-                .unwrap();
+            list("labelSelector=app%3Dweb&limit=500&resourceVersion=0&timeoutSeconds=30").unwrap();
         assert_eq!(options.label_selector.as_deref(), Some("app=web"));
         assert_eq!(
             (options.limit, options.resource_version),

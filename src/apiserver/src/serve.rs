@@ -37,6 +37,8 @@ const PING: Duration = Duration::from_secs(30);
 const MAX_CONNECTIONS: usize = 8192;
 /// Requests at a time in one HTTP/2 connection: client-go keeps all of its watches in one.
 const MAX_STREAMS: u32 = 1000;
+/// The bytes of a request's head in HTTP/2: as much as HTTP/1.1 takes of a URL, for selectors, and then some.
+const MAX_HEADERS: u32 = 128 << 10;
 /// A pause after the system could not accept (out of file descriptors), instead of spinning.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -191,7 +193,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
-            .max_concurrent_streams(MAX_STREAMS);
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADERS);
         let connection = builder
             .serve_connection_with_upgrades(TokioIo::new(stream), service)
             .into_owned();

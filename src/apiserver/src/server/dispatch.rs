@@ -20,8 +20,8 @@ use super::{
     Server,
     answer::{self, Answer},
     call::Call,
-    collection_delete, create, delete, discovery, get, health, list, log, openapi, patch, pod,
-    reviews, scale, token, update, watch,
+    collection_delete, compress, create, delete, discovery, get, health, list, log, openapi, patch,
+    pod, reviews, scale, token, update, watch,
 };
 use crate::{
     authn::{User, impersonate::impersonate},
@@ -120,6 +120,9 @@ async fn resource(
     }
     let mut response = answer::finish(route(&mut call, verb).await);
     answer::warn(&mut response, call.take_warnings());
+    if matches!(verb, Verb::Get | Verb::List) && negotiation::accepts_gzip(&parts.headers) {
+        response = compress::compress(response);
+    }
     let (code, took) = (response.status().as_u16(), started.elapsed());
     server.metrics.answered(verb, &served.label, code, took);
     response

@@ -9,6 +9,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod call;
 pub(crate) mod catalog;
 mod collection_delete;
+mod compress;
 mod continuation;
 mod create;
 mod delete;
@@ -30,6 +31,7 @@ mod services;
 mod token;
 mod update;
 mod watch;
+mod watch_socket;
 mod write;
 
 use std::{

@@ -29,6 +29,7 @@ use super::{
     catalog::Served,
     present::Shape,
     select::Selection,
+    watch_socket,
 };
 use crate::{
     cache::{
@@ -81,6 +82,9 @@ pub(crate) async fn watch(call: &Call<'_>) -> Answer {
         ],
         _counted: call.server.metrics.watcher(&call.served.label),
     };
+    if watch_socket::is_wanted(&call.parts.headers) {
+        return watch_socket::switch(call, watcher);
+    }
     let chunks = stream::unfold(Some(watcher), |watcher| async {
         let mut watcher = watcher?;
         match watcher.next().await {
@@ -138,7 +142,9 @@ fn check(options: &ListOptions) -> Result<(), Status> {
     }
     if let Some(matching) = &options.version_match {
         if options.send_initial_events.is_none() {
-            forbid("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            forbid(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
         }
         if options.continue_token.is_some() {
             forbid("resourceVersionMatch is forbidden when continue is provided");
@@ -164,7 +170,7 @@ fn timeout(options: &ListOptions) -> Duration {
 }
 
 /// What a watch sends next.
-enum Next {
+pub(super) enum Next {
     Chunk(Bytes),
     /// And nothing after it.
     Last(Bytes),
@@ -172,7 +178,7 @@ enum Next {
 }
 
 /// One watch.
-struct Watcher {
+pub(super) struct Watcher {
     store: Arc<dyn Store>,
     served: Arc<Served>,
     selection: Selection,
@@ -192,8 +198,22 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The next chunk: at least one event, or a bookmark.
-    async fn next(&mut self) -> Next {
+    /// Resolves when the watch has to end, whether its client reads or not.
+    pub(super) fn ended(&self) -> impl Future<Output = ()> + use<> {
+        let (ends, deadline) = (self.ends.clone(), self.deadline);
+        async move {
+            let [server, resource, listener] = &ends;
+            tokio::select! {
+                () = ended(server.as_ref()) => (),
+                () = ended(resource.as_ref()) => (),
+                () = ended(listener.as_ref()) => (),
+                () = tokio::time::sleep_until(deadline) => (),
+            }
+        }
+    }
+
+    /// The next chunk: whole lines, at least one event or a bookmark. Nothing is lost if this is dropped halfway.
+    pub(super) async fn next(&mut self) -> Next {
         loop {
             let cursor = match &self.begin {
                 Begin::State { .. } => match self.state() {

@@ -53,6 +53,35 @@ async fn a_long_list_arrives_whole() {
 }
 
 #[tokio::test]
+async fn a_long_list_is_packed_for_those_who_unpack() {
+    use std::io::Read as _;
+    let api = Api::start().await;
+    for n in 0..40 {
+        api.post(MAPS, config_map(&format!("m{n:02}"), &"x".repeat(5000)))
+            .await
+            .ok();
+    }
+    let get = async |path: &str| {
+        let request = Request::get(path).header("accept-encoding", "deflate, gzip;q=0.5");
+        let response = api.send(request.body(Body::empty()).unwrap()).await;
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        (parts.headers, bytes)
+    };
+    let (headers, packed) = get(MAPS).await;
+    assert_eq!(headers["content-encoding"], "gzip");
+    assert!(packed.len() < 20_000 && !headers.contains_key("content-length"));
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(packed.as_ref())
+        .read_to_string(&mut text)
+        .unwrap();
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list, api.get(MAPS).await.ok());
+    let (headers, _) = get(&format!("{MAPS}/m00")).await;
+    assert!(!headers.contains_key("content-encoding"));
+}
+
+#[tokio::test]
 async fn selectors_choose() {
     let api = Api::start().await;
     api.post(PODS, pod("a")).await.ok();
