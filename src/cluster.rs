@@ -433,6 +433,7 @@ async fn start_node(
     );
     let stop = CancellationToken::new();
     let node = Node::start(client, node, stop.clone()).await?;
+    api.set_dialer(Arc::new(local::PodNetwork(fabric.clone())));
     api.set_nodes(Arc::new(local::Nodes::new(
         config.node_name.clone(),
         node.router(),

@@ -17,7 +17,7 @@ use vaquita_auth::tokens::{KeyError, SigningKey};
 use vaquita_store::Store;
 
 use crate::{
-    BootstrapError, Config, LoadError, NodeTransport, User,
+    BootstrapError, Config, Dialer, LoadError, NodeTransport, User,
     authn::Authenticator,
     cache::{feed, log::Window},
     serve::{self, ServeError, Trust},
@@ -127,7 +127,16 @@ impl ApiServer {
         &self.server
     }
 
-    /// Says how requests reach nodes: from now on, logs can be read.
+    /// Says how pods are reached for `proxy`; until then, over the host's own network.
+    pub fn set_dialer(&self, dialer: Arc<dyn Dialer>) {
+        *self
+            .server
+            .dialer
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = dialer;
+    }
+
+    /// Says how requests reach nodes: from now on, logs can be read and commands run.
     pub fn set_nodes(&self, nodes: Arc<dyn NodeTransport>) {
         *self
             .server

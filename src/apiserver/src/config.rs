@@ -38,6 +38,11 @@ pub struct Config {
     pub max_reads_in_flight: usize,
     /// Writes that are worked on at a time; beyond them 429 is answered. Default 200.
     pub max_writes_in_flight: usize,
+    /// Connections of exec, attach, port-forward and proxies that are open at a time; beyond them 429 is answered.
+    /// Default 1000.
+    pub max_streams: usize,
+    /// How long nothing may come over such a connection before it is ended. Default 4 hours, as kubelets have it.
+    pub stream_idle: Duration,
     /// Events of each resource that are kept in memory for watchers; older ones are read from the store. Default 8192.
     pub window_events: usize,
     /// The same in bytes. Default 16 MiB.
@@ -69,6 +74,8 @@ impl Default for Config {
             body_limit: 3 << 20,
             max_reads_in_flight: 400,
             max_writes_in_flight: 200,
+            max_streams: 1000,
+            stream_idle: Duration::from_hours(4),
             window_events: 8192,
             window_bytes: 16 << 20,
             history: Duration::from_mins(5),

@@ -26,6 +26,6 @@ pub use apiserver::{ApiServer, StartError};
 pub use authn::{Authenticator, User};
 pub use cache::{entry::Malformed, feed::LoadError};
 pub use config::{Config, Network, NetworkError};
-pub use node::{NodeError, NodeTransport};
+pub use node::{Dialer, Duplex, HostNetwork, NodeError, NodeTransport};
 pub use serve::{Peer, ServeError};
 pub use server::bootstrap::BootstrapError;

@@ -44,6 +44,53 @@ pub(crate) struct Metrics {
     objects: Family<ResourceLabels, Gauge<i64, AtomicI64>>,
     watchers: Family<ResourceLabels, Gauge<i64, AtomicI64>>,
     rejected: Counter,
+    pub(crate) streams: Streams,
+}
+
+/// What is counted of exec, attach, port-forward and proxies. Clones count together.
+#[derive(Clone, Default)]
+pub(crate) struct Streams {
+    open: Family<ResourceLabels, Gauge<i64, AtomicI64>>,
+    rejected: Counter,
+    idle: Counter,
+}
+
+impl Streams {
+    fn new(registry: &mut Registry) -> Self {
+        let streams = Self::default();
+        registry.register(
+            "apiserver_open_streams",
+            "Open connections of exec, attach, port-forward and proxies, by resource",
+            streams.open.clone(),
+        );
+        registry.register(
+            "apiserver_rejected_streams",
+            "Connections refused because too many were open",
+            streams.rejected.clone(),
+        );
+        registry.register(
+            "apiserver_idle_streams",
+            "Connections ended because nothing came for too long",
+            streams.idle.clone(),
+        );
+        streams
+    }
+
+    /// One of `resource`, such as `pods/exec`, begins; it ends when the guard is dropped.
+    pub(crate) fn begin(&self, resource: Arc<str>) -> OpenGuard {
+        let gauge = self.open.get_or_create(&ResourceLabels { resource });
+        OpenGuard::count(gauge.clone())
+    }
+
+    /// One was refused because too many are open.
+    pub(crate) fn rejected(&self) {
+        self.rejected.inc();
+    }
+
+    /// One ended because nothing came for too long.
+    pub(crate) fn idle(&self) {
+        self.idle.inc();
+    }
 }
 
 impl Metrics {
@@ -82,8 +129,10 @@ impl Metrics {
             "Requests refused because too many were in flight",
             rejected.clone(),
         );
+        let streams = Streams::new(&mut registry);
         Self {
             registry,
+            streams,
             requests,
             durations,
             objects,
@@ -118,15 +167,14 @@ impl Metrics {
     }
 
     /// A watch on `resource` begins; it ends when the guard is dropped.
-    pub(crate) fn watcher(&self, resource: &Arc<str>) -> WatcherGuard {
+    pub(crate) fn watcher(&self, resource: &Arc<str>) -> OpenGuard {
         let gauge = self
             .watchers
             .get_or_create(&ResourceLabels {
                 resource: resource.clone(),
             })
             .clone();
-        gauge.inc();
-        WatcherGuard(gauge)
+        OpenGuard::count(gauge)
     }
 
     /// All of it in the text format, with the number of objects of each resource as they are now.
@@ -142,11 +190,18 @@ impl Metrics {
     }
 }
 
-/// Counts an open watch until it is dropped.
+/// Counts an open watch or connection until it is dropped.
 #[derive(Debug)]
-pub(crate) struct WatcherGuard(Gauge<i64, AtomicI64>);
+pub(crate) struct OpenGuard(Gauge<i64, AtomicI64>);
 
-impl Drop for WatcherGuard {
+impl OpenGuard {
+    fn count(gauge: Gauge<i64, AtomicI64>) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -1,7 +1,16 @@
-//! The way from the API server to a node, for what only the node knows: the logs of its containers.
+//! The ways from the API server to nodes and pods.
+//!
+//! A [`NodeTransport`] carries what only a node knows or can do: logs, commands, forwarded ports. A [`Dialer`] reaches what
+//! pods serve, for the `proxy` subresources.
+
+use std::{io, net::SocketAddr};
 
 use axum::body::Body;
 use http::{Request, Response};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// Why a node did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -19,5 +28,33 @@ pub enum NodeError {
 pub trait NodeTransport: Send + Sync + 'static {
     /// Hands `request`, whose URI is a path such as `/containerLogs/{namespace}/{pod}/{container}`, to the node's own
     /// server and gives back what it says, whatever the status.
+    ///
+    /// A request with an `Upgrade` header may be answered with 101. Such an answer has to carry the connection, as
+    /// those of hyper's client do: [`hyper::upgrade::on`] gives it. (`vaquita_streams::inner` makes one in memory.)
     async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, NodeError>;
+}
+
+/// A connection, whatever it runs over.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// How pods are reached.
+#[async_trait::async_trait]
+pub trait Dialer: Send + Sync + 'static {
+    /// Connects to `to`, a pod's address.
+    async fn dial(&self, to: SocketAddr) -> io::Result<Box<dyn Duplex>>;
+}
+
+/// Reaches pods over the host's own network, where that leads to them.
+#[derive(Debug, Clone, Copy)]
+pub struct HostNetwork;
+
+#[async_trait::async_trait]
+impl Dialer for HostNetwork {
+    async fn dial(&self, to: SocketAddr) -> io::Result<Box<dyn Duplex>> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
 }

@@ -1,4 +1,5 @@
-//! What a kubelet answers to the API server: `/containerLogs`, `/pods` and `/healthz`.
+//! What a kubelet answers to the API server: `/containerLogs`, `/pods` and `/healthz`; and the way to its connections,
+//! `/portForward`, `/attach` and `/exec`.
 //!
 //! Errors are plain text with a status code, as upstream's kubelet has them; the API server makes a Status of them.
 
@@ -9,7 +10,7 @@ use axum::{
     body::Body,
     extract::{Path, Query as UrlQuery, State as Shared},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{any, get},
 };
 use http::{StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
@@ -18,19 +19,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use vaquita_runtime::LogStream;
 
 use crate::{
+    connections::{self, Connections},
     logs::{LogStore, PodKey, Query, Streams},
     pod::board::{Record, State},
     pods::{Entry, Registry},
 };
 
+/// What the handlers look at.
 #[derive(Clone)]
-struct Kubelet {
-    registry: Registry,
-    logs: LogStore,
+pub(crate) struct Kubelet {
+    pub(crate) registry: Registry,
+    pub(crate) logs: LogStore,
+    pub(crate) connections: Connections,
 }
 
 /// The routes.
-pub(crate) fn router(registry: Registry, logs: LogStore) -> Router {
+pub(crate) fn router(kubelet: Kubelet) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok"))
         .route("/pods", get(pods))
@@ -38,15 +42,28 @@ pub(crate) fn router(registry: Registry, logs: LogStore) -> Router {
             "/containerLogs/{namespace}/{pod}/{container}",
             get(container_logs),
         )
-        .with_state(Kubelet { registry, logs })
+        // GET of a WebSocket, POST of SPDY.
+        .route(
+            "/portForward/{namespace}/{pod}",
+            any(connections::port_forward),
+        )
+        .route(
+            "/attach/{namespace}/{pod}/{container}",
+            any(connections::attach),
+        )
+        .route(
+            "/exec/{namespace}/{pod}/{container}",
+            any(connections::exec),
+        )
+        .with_state(kubelet)
 }
 
 /// A refusal.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal(StatusCode, String);
+pub(crate) struct Refusal(pub(crate) StatusCode, pub(crate) String);
 
 impl Refusal {
-    fn bad(message: impl Into<String>) -> Self {
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, message.into())
     }
 }

@@ -7,10 +7,11 @@
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`;
-//! `proxy` Services; `http` what the node answers.
+//! `proxy` Services; `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
+mod connections;
 mod events;
 mod host;
 mod http;

@@ -11,6 +11,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     NodeConfig, StartError,
     backend::WasmBackend,
+    connections::Connections,
     events, host, http,
     images::Images,
     logs::LogStore,
@@ -31,6 +32,7 @@ pub struct Node {
     name: String,
     registry: Registry,
     logs: LogStore,
+    connections: Connections,
     registered: watch::Receiver<bool>,
     tasks: TaskTracker,
 }
@@ -110,6 +112,7 @@ impl Node {
             heartbeat: config.heartbeat,
             registered,
         };
+        let connections = Connections::new(config.fabric, shutdown.clone());
         tasks.spawn(registration.run(shutdown));
         events.normal(&about(&config.name), "Starting", "Starting kubelet.");
         tasks.close();
@@ -117,6 +120,7 @@ impl Node {
             name: config.name,
             registry,
             logs,
+            connections,
             registered: is_registered,
             tasks,
         })
@@ -128,9 +132,14 @@ impl Node {
     }
 
     /// What the API server asks a node for, at the kubelet's paths: `/containerLogs/{namespace}/{pod}/{container}`,
-    /// `/pods` and `/healthz`. It checks no credentials: whoever may reach it may read every log.
+    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods` and `/healthz`. It checks no credentials:
+    /// whoever may reach it may read every log and connect to every pod.
     pub fn router(&self) -> Router {
-        http::router(self.registry.clone(), self.logs.clone())
+        http::router(http::Kubelet {
+            registry: self.registry.clone(),
+            logs: self.logs.clone(),
+            connections: self.connections.clone(),
+        })
     }
 
     /// Waits until this process has reported the node as Ready. (What the Node object says may be left from a process

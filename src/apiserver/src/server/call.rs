@@ -39,7 +39,6 @@ pub(crate) struct Call<'r> {
     /// Who asks.
     pub(crate) user: &'r User,
     /// The request's head.
-    #[allow(dead_code, reason = "for upgrades")]
     pub(crate) parts: &'r Parts,
     pub(crate) info: &'r RequestInfo,
     pub(crate) query: Query<'r>,
@@ -130,15 +129,16 @@ impl Call<'_> {
         Ok(answer::json(code, object, self.accepted.encoding))
     }
 
+    /// The body as it comes; once.
+    pub(crate) fn take_body(&mut self) -> Body {
+        let body = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        body.take().unwrap_or_default()
+    }
+
     /// The body, read to its end; once.
     pub(crate) async fn read_body(&mut self) -> Result<Bytes, Status> {
         let limit = self.server.config.body_limit;
-        let body = self
-            .body
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .unwrap_or_default();
+        let body = self.take_body();
         let read = tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect());
         let Ok(read) = read.await else {
             return Err(Status::timeout(

@@ -20,8 +20,8 @@ use super::{
     Server,
     answer::{self, Answer},
     call::Call,
-    collection_delete, compress, create, delete, discovery, get, health, list, log, openapi, patch,
-    pod, reviews, scale, token, update, watch,
+    collection_delete, compress, connect, create, delete, discovery, get, health, list, log,
+    openapi, patch, pod, reviews, scale, token, update, watch,
 };
 use crate::{
     authn::{User, impersonate::impersonate},
@@ -81,11 +81,18 @@ async fn resource(
     let query = Query::parse(parts.uri.query());
     let lists = parts.method == Method::GET && info.name.is_none();
     let watch = info.watch || lists && query.flag("watch").unwrap_or(false);
-    let Some(verb) = Verb::of(&parts.method, info.name.is_some(), watch) else {
+    let verb = Verb::of(&parts.method, info.name.is_some(), watch)
+        .or_else(|| connect::verb(&parts.method, info));
+    let Some(verb) = verb else {
         return answer::status(&Status::method_not_allowed_here());
     };
     // Before anything is said about what exists.
-    if let Err(status) = authz::resource(server, user, verb, info, &query) {
+    let creates = connect::needs_create(&parts.method, &parts.headers, info);
+    let allowed = authz::resource(server, user, verb, info, &query).and_then(|()| match creates {
+        true => authz::resource(server, user, Verb::Create, info, &query),
+        false => Ok(()),
+    });
+    if let Err(status) = allowed {
         return answer::status(&status);
     }
     let Some(served) = server.served(&info.group, &info.version, &info.resource) else {
@@ -220,6 +227,7 @@ async fn subresource(call: &mut Call<'_>, name: &str, verb: Verb) -> Answer {
     match (name, verb) {
         ("log", Verb::Get) => log::log(call).await,
         ("token", Verb::Create) => token::create(call).await,
+        _ if connect::is_connection(call.info) => connect::connect(call, name).await,
         ("binding", Verb::Create) => pod::bind(call).await,
         ("eviction", Verb::Create) => pod::evict(call).await,
         ("scale", Verb::Get) => scale::get(call),

@@ -7,7 +7,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use vaquita_api::{Object, meta, status::Status};
 
-use super::{answer::Answer, call::Call};
+use super::{answer::Answer, call::Call, connect};
 
 /// Options of the query that the node understands under the same name.
 const PASSED_ON: [&str; 8] = [
@@ -25,24 +25,11 @@ const PASSED_ON: [&str; 8] = [
 pub(crate) async fn log(call: &Call<'_>) -> Answer {
     let pod = call.entry()?.value().map_err(Status::internal)?;
     let container = container(call, &pod)?;
-    let node = meta::at(&pod, &["spec", "nodeName"])
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if node.is_empty() {
-        let message = format!("pod {} does not have a host assigned", call.name());
-        return Err(Status::bad_request(message));
-    }
-    let nodes = call
-        .server
-        .nodes()
-        .ok_or_else(|| Status::unavailable("no node can be reached yet"))?;
+    let node = connect::node_of(call, &pod)?;
     let request = Request::get(path(call, &container))
         .body(Body::empty())
         .map_err(Status::internal)?;
-    let response = nodes
-        .call(node, request)
-        .await
-        .map_err(|error| Status::internal(format!("cannot reach node {node:?}: {error}")))?;
+    let response = connect::at_node(call, node, request).await?;
     if response.status() != StatusCode::OK {
         return Err(refused(response).await);
     }
@@ -50,7 +37,7 @@ pub(crate) async fn log(call: &Call<'_>) -> Answer {
 }
 
 /// The container that is meant: the one that is named, or the only one there is.
-fn container(call: &Call<'_>, pod: &Object) -> Result<String, Status> {
+pub(crate) fn container(call: &Call<'_>, pod: &Object) -> Result<String, Status> {
     let names = |list: &str| -> Vec<String> {
         let containers = meta::at(pod, &["spec", list]).and_then(Value::as_array);
         let names = containers
@@ -60,6 +47,7 @@ fn container(call: &Call<'_>, pod: &Object) -> Result<String, Status> {
         names.map(str::to_owned).collect()
     };
     let (main, init) = (names("containers"), names("initContainers"));
+    let ephemeral = names("ephemeralContainers");
     let annotations = meta::annotations(pod);
     let wanted = call.query.text("container").map(str::to_owned);
     let default = || {
@@ -68,7 +56,13 @@ fn container(call: &Call<'_>, pod: &Object) -> Result<String, Status> {
             .cloned()
     };
     match (wanted.or_else(default), main.as_slice()) {
-        (Some(name), _) if main.contains(&name) || init.contains(&name) => Ok(name),
+        (Some(name), _)
+            if [&main, &init, &ephemeral]
+                .iter()
+                .any(|names| names.contains(&name)) =>
+        {
+            Ok(name)
+        }
         (Some(name), _) => Err(Status::bad_request(format!(
             "container {name} is not valid for pod {}",
             call.name()

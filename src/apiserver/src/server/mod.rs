@@ -10,6 +10,7 @@ pub(crate) mod call;
 pub(crate) mod catalog;
 mod collection_delete;
 mod compress;
+mod connect;
 mod continuation;
 mod create;
 mod delete;
@@ -24,6 +25,7 @@ mod openapi;
 mod patch;
 mod pod;
 mod present;
+mod proxy;
 mod reviews;
 mod scale;
 mod select;
@@ -53,7 +55,7 @@ use self::{
     services::Services,
 };
 use crate::{
-    Config, NodeTransport,
+    Config, Dialer, HostNetwork, NodeTransport,
     authn::Authenticator,
     authz::Access,
     cache::{Cache, Collection, resource_prefix},
@@ -92,6 +94,10 @@ pub(crate) struct Server {
     pub(crate) metrics: Metrics,
     /// How to reach nodes, once there is a way.
     pub(crate) nodes: RwLock<Option<Arc<dyn NodeTransport>>>,
+    /// How to reach pods.
+    pub(crate) dialer: RwLock<Arc<dyn Dialer>>,
+    /// Permits for connections that may last for hours.
+    pub(crate) streams: Arc<Semaphore>,
     /// Gives addresses and ports out.
     pub(crate) services: Services,
     /// The `OpenAPI` documents, made when first asked for.
@@ -111,6 +117,7 @@ impl Server {
         authenticator: Authenticator,
         config: Config,
     ) -> Self {
+        let streams = Arc::new(Semaphore::new(config.max_streams));
         Self {
             catalog: ArcSwap::from_pointee(Catalog::new(registry, &cache, None)),
             installing: tokio::sync::Mutex::default(),
@@ -124,6 +131,8 @@ impl Server {
             config,
             metrics: Metrics::new(),
             nodes: RwLock::default(),
+            dialer: RwLock::new(Arc::new(HostNetwork)),
+            streams,
             openapi: openapi::Documents::default(),
             lost: AtomicBool::new(false),
             closing: CancellationToken::new(),
@@ -133,6 +142,14 @@ impl Server {
     /// How to reach nodes, if there is a way by now.
     pub(crate) fn nodes(&self) -> Option<Arc<dyn NodeTransport>> {
         self.nodes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// How to reach pods.
+    pub(crate) fn dialer(&self) -> Arc<dyn Dialer> {
+        self.dialer
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()

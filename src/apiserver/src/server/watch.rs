@@ -37,7 +37,7 @@ use crate::{
         entry::{Change, Entry},
         log::Event,
     },
-    metrics::WatcherGuard,
+    metrics::OpenGuard,
     negotiation::Encoding,
     query::{ListOptions, VersionMatch, invalid_options},
 };
@@ -194,7 +194,7 @@ pub(super) struct Watcher {
     /// The store's history, while the cursor is older than the log.
     history: Option<StoreWatch>,
     ends: [Option<CancellationToken>; 3],
-    _counted: WatcherGuard,
+    _counted: OpenGuard,
 }
 
 impl Watcher {

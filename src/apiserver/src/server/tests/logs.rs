@@ -70,6 +70,6 @@ async fn what_cannot_be_read_is_said_why() {
     let sulky = log(&api, &["c"], "sulky", "").await;
     let message = "container \"c\" has no log yet";
     assert_eq!(sulky.refused(), (400, "BadRequest", message));
-    assert_eq!(log(&api, &["c"], "lost", "").await.refused().0, 500);
+    assert_eq!(log(&api, &["c"], "lost", "").await.refused().0, 404);
     assert_eq!(api.get(&format!("{PODS}/none/log")).await.refused().0, 404);
 }
