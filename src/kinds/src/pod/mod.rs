@@ -1,6 +1,9 @@
 //! `v1` Pod.
 
 mod binding;
+mod label_keys;
+mod metadata;
+mod parts;
 mod qos;
 mod status;
 mod table;
@@ -42,6 +45,8 @@ impl Kind<Here> for Pod {
 
     const SELECTABLE: &'static [SelectableField] = &[
         SelectableField::new("spec.nodeName", &["spec", "nodeName"], ""),
+        // What the field was called before there was a v1.
+        SelectableField::new("spec.host", &["spec", "nodeName"], ""),
         SelectableField::new("spec.restartPolicy", &["spec", "restartPolicy"], ""),
         SelectableField::new("spec.schedulerName", &["spec", "schedulerName"], ""),
         SelectableField::new(
@@ -52,6 +57,8 @@ impl Kind<Here> for Pod {
         SelectableField::new("spec.hostNetwork", &["spec", "hostNetwork"], "false"),
         SelectableField::new("status.phase", &["status", "phase"], ""),
         SelectableField::new("status.podIP", &["status", "podIP"], ""),
+        // Selectors may name the list, which then never has a value.
+        SelectableField::new("status.podIPs", &["status", "podIPs"], ""),
         SelectableField::new(
             "status.nominatedNodeName",
             &["status", "nominatedNodeName"],
@@ -62,10 +69,9 @@ impl Kind<Here> for Pod {
     const COLUMNS: &'static [Column] = table::COLUMNS;
 
     fn apply_defaults(&mut self) {
-        if let Some(spec) = &mut self.spec {
-            pod_spec::apply_defaults(spec);
-            pod_spec::default_requests(spec);
-        }
+        let spec = self.spec.get_or_insert_default();
+        pod_spec::apply_defaults(spec);
+        pod_spec::default_requests(spec);
         let status = self.status.get_or_insert_default();
         // The single address and the list of addresses are two views of one thing.
         match (&status.pod_ip, &status.pod_ips) {
@@ -96,25 +102,20 @@ impl Kind<Here> for Pod {
             }]);
         }
         object.insert("status".to_owned(), status);
+        label_keys::merge(object);
     }
 
     fn prepare_update(new: &mut Object, old: &Object, part: Part, _now: Timestamp) {
-        if part == Part::Status {
-            // Owners are nobody's business who reports a status, and the class of service is decided for good.
-            let owners = meta::at(old, &["metadata", "ownerReferences"]).cloned();
-            let metadata = meta::metadata_mut(new);
-            match owners {
-                Some(owners) => metadata.insert("ownerReferences".to_owned(), owners),
-                None => metadata.remove("ownerReferences"),
-            };
-            if let Some(class) = meta::at(old, &["status", "qosClass"]).cloned() {
-                meta::object_mut(new, "status").insert("qosClass".to_owned(), class);
-            }
+        match part {
+            Part::Status => status::keep(new, old),
+            Part::EphemeralContainers => parts::keep_all_but_ephemeral(new, old),
+            Part::Resize => parts::keep_all_but_resources(new, old),
+            Part::Main | Part::Finalize | Part::Approval => {}
         }
     }
 
     fn validate(&self, errors: &mut Errors) {
-        validate_spec(self, errors);
+        validate_all(self, errors);
         let path = Path::root("spec");
         let ephemeral = self
             .spec
@@ -138,7 +139,16 @@ impl Kind<Here> for Pod {
     }
 
     fn validate_status(&self, old: &Self, errors: &mut Errors) {
+        metadata::validate_change(self, old, errors);
         status::validate(self, old, errors);
+    }
+
+    fn validate_part(&self, old: &Self, part: Part, errors: &mut Errors) {
+        match part {
+            Part::EphemeralContainers => parts::validate_ephemeral(self, old, errors),
+            Part::Resize => parts::validate_resize(self, old, errors),
+            Part::Main | Part::Status | Part::Finalize | Part::Approval => {}
+        }
     }
 
     /// A pod that runs gets the time that it or the client asks for; one that runs nowhere, or no more, goes at once.
@@ -163,12 +173,10 @@ impl Kind<Here> for Pod {
     }
 }
 
-fn validate_spec(pod: &Pod, errors: &mut Errors) {
-    let path = Path::root("spec");
-    match &pod.spec {
-        Some(spec) => pod_spec::validate(spec, &path, errors),
-        None => errors.push(FieldError::required(&path.child("containers"), "")),
-    }
+/// What holds for a pod at all times.
+fn validate_all(pod: &Pod, errors: &mut Errors) {
+    metadata::validate(pod, errors);
+    pod_spec::validate_pod(pod, &Path::root("spec"), errors);
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::Value;
 
 use vaquita_api::quantity::Quantity;
@@ -9,6 +10,14 @@ use vaquita_api::{Object, meta};
 
 /// The two resources that the class depends on.
 const COUNTED: [&str; 2] = ["cpu", "memory"];
+
+/// The class of a pod of this specification.
+pub(super) fn of_spec(spec: &PodSpec) -> &'static str {
+    match serde_json::json!({"spec": spec}) {
+        Value::Object(pod) => class(&pod),
+        _ => "BestEffort",
+    }
+}
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
 pub(super) fn class(pod: &Object) -> &'static str {

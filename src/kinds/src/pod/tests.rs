@@ -169,11 +169,226 @@ fn may_change_its_image_and_little_else() {
         "{errors:?}"
     );
     let more = changed(&old, |pod| {
-        pod["spec"]["containers"] = json!([{"name": "d", "image": "x"}]);
+        pod["spec"]["containers"] =
+            json!([{"name": "c", "image": "x:1"}, {"name": "d", "image": "x:1"}]);
     });
     assert_eq!(
         causes(updated(&resource(), &old, more, Part::Main)),
         ["spec.containers: Forbidden: pod updates may not add or remove containers"]
+    );
+    let renamed = changed(&old, |pod| {
+        pod["spec"]["containers"][0]["name"] = "d".into();
+    });
+    let errors = causes(updated(&resource(), &old, renamed, Part::Main));
+    assert!(
+        errors[0].ends_with("changed: spec.containers[0].name"),
+        "{errors:?}"
+    );
+}
+
+#[test]
+fn can_be_steered_while_it_waits_at_a_gate() {
+    let mut gated = pod();
+    gated["spec"]["schedulingGates"] = json!([{"name": "a.b/c"}]);
+    gated["spec"]["nodeSelector"] = json!({"a": "b"});
+    let old = created(&resource(), gated);
+    let with = |change: fn(&mut Value)| {
+        let new = changed(&old, |pod| change(&mut pod["spec"]));
+        causes(updated(&resource(), &old, new, Part::Main))
+    };
+    let narrower: fn(&mut Value) = |spec| {
+        spec["nodeSelector"] = json!({"a": "b", "c": "d"});
+        spec["schedulingGates"] = json!([]);
+        spec["affinity"] = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "k", "operator": "Exists"}]}],
+        }}});
+    };
+    assert_eq!(with(narrower), [""; 0]);
+    assert_eq!(
+        with(|spec| spec["nodeSelector"] = json!({"a": "c"})),
+        [
+            "spec.nodeSelector: Invalid value: {\"a\":\"c\"}: only additions to spec.nodeSelector are allowed (no mutations or deletions)"
+        ]
+    );
+    assert_eq!(
+        with(|spec| spec["schedulingGates"] = json!([{"name": "other"}])),
+        [
+            "spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'other'"
+        ]
+    );
+    assert_eq!(
+        with(|spec| spec["affinity"] = json!({"podAffinity": {}})).len(),
+        1
+    );
+}
+
+#[test]
+fn takes_ephemeral_containers_while_it_runs() {
+    let old = created(&resource(), pod());
+    let with = |old: &Object, containers: Value| {
+        let new = changed(old, |pod| {
+            pod["spec"]["ephemeralContainers"] = containers;
+            // Whatever else is sent is not taken.
+            pod["metadata"]["labels"] = json!({"a": "b"});
+            pod["spec"]["nodeName"] = "elsewhere".into();
+        });
+        updated(&resource(), old, new, Part::EphemeralContainers)
+    };
+    let debug = json!({"name": "debug", "image": "x:1", "targetContainerName": "c"});
+    let new = with(&old, json!([debug])).unwrap();
+    assert_eq!(new["spec"]["ephemeralContainers"][0]["name"], "debug");
+    assert_eq!(meta::generation(&new), 2);
+    assert_eq!(meta::at(&new, &["spec", "nodeName"]), None);
+    assert_eq!(meta::at(&new, &["metadata", "labels"]), None);
+    assert_eq!(
+        causes(with(&new, json!([]))),
+        [
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debug\" may not be removed\n"
+        ]
+    );
+    let cases = [
+        (
+            json!({"name": "c", "image": "x"}),
+            "spec.ephemeralContainers[0].name: Duplicate value: \"c\"",
+        ),
+        (
+            json!({"name": "d", "image": "x", "targetContainerName": "z"}),
+            "spec.ephemeralContainers[0].targetContainerName: Not found: \"z\"",
+        ),
+        (
+            json!({"name": "d", "image": "x", "ports": [{"containerPort": 1}]}),
+            "spec.ephemeralContainers[0].ports: Forbidden: cannot be set for an Ephemeral Container",
+        ),
+        (
+            json!({"name": "d", "image": "x", "resources": {"limits": {"cpu": "1"}}}),
+            "spec.ephemeralContainers[0].resources: Forbidden: cannot be set for an Ephemeral Container",
+        ),
+    ];
+    for (container, want) in cases {
+        assert_eq!(causes(with(&old, json!([container]))), [want]);
+    }
+}
+
+#[test]
+fn is_resized_within_its_class_of_service() {
+    let sized = |requests: Value, limits: Value| {
+        with_container("resources", json!({"requests": requests, "limits": limits}))
+    };
+    let old = created(
+        &resource(),
+        sized(json!({"cpu": "1"}), json!({"cpu": "2", "memory": "1Gi"})),
+    );
+    let with = |resources: Value| {
+        let new = changed(&old, |pod| {
+            pod["spec"]["containers"][0]["resources"] = resources;
+            pod["spec"]["containers"][0]["image"] = "x:2".into();
+        });
+        updated(&resource(), &old, new, Part::Resize)
+    };
+    let limits = json!({"cpu": "3", "memory": "512Mi"});
+    let new = with(json!({"requests": {"cpu": "1500m", "memory": "1Mi"}, "limits": limits}));
+    let container = &new.as_ref().unwrap()["spec"]["containers"][0];
+    assert_eq!(container["image"], "x:1");
+    assert_eq!(container["resources"]["limits"], limits);
+    assert_eq!(meta::generation(&new.unwrap()), 2);
+    assert_eq!(
+        causes(with(json!({"requests": {"cpu": "1"}}))),
+        [
+            "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+            "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
+            "spec: Forbidden: only cpu and memory resources are mutable",
+        ][..2]
+    );
+    let class =
+        json!({"requests": {"cpu": "2", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "1Gi"}});
+    assert_eq!(
+        causes(with(class)),
+        [
+            "spec: Invalid value: \"Burstable\": Pod QOS Class may not change as a result of resizing"
+        ]
+    );
+    let disk = json!({"requests": {"cpu": "1", "memory": "1Gi", "ephemeral-storage": "1Gi"}, "limits": {"cpu": "2", "memory": "1Gi"}});
+    assert_eq!(
+        causes(with(disk)),
+        ["spec: Forbidden: only cpu and memory resources are mutable"]
+    );
+    let mut windows = sized(json!({}), json!({}));
+    windows["spec"]["os"] = json!({"name": "windows"});
+    let old = created(&resource(), windows);
+    let same = updated(&resource(), &old, Value::Object(old.clone()), Part::Resize);
+    assert_eq!(
+        causes(same),
+        [": Forbidden: windows pods cannot be resized"]
+    );
+}
+
+#[test]
+fn reports_of_its_status_keep_to_their_bounds() {
+    let mut once = pod();
+    once["spec"]["restartPolicy"] = "Never".into();
+    let base = created(&resource(), once);
+    let ended = |state: Value| json!([{"name": "c", "state": state, "image": "", "imageID": ""}]);
+    let old = object(changed(&base, |pod| {
+        pod["status"]["containerStatuses"] = ended(json!({"terminated": {"exitCode": 1}}));
+        pod["status"]["observedGeneration"] = 1.into();
+        pod["status"]["conditions"] =
+            json!([{"type": "Ready", "status": "True", "observedGeneration": 1}]);
+    }));
+    let with = |change: fn(&mut Value)| {
+        let new = changed(&old, |pod| change(&mut pod["status"]));
+        updated(&resource(), &old, new, Part::Status)
+    };
+    let new = with(|status| {
+        *status = json!({"conditions": [{"type": "Ready", "status": "False"}]});
+    });
+    let status = &new.unwrap()["status"];
+    assert_eq!(status["observedGeneration"], 1);
+    assert_eq!(status["conditions"][0]["observedGeneration"], 1);
+    assert_eq!(status["qosClass"], "BestEffort");
+    let cases: [(fn(&mut Value), &str); 5] = [
+        (
+            |status| status["qosClass"] = "Guaranteed".into(),
+            "status.qosClass: Invalid value: \"Guaranteed\": field is immutable",
+        ),
+        (
+            |status| status["containerStatuses"][0]["state"] = json!({"running": {}}),
+            "status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state",
+        ),
+        (
+            |status| status["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]),
+            "status.podIPs: Invalid value: [{\"ip\":\"10.0.0.1\"},{\"ip\":\"10.0.0.2\"}]: may specify no more than one IP for each IP family",
+        ),
+        (
+            |status| status["hostIPs"] = json!([{"ip": "10.0.0.1"}]),
+            "status.hostIPs[0].ip: Invalid value: \"10.0.0.1\": must be equal to `hostIP`",
+        ),
+        (
+            |status| status["resourceClaimStatuses"] = json!([{"name": "x"}]),
+            "status.resourceClaimStatuses[0].name: Invalid value: \"x\": must match the name of an entry in `spec.resourceClaims`",
+        ),
+    ];
+    for (change, want) in cases {
+        assert_eq!(causes(with(change)), [want]);
+    }
+}
+
+#[test]
+fn may_not_pretend_to_be_a_mirror() {
+    let mut mirror = pod();
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    assert_eq!(
+        refused(&resource(), mirror),
+        [
+            "metadata.annotations[kubernetes.io/config.mirror]: Invalid value: \"x\": must set spec.nodeName if mirror pod annotation is set"
+        ]
+    );
+    let mut costly = pod();
+    costly["metadata"]["annotations"] = json!({"controller.kubernetes.io/pod-deletion-cost": "+1"});
+    assert_eq!(
+        refused(&resource(), costly),
+        [
+            "metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: \"+1\": must be a 32bit integer"
+        ]
     );
 }
 

@@ -46,8 +46,14 @@ pub fn apply(spec: &mut PodSpec) {
     }
 }
 
-/// Defaults of pods alone: whatever is limited is requested, up to the limit.
+/// Defaults of pods alone: whatever is limited is requested, up to the limit, by each container and by the pod.
 pub fn apply_requests(spec: &mut PodSpec) {
+    let containers = spec.init_containers.iter_mut().flatten();
+    let limited = containers.chain(&mut spec.containers);
+    limited
+        .filter_map(|container| container.resources.as_mut())
+        .for_each(request_limits);
+    super::totals::apply_defaults(spec);
     spec.enable_service_links.get_or_insert(true);
     let host_network = spec.host_network == Some(true);
     for container in spec
@@ -56,16 +62,13 @@ pub fn apply_requests(spec: &mut PodSpec) {
         .flatten()
         .chain(&mut spec.containers)
     {
-        if let Some(resources) = &mut container.resources {
-            request_limits(resources);
-        }
         for port in container
             .ports
             .iter_mut()
             .flatten()
             .filter(|_| host_network)
         {
-            if port.host_port.is_none() {
+            if port.host_port.unwrap_or_default() == 0 {
                 port.host_port = Some(port.container_port);
             }
         }
@@ -126,6 +129,13 @@ fn apply_ephemeral(container: &mut EphemeralContainer) {
     container.resources.get_or_insert_default();
     apply_ports(container.ports.as_deref_mut());
     apply_env(container.env.as_deref_mut());
+    apply_lifecycle(container.lifecycle.as_mut());
+    let probes = [
+        &mut container.liveness_probe,
+        &mut container.readiness_probe,
+        &mut container.startup_probe,
+    ];
+    probes.into_iter().flatten().for_each(apply_probe);
 }
 
 /// An image whose tag moves is looked for each time; one that is named for good is not.
@@ -184,10 +194,16 @@ fn apply_http_get(action: Option<&mut HTTPGetAction>) {
 }
 
 fn apply_probe(probe: &mut Probe) {
-    probe.timeout_seconds.get_or_insert(1);
-    probe.period_seconds.get_or_insert(10);
-    probe.success_threshold.get_or_insert(1);
-    probe.failure_threshold.get_or_insert(3);
+    for (field, value) in [
+        (&mut probe.timeout_seconds, 1),
+        (&mut probe.period_seconds, 10),
+        (&mut probe.success_threshold, 1),
+        (&mut probe.failure_threshold, 3),
+    ] {
+        // Zero is how a number that was left out looks after a way through other software.
+        field.take_if(|number| *number == 0);
+        field.get_or_insert(value);
+    }
     apply_http_get(probe.http_get.as_mut());
     if let Some(grpc) = &mut probe.grpc {
         grpc.service.get_or_insert_default();
@@ -229,10 +245,30 @@ fn apply_volume(volume: &mut Volume) {
         .as_mut()
         .and_then(|source| source.volume_claim_template.as_mut())
     {
-        fill(&mut template.spec.volume_mode, "Filesystem");
+        crate::persistent_volume::claim::apply_defaults(&mut template.spec);
     }
+    apply_remote(volume);
+}
+
+/// Sources that only drivers know.
+fn apply_remote(volume: &mut Volume) {
     if let Some(source) = &mut volume.iscsi {
         fill(&mut source.iscsi_interface, "default");
+    }
+    if let Some(source) = &mut volume.rbd {
+        fill(&mut source.pool, "rbd");
+        fill(&mut source.user, "admin");
+        fill(&mut source.keyring, "/etc/ceph/keyring");
+    }
+    if let Some(source) = &mut volume.scale_io {
+        fill(&mut source.storage_mode, "ThinProvisioned");
+        fill(&mut source.fs_type, "xfs");
+    }
+    if let Some(source) = &mut volume.azure_disk {
+        fill(&mut source.caching_mode, "ReadWrite");
+        fill(&mut source.kind, "Shared");
+        fill(&mut source.fs_type, "ext4");
+        source.read_only.get_or_insert(false);
     }
 }
 

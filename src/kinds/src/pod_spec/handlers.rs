@@ -1,20 +1,23 @@
 //! Mistakes in probes and lifecycle hooks.
 
 use k8s_openapi::api::core::v1::{
-    ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, TCPSocketAction,
+    Container, ExecAction, HTTPGetAction, Lifecycle, LifecycleHandler, Probe, TCPSocketAction,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::AnyContainer;
-use super::spec::{not_negative, one_of};
+use super::spec::not_negative;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::validate::metadata::invalid;
 use vaquita_api::validate::network;
 
-/// The three probes of a container; `grace` is the pod's termination grace period in seconds.
-pub(super) fn validate_probes(container: &impl AnyContainer, path: &Path<'_>, errors: &mut Errors) {
-    for (field, probe) in container.probes() {
+/// The three probes of a container.
+pub(super) fn validate_probes(container: &Container, path: &Path<'_>, errors: &mut Errors) {
+    for (field, probe) in [
+        ("livenessProbe", &container.liveness_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("startupProbe", &container.startup_probe),
+    ] {
         let Some(probe) = probe else { continue };
         let path = path.child(field);
         validate_probe(probe, &path, errors);
@@ -70,7 +73,7 @@ fn validate_probe(probe: &Probe, path: &Path<'_>, errors: &mut Errors) {
 /// Hooks of a container; `grace` is the pod's termination grace period in seconds.
 pub(super) fn validate_lifecycle(
     lifecycle: &Lifecycle,
-    grace: i64,
+    grace: Option<i64>,
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
@@ -107,7 +110,7 @@ struct Handler<'h> {
     /// The port.
     grpc: Option<i32>,
     /// How long to sleep, and how long the pod has.
-    sleep: Option<(i64, i64)>,
+    sleep: Option<(i64, Option<i64>)>,
 }
 
 impl Handler<'_> {
@@ -124,40 +127,37 @@ impl Handler<'_> {
             .filter(|(_, given)| *given)
             .map(|(field, _)| *field)
             .collect();
-        if given.is_empty() {
-            errors.push(FieldError::required(path, "must specify a handler type"));
-        }
         for field in given.iter().skip(1) {
             errors.push(FieldError::forbidden(
                 &path.child(field),
                 "may not specify more than 1 handler type",
             ));
         }
-        if self
-            .exec
-            .is_some_and(|exec| exec.command.as_ref().is_none_or(Vec::is_empty))
-        {
-            errors.push(FieldError::required(
-                &path.child("exec").child("command"),
-                "",
-            ));
+        match given.first() {
+            Some(field) => self.validate_action(&path.child(field), errors),
+            None => errors.push(FieldError::required(path, "must specify a handler type")),
         }
-        if let Some(action) = self.http_get {
-            validate_http_get(action, &path.child("httpGet"), errors);
-        }
-        if let Some(action) = self.tcp_socket {
-            validate_port(&action.port, &path.child("tcpSocket").child("port"), errors);
-        }
-        if let Some(port) = self.grpc {
-            network::port(port, &path.child("grpc").child("port"), errors);
-        }
-        if let Some((seconds, grace)) = self.sleep
+    }
+
+    /// The first action that is given, which is at `path`.
+    fn validate_action(&self, path: &Path<'_>, errors: &mut Errors) {
+        if let Some(action) = self.exec {
+            if action.command.as_ref().is_none_or(Vec::is_empty) {
+                errors.push(FieldError::required(&path.child("command"), ""));
+            }
+        } else if let Some(action) = self.http_get {
+            validate_http_get(action, path, errors);
+        } else if let Some(action) = self.tcp_socket {
+            validate_port(&action.port, &path.child("port"), errors);
+        } else if let Some(port) = self.grpc {
+            network::port(port, &path.child("port"), errors);
+        } else if let Some((seconds, Some(grace))) = self.sleep
             && (seconds < 0 || seconds > grace)
         {
             let detail = format!(
                 "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
             );
-            errors.push(FieldError::invalid(&path.child("sleep"), seconds, detail));
+            errors.push(FieldError::invalid(path, seconds, detail));
         }
     }
 }
@@ -167,12 +167,14 @@ fn validate_http_get(action: &HTTPGetAction, path: &Path<'_>, errors: &mut Error
         errors.push(FieldError::required(&path.child("path"), ""));
     }
     validate_port(&action.port, &path.child("port"), errors);
-    one_of(
-        action.scheme.as_deref(),
-        &["HTTP", "HTTPS"],
-        &path.child("scheme"),
-        errors,
-    );
+    let scheme = action.scheme.as_deref().unwrap_or_default();
+    if !["HTTP", "HTTPS"].contains(&scheme) {
+        errors.push(FieldError::not_supported(
+            &path.child("scheme"),
+            scheme,
+            &["HTTP", "HTTPS"],
+        ));
+    }
     for header in action.http_headers.iter().flatten() {
         let token = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
         if header.name.is_empty() || !header.name.bytes().all(token) {

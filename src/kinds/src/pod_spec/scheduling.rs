@@ -7,7 +7,8 @@ use k8s_openapi::api::core::v1::{
     PodAffinityTerm, PodSpec, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 
-use super::spec::one_of;
+use super::spec::{one_of, one_of_if};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::validate::metadata::invalid;
@@ -15,19 +16,15 @@ use vaquita_api::validate::selectors;
 
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
-pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    validate_tolerations(tolerations, &path.child("tolerations"), errors);
+/// Where the pod wants to be, and near whom.
+pub(super) fn validate_affinities(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     if let Some(affinity) = &spec.affinity {
         validate_affinity(affinity, &path.child("affinity"), errors);
     }
-    validate_spread(
-        spec.topology_spread_constraints
-            .as_deref()
-            .unwrap_or_default(),
-        &path.child("topologySpreadConstraints"),
-        errors,
-    );
+}
+
+/// What readiness and scheduling wait for, and how pods are spread.
+pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     let at_gates = path.child("readinessGates");
     for (at, gate) in spec.readiness_gates.iter().flatten().enumerate() {
         let problems = names::qualified_name(&gate.condition_type);
@@ -42,16 +39,18 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     let mut seen = HashSet::new();
     for (at, gate) in spec.scheduling_gates.iter().flatten().enumerate() {
         let path = at_gates.index(at);
-        invalid(
-            &path.child("name"),
-            &gate.name,
-            names::qualified_name(&gate.name),
-            errors,
-        );
+        invalid(&path, &gate.name, names::qualified_name(&gate.name), errors);
         if !seen.insert(&gate.name) {
             errors.push(FieldError::duplicate(&path, gate.name.as_str()));
         }
     }
+    validate_spread(
+        spec.topology_spread_constraints
+            .as_deref()
+            .unwrap_or_default(),
+        &path.child("topologySpreadConstraints"),
+        errors,
+    );
 }
 
 /// Mistakes in tolerations.
@@ -93,16 +92,16 @@ fn validate_toleration(toleration: &Toleration, path: &Path<'_>, errors: &mut Er
         ));
     }
     match operator.as_str() {
-        "" | "Equal" => invalid(
-            &path.child("operator"),
-            &value,
-            names::label_value(&value),
-            errors,
-        ),
+        "" | "Equal" => {
+            let problems = names::label_value(&value);
+            if !problems.is_empty() {
+                let at = path.child("operator");
+                errors.push(FieldError::invalid(&at, value, problems.join(";")));
+            }
+        }
         "Exists" if !value.is_empty() => {
             const DETAIL: &str = "value must be empty when `operator` is 'Exists'";
-            let shown = serde_json::to_value(toleration).unwrap_or_default();
-            errors.push(FieldError::invalid(&path.child("operator"), shown, DETAIL));
+            errors.push(FieldError::invalid(&path.child("operator"), value, DETAIL));
         }
         "Exists" => {}
         other => errors.push(FieldError::not_supported(
@@ -313,16 +312,81 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Error
             errors,
         );
     }
-    validate_topology_key(&term.topology_key, path, errors);
+    validate_label_keys(term, path, errors);
+    let (key, at) = (term.topology_key.as_str(), path.child("topologyKey"));
+    if key.is_empty() {
+        errors.push(FieldError::required(&at, "can not be empty"));
+    }
+    invalid(&at, key, names::qualified_name(key), errors);
 }
 
-fn validate_topology_key(key: &str, path: &Path<'_>, errors: &mut Errors) {
-    let path = path.child("topologyKey");
-    if key.is_empty() {
-        errors.push(FieldError::required(&path, "can not be empty"));
-    } else {
-        invalid(&path, key, names::qualified_name(key), errors);
+/// Those labels of which a pod's own values count.
+fn validate_label_keys(term: &PodAffinityTerm, path: &Path<'_>, errors: &mut Errors) {
+    let keys = term.match_label_keys.as_deref().unwrap_or_default();
+    let other_keys = term.mismatch_label_keys.as_deref().unwrap_or_default();
+    let selector = term.label_selector.as_ref();
+    let at = path.child("matchLabelKeys");
+    validate_keys(keys, selector, &at, errors);
+    validate_keys(
+        other_keys,
+        selector,
+        &path.child("mismatchLabelKeys"),
+        errors,
+    );
+    for (index, key) in named_twice(keys, selector) {
+        const DETAIL: &str = "exists in both matchLabelKeys and labelSelector";
+        errors.push(FieldError::invalid(&path.index(index), key, DETAIL));
     }
+    for (index, key) in keys.iter().enumerate() {
+        if other_keys.contains(key) {
+            const DETAIL: &str = "exists in both matchLabelKeys and mismatchLabelKeys";
+            errors.push(FieldError::invalid(&at.index(index), key.as_str(), DETAIL));
+        }
+    }
+}
+
+fn validate_keys(
+    keys: &[String],
+    selector: Option<&LabelSelector>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    if keys.is_empty() {
+        return;
+    }
+    if selector.is_none() {
+        const DETAIL: &str = "must not be specified when labelSelector is not set";
+        errors.push(FieldError::forbidden(path, DETAIL));
+        return;
+    }
+    for (at, key) in keys.iter().enumerate() {
+        invalid(&path.index(at), key, names::qualified_name(key), errors);
+    }
+}
+
+/// The keys of which the selector had an expression before its pod's own value was added to it as another.
+fn named_twice<'k>(
+    keys: &'k [String],
+    selector: Option<&LabelSelector>,
+) -> impl Iterator<Item = (usize, &'k str)> {
+    let mut named: HashSet<String> = selector
+        .iter()
+        .flat_map(|selector| selector.match_labels.iter().flatten())
+        .map(|(key, _)| key.clone())
+        .collect();
+    let mut twice = Vec::new();
+    let expressions = selector
+        .into_iter()
+        .flat_map(|selector| selector.match_expressions.iter().flatten());
+    for expression in expressions {
+        if named.contains(&expression.key)
+            && let Some(at) = keys.iter().rposition(|key| *key == expression.key)
+        {
+            twice.push((at, keys[at].as_str()));
+        }
+        named.insert(expression.key.clone());
+    }
+    twice.into_iter()
 }
 
 fn validate_spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, errors: &mut Errors) {
@@ -342,8 +406,6 @@ fn validate_spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, er
                 &path.child("topologyKey"),
                 "can not be empty",
             ));
-        } else {
-            validate_topology_key(&constraint.topology_key, &path, errors);
         }
         let action = constraint.when_unsatisfiable.as_str();
         if ACTIONS.contains(&action) {
@@ -361,17 +423,42 @@ fn validate_spread(constraints: &[TopologySpreadConstraint], path: &Path<'_>, er
                 &ACTIONS,
             ));
         }
-        if let Some(domains) = constraint.min_domains.filter(|domains| *domains <= 0) {
-            errors.push(FieldError::invalid(
-                &path.child("minDomains"),
-                domains,
-                "must be greater than zero",
-            ));
-        }
-        selectors::label_selector(
-            constraint.label_selector.as_ref(),
-            &path.child("labelSelector"),
-            errors,
-        );
+        validate_spread_details(constraint, &path, errors);
     }
+}
+
+fn validate_spread_details(
+    constraint: &TopologySpreadConstraint,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    const POLICIES: [&str; 2] = ["Honor", "Ignore"];
+    if let Some(domains) = constraint.min_domains {
+        let path = path.child("minDomains");
+        if domains <= 0 {
+            const DETAIL: &str = "must be greater than zero";
+            errors.push(FieldError::invalid(&path, domains, DETAIL));
+        }
+        let action = constraint.when_unsatisfiable.as_str();
+        if action != "DoNotSchedule" {
+            let detail =
+                format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
+            errors.push(FieldError::invalid(&path, domains, detail));
+        }
+    }
+    for (field, policy) in [
+        ("nodeAffinityPolicy", &constraint.node_affinity_policy),
+        ("nodeTaintsPolicy", &constraint.node_taints_policy),
+    ] {
+        one_of_if(policy.as_deref(), &POLICIES, &path.child(field), errors);
+    }
+    let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+    let selector = constraint.label_selector.as_ref();
+    let at = path.child("matchLabelKeys");
+    validate_keys(keys, selector, &at, errors);
+    for (index, key) in named_twice(keys, selector) {
+        const DETAIL: &str = "exists in both matchLabelKeys and labelSelector";
+        errors.push(FieldError::invalid(&at.index(index), key, DETAIL));
+    }
+    selectors::label_selector(selector, &path.child("labelSelector"), errors);
 }

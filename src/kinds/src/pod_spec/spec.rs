@@ -1,10 +1,13 @@
 //! Mistakes in a pod's specification as a whole (`ValidatePodSpec`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{PodDNSConfig, PodSecurityContext, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodResourceClaim, PodSpec};
+use serde_json::json;
 
-use super::{containers, scheduling, volumes};
+use super::{Holder, Surroundings, containers, os, scheduling, security, totals, volumes};
+use crate::resource_names;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::validate::metadata::{invalid, labels};
@@ -14,6 +17,10 @@ const DNS_POLICIES: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Def
 const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
 const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
+/// The longest search list, with the spaces between its names, in bytes.
+const SEARCH_LIST_MAX: usize = 2048;
+/// The longest hostname that a kernel takes, in bytes.
+const HOSTNAME_MAX: usize = 64;
 
 /// One of an enumeration, and not empty.
 pub(super) fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut Errors) {
@@ -21,6 +28,18 @@ pub(super) fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, err
         "" => errors.push(FieldError::required(path, "")),
         known if allowed.contains(&known) => {}
         other => errors.push(FieldError::not_supported(path, other, allowed)),
+    }
+}
+
+/// One of an enumeration, if it is there at all. Nothing is said of why the empty one is wrong too.
+pub(super) fn one_of_if(
+    value: Option<&str>,
+    allowed: &[&str],
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    if let Some(value) = value.filter(|value| !allowed.contains(value)) {
+        errors.push(FieldError::not_supported(path, value, allowed));
     }
 }
 
@@ -35,14 +54,81 @@ pub(super) fn not_negative(value: Option<impl Into<i64>>, path: &Path<'_>, error
     }
 }
 
-/// Finds mistakes in the specification at `path`.
+/// Finds mistakes in a template's specification at `path`.
 pub fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    volumes::validate(
-        spec.volumes.as_deref().unwrap_or_default(),
-        &path.child("volumes"),
-        errors,
-    );
-    containers::validate(spec, path, errors);
+    validate_in(Holder::Template, spec, path, errors);
+}
+
+/// Finds mistakes in a pod's specification at `path`.
+pub fn validate_pod(pod: &Pod, path: &Path<'_>, errors: &mut Errors) {
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    validate_in(Holder::Pod(name), spec, path, errors);
+    if spec
+        .service_account_name
+        .as_ref()
+        .is_none_or(String::is_empty)
+    {
+        refuse_tokens(spec, path, errors);
+    }
+    for (field, list) in [
+        ("containers", Some(&spec.containers)),
+        ("initContainers", spec.init_containers.as_ref()),
+    ] {
+        let path = path.child(field);
+        for (at, container) in list.into_iter().flatten().enumerate() {
+            containers::validate_of_pod(container, &path.index(at), errors);
+        }
+    }
+}
+
+/// Tokens are those of an account.
+fn refuse_tokens(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let at = path.child("volumes");
+    for (index, volume) in spec.volumes.iter().flatten().enumerate() {
+        let path = at.index(index);
+        let path = path.child("projected");
+        let path = path.child("sources");
+        let sources = volume
+            .projected
+            .iter()
+            .flat_map(|projected| projected.sources.iter().flatten());
+        for (index, source) in sources.enumerate() {
+            if source.service_account_token.is_some() {
+                const DETAIL: &str = "must not be specified when serviceAccountName is not set";
+                let path = path.index(index);
+                errors.push(FieldError::forbidden(
+                    &path.child("serviceAccountToken"),
+                    DETAIL,
+                ));
+            }
+        }
+    }
+}
+
+fn validate_in(holder: Holder<'_>, spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let grace = spec.termination_grace_period_seconds;
+    if grace.is_none() {
+        errors.push(FieldError::required(
+            &path.child("terminationGracePeriodSeconds"),
+            "",
+        ));
+    }
+    let given = spec.volumes.as_deref().unwrap_or_default();
+    let volumes = volumes::validate(given, holder, &path.child("volumes"), errors);
+    let claims = spec.resource_claims.as_deref().unwrap_or_default();
+    validate_claims(claims, &path.child("resourceClaims"), errors);
+    let surroundings = Surroundings {
+        volumes,
+        claims: claims.iter().map(|claim| claim.name.as_str()).collect(),
+        grace,
+        restart_policy: spec.restart_policy.as_deref().unwrap_or_default(),
+        host_users: spec.host_users.unwrap_or(true),
+    };
+    containers::validate(spec, &surroundings, path, errors);
+    totals::validate(spec, &surroundings.claims, &path.child("resources"), errors);
+    validate_host_ports(spec, holder, &path.child("containers"), errors);
     one_of(
         spec.restart_policy.as_deref(),
         &RESTART_POLICIES,
@@ -55,97 +141,183 @@ pub fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
         &path.child("dnsPolicy"),
         errors,
     );
-    validate_dns(spec, &path.child("dnsConfig"), errors);
     let selector = spec.node_selector.iter().flatten();
     labels(
         selector.map(|(key, value)| (key.as_str(), value.as_str())),
         &path.child("nodeSelector"),
         errors,
     );
-    if let Some(context) = &spec.security_context {
-        validate_security(context, &path.child("securityContext"), errors);
-    }
+    security::validate_pod(spec, &path.child("securityContext"), errors);
+    scheduling::validate_affinities(spec, path, errors);
+    validate_dns(spec, &path.child("dnsConfig"), errors);
     scheduling::validate(spec, path, errors);
+    os::validate_host_process(spec, path, errors);
+    security::validate_host_users(spec, path, errors);
     validate_names(spec, path, errors);
-    validate_deadlines(spec, path, errors);
-    validate_host_aliases(spec, &path.child("hostAliases"), errors);
+    validate_overhead(spec, &path.child("overhead"), errors);
+    os::validate(spec, path, errors);
+}
+
+fn validate_claims(claims: &[PodResourceClaim], path: &Path<'_>, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for (at, claim) in claims.iter().enumerate() {
+        let path = path.index(at);
+        let name = claim.name.as_str();
+        let at_name = path.child("name");
+        if name.is_empty() {
+            errors.push(FieldError::required(&at_name, ""));
+        } else if seen.insert(name) {
+            invalid(&at_name, name, names::dns1123_label(name), errors);
+        } else {
+            errors.push(FieldError::duplicate(&at_name, name));
+        }
+        let (by_name, by_template) = (
+            &claim.resource_claim_name,
+            &claim.resource_claim_template_name,
+        );
+        let detail = match (by_name, by_template) {
+            (Some(_), Some(_)) => Some(
+                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            ),
+            (None, None) => {
+                Some("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
+            }
+            _ => None,
+        };
+        if let Some(detail) = detail {
+            errors.push(FieldError::invalid(&path, json!(claim), detail));
+        }
+        for (field, value) in [
+            ("resourceClaimName", by_name),
+            ("resourceClaimTemplateName", by_template),
+        ] {
+            if let Some(value) = value {
+                let problems = names::dns1123_subdomain(value);
+                invalid(&path.child(field), value, problems, errors);
+            }
+        }
+    }
+}
+
+/// In the host's network, a port of the container is a port of the host.
+fn validate_host_ports(spec: &PodSpec, holder: Holder<'_>, path: &Path<'_>, errors: &mut Errors) {
+    if spec.host_network != Some(true) {
+        return;
+    }
+    for (at, container) in spec.containers.iter().enumerate() {
+        let path = path.index(at);
+        let path = path.child("ports");
+        for (at, port) in container.ports.iter().flatten().enumerate() {
+            let host = port.host_port.unwrap_or_default();
+            // A template may leave it out; the pods made of it get it filled in.
+            let matters = holder != Holder::Template || host != 0;
+            if matters && host != port.container_port {
+                const DETAIL: &str = "must match `containerPort` when `hostNetwork` is true";
+                let path = path.index(at);
+                errors.push(FieldError::invalid(&path.child("hostPort"), host, DETAIL));
+            }
+        }
+    }
 }
 
 fn validate_names(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     type Check = fn(&str) -> names::Problems;
-    let checked: [(&str, &Option<String>, Check); 6] = [
-        (
-            "serviceAccountName",
-            &spec.service_account_name,
-            names::dns1123_subdomain,
-        ),
-        ("nodeName", &spec.node_name, names::dns1123_subdomain),
-        ("hostname", &spec.hostname, names::dns1123_label),
-        ("subdomain", &spec.subdomain, names::dns1123_label),
-        (
-            "priorityClassName",
-            &spec.priority_class_name,
-            names::dns1123_subdomain,
-        ),
-        (
-            "runtimeClassName",
-            &spec.runtime_class_name,
-            names::dns1123_subdomain,
-        ),
-    ];
-    for (field, value, check) in checked {
+    let check = |field: &str, value: &Option<String>, check: Check, errors: &mut Errors| {
         if let Some(value) = value.as_deref().filter(|value| !value.is_empty()) {
             invalid(&path.child(field), value, check(value), errors);
         }
-    }
-    if let Some(policy) = &spec.preemption_policy {
-        const POLICIES: [&str; 2] = ["Never", "PreemptLowerPriority"];
-        one_of(
-            Some(policy),
-            &POLICIES,
-            &path.child("preemptionPolicy"),
-            errors,
-        );
-    }
-}
-
-fn validate_deadlines(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    };
+    check(
+        "serviceAccountName",
+        &spec.service_account_name,
+        names::dns1123_subdomain,
+        errors,
+    );
+    check(
+        "nodeName",
+        &spec.node_name,
+        names::dns1123_subdomain,
+        errors,
+    );
     if let Some(seconds) = spec.active_deadline_seconds {
         let longest = i64::from(i32::MAX);
         if !(1..=longest).contains(&seconds) {
             let detail = format!("must be between 1 and {longest}, inclusive");
-            errors.push(FieldError::invalid(
-                &path.child("activeDeadlineSeconds"),
-                seconds,
-                detail,
-            ));
+            let path = path.child("activeDeadlineSeconds");
+            errors.push(FieldError::invalid(&path, seconds, detail));
         }
     }
-    not_negative(
-        spec.termination_grace_period_seconds,
-        &path.child("terminationGracePeriodSeconds"),
+    check("hostname", &spec.hostname, names::dns1123_label, errors);
+    check("subdomain", &spec.subdomain, names::dns1123_label, errors);
+    validate_hostname_override(spec, path, errors);
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    scheduling::validate_tolerations(tolerations, &path.child("tolerations"), errors);
+    validate_host_aliases(spec, &path.child("hostAliases"), errors);
+    check(
+        "priorityClassName",
+        &spec.priority_class_name,
+        names::dns1123_subdomain,
         errors,
     );
+    if let Some(name) = &spec.runtime_class_name {
+        let problems = names::dns1123_subdomain(name);
+        invalid(&path.child("runtimeClassName"), name, problems, errors);
+    }
+    if let Some(policy) = &spec.preemption_policy {
+        const POLICIES: [&str; 2] = ["Never", "PreemptLowerPriority"];
+        let path = path.child("preemptionPolicy");
+        one_of(Some(policy), &POLICIES, &path, errors);
+    }
+}
+
+fn validate_hostname_override(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let Some(name) = spec.hostname_override.as_deref() else {
+        return;
+    };
+    let at = path.child("hostnameOverride");
+    if name.len() > HOSTNAME_MAX {
+        errors.push(FieldError::too_long(&at, HOSTNAME_MAX));
+    }
+    invalid(&at, name, names::dns1123_subdomain(name), errors);
+    if spec.set_hostname_as_fqdn == Some(true) {
+        const DETAIL: &str = "may not be set when `setHostnameAsFQDN` is true";
+        errors.push(FieldError::forbidden(&at, DETAIL));
+    }
+    if spec.host_network == Some(true) {
+        const DETAIL: &str = "may not be set when `hostNetwork` is true";
+        errors.push(FieldError::forbidden(&at, DETAIL));
+    }
+}
+
+fn validate_overhead(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
+    let limits = spec.overhead.clone().unwrap_or_default();
+    let path = path.child("limits");
+    for (name, quantity) in &limits {
+        let path = path.key(name);
+        resource_names::of_container(name, &path, errors);
+        resource_names::amount(name, quantity, &path, errors);
+    }
 }
 
 fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let none = PodDNSConfig::default();
-    let config = spec.dns_config.as_ref().unwrap_or(&none);
-    let (servers, at_servers) = (
-        config.nameservers.as_deref().unwrap_or_default(),
-        path.child("nameservers"),
-    );
-    if spec.dns_policy.as_deref() == Some("None") && servers.is_empty() {
+    let at_servers = path.child("nameservers");
+    let own_servers = spec.dns_policy.as_deref() == Some("None");
+    let Some(config) = &spec.dns_config else {
+        if own_servers {
+            const DETAIL: &str = "must provide `dnsConfig` when `dnsPolicy` is None";
+            errors.push(FieldError::required(path, DETAIL));
+        }
+        return;
+    };
+    let servers = config.nameservers.as_deref().unwrap_or_default();
+    if own_servers && servers.is_empty() {
         const DETAIL: &str = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.push(FieldError::required(&at_servers, DETAIL));
+        return;
     }
     if servers.len() > NAMESERVERS_MAX {
         let detail = format!("must not have more than {NAMESERVERS_MAX} nameservers");
-        errors.push(FieldError::invalid(
-            &at_servers,
-            serde_json::json!(servers),
-            detail,
-        ));
+        errors.push(FieldError::invalid(&at_servers, json!(servers), detail));
     }
     for (at, server) in servers.iter().enumerate() {
         if server.parse::<IpAddr>().is_err() {
@@ -156,31 +328,7 @@ fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
             ));
         }
     }
-    let (searches, at_searches) = (
-        config.searches.as_deref().unwrap_or_default(),
-        path.child("searches"),
-    );
-    if searches.len() > SEARCHES_MAX {
-        let detail = format!("must not have more than {SEARCHES_MAX} search paths");
-        errors.push(FieldError::invalid(
-            &at_searches,
-            serde_json::json!(searches),
-            detail,
-        ));
-    }
-    for (at, search) in searches.iter().enumerate() {
-        let name = if search == "." {
-            "a"
-        } else {
-            search.strip_suffix('.').unwrap_or(search)
-        };
-        invalid(
-            &at_searches.index(at),
-            search,
-            names::dns1123_subdomain(&name.replace('_', "-")),
-            errors,
-        );
-    }
+    validate_searches(config, &path.child("searches"), errors);
     let options = path.child("options");
     for (at, option) in config.options.iter().flatten().enumerate() {
         if option.name.as_ref().is_none_or(String::is_empty) {
@@ -192,38 +340,24 @@ fn validate_dns(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn validate_security(context: &PodSecurityContext, path: &Path<'_>, errors: &mut Errors) {
-    for (field, id) in [
-        ("runAsUser", context.run_as_user),
-        ("runAsGroup", context.run_as_group),
-        ("fsGroup", context.fs_group),
-    ] {
-        containers::validate_id(id, &path.child(field), errors);
+fn validate_searches(config: &PodDNSConfig, path: &Path<'_>, errors: &mut Errors) {
+    let searches = config.searches.as_deref().unwrap_or_default();
+    let mut refuse = |detail| errors.push(FieldError::invalid(path, json!(searches), detail));
+    if searches.len() > SEARCHES_MAX {
+        refuse(format!(
+            "must not have more than {SEARCHES_MAX} search paths"
+        ));
     }
-    let groups = path.child("supplementalGroups");
-    for (at, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        containers::validate_id(Some(*group), &groups.index(at), errors);
+    if searches.join(" ").len() > SEARCH_LIST_MAX {
+        refuse(format!(
+            "must not have more than {SEARCH_LIST_MAX} characters (including spaces) in the search list"
+        ));
     }
-    if let Some(policy) = &context.fs_group_change_policy {
-        one_of(
-            Some(policy),
-            &["Always", "OnRootMismatch"],
-            &path.child("fsGroupChangePolicy"),
-            errors,
-        );
-    }
-    let sysctls = path.child("sysctls");
-    let mut seen = std::collections::HashSet::new();
-    for (at, sysctl) in context.sysctls.iter().flatten().enumerate() {
-        let path = sysctls.index(at);
-        if sysctl.name.is_empty() {
-            errors.push(FieldError::required(&path.child("name"), ""));
-        } else if !seen.insert(&sysctl.name) {
-            errors.push(FieldError::duplicate(
-                &path.child("name"),
-                sysctl.name.as_str(),
-            ));
-        }
+    for (at, search) in searches.iter().enumerate().filter(|(_, name)| *name != ".") {
+        let name = search.strip_suffix('.').unwrap_or(search);
+        // Names of services start with an underscore, which is otherwise no letter.
+        let problems = names::dns1123_subdomain(&name.replace('_', "a"));
+        invalid(&path.index(at), name, problems, errors);
     }
 }
 
@@ -237,13 +371,13 @@ fn validate_host_aliases(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
                 network::NOT_AN_IP,
             ));
         }
-        for hostname in alias.hostnames.iter().flatten() {
-            invalid(
-                &path.child("hostnames"),
-                hostname,
-                names::dns1123_subdomain(hostname),
-                errors,
-            );
+        let path = path.child("hostnames");
+        for (at, hostname) in alias.hostnames.iter().flatten().enumerate() {
+            let problems = names::dns1123_subdomain(hostname);
+            invalid(&path.index(at), hostname, problems, errors);
         }
     }
 }
+
+/// The volumes by their names.
+pub(super) type Known<'v> = BTreeMap<&'v str, &'v k8s_openapi::api::core::v1::Volume>;
