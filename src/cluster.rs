@@ -225,6 +225,8 @@ impl Cluster {
         let admin = User::new("kubernetes-admin", ["system:masters"]);
         let api_config = Config {
             authenticator: Authenticator::new().with_token(pki.admin_token(), admin.clone()),
+            service_account_key: Some(pki.service_account_key().clone()),
+            authority: Some(pki.ca_certificate().to_owned()),
             secure_port: sockets.address.port(),
             max_reads_in_flight: config.api.max_reads_in_flight,
             max_writes_in_flight: config.api.max_writes_in_flight,
@@ -242,7 +244,7 @@ impl Cluster {
         clock.step("API server", url.clone());
 
         let client = local::client(api.router(), admin);
-        start_control_loops(&mut supervisor, &api);
+        start_control_loops(&mut supervisor, &api, pki.ca_certificate());
         clock.step("control loops", "controllers, scheduler".to_owned());
 
         let images = ImageStore::open(&config.data_dir.join("images"))?;
@@ -388,13 +390,17 @@ async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
     }
 }
 
-fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer) {
+fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer, root_ca: &str) {
+    let options = vaquita_controllers::Options {
+        root_ca: Some(root_ca.to_owned()),
+        ..vaquita_controllers::Options::default()
+    };
     let client = local::client(
         api.router(),
         User::in_process("system:kube-controller-manager"),
     );
     supervisor.start("controllers", PART_DEADLINE, |stop| {
-        vaquita_controllers::run(client, vaquita_controllers::Options::default(), stop)
+        vaquita_controllers::run(client, options, stop)
     });
     let client = local::client(api.router(), User::in_process("system:kube-scheduler"));
     supervisor.start("scheduler", PART_DEADLINE, |stop| {

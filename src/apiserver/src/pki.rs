@@ -1,6 +1,7 @@
 //! The cluster's certificate authority and what it issues.
 //!
-//! Only two things are kept on disk: the authority (certificate and key) and the administrator's bearer token. The serving
+//! Three things are kept on disk: the authority (certificate and key), the key that signs tokens of service accounts, and the
+//! administrator's bearer token. The serving
 //! certificate and the administrator's client certificate are issued afresh by each [`Pki::load_or_create`], which
 //! takes a fraction of a millisecond: so none of them can be stale, cover the wrong names or expire unnoticed, and a
 //! kubeconfig that somebody copied earlier stays good until its own certificate ends.
@@ -26,6 +27,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::WebPkiClientVerifier,
 };
+use vaquita_auth::tokens::{KeyError, SigningKey};
 
 /// How long an authority is valid. Serving certificates end with it.
 const AUTHORITY_YEARS: i32 = 10;
@@ -66,6 +68,9 @@ pub enum PkiError {
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
+    /// A key that signs tokens could not be made.
+    #[error("cannot make a key for the tokens of service accounts: {0}")]
+    Tokens(#[from] KeyError),
     /// The TLS library refused what was issued.
     #[error("cannot set TLS up: {0}")]
     Tls(#[from] rustls::Error),
@@ -89,6 +94,7 @@ pub struct Pki {
     serving: Identity,
     admin: Identity,
     token: String,
+    service_account_key: SigningKey,
 }
 
 struct Authority {
@@ -98,7 +104,7 @@ struct Authority {
 }
 
 impl Pki {
-    /// Opens the authority in `dir` (`ca.crt`, `ca.key`, `token`), or makes a new one; then issues a serving
+    /// Opens the authority in `dir` (`ca.crt`, `ca.key`, `sa.key`, `token`), or makes a new one; then issues a serving
     /// certificate for `hosts` (DNS names and IP addresses, besides the names that every cluster's API has) and a
     /// client certificate for `kubernetes-admin` of group `system:masters`.
     ///
@@ -109,11 +115,13 @@ impl Pki {
         let serving = authority.issue_serving(hosts)?;
         let admin = authority.issue_client("kubernetes-admin", "system:masters")?;
         let token = load_or_create_token(&dir.join("token"))?;
+        let service_account_key = load_or_create_signing_key(&dir.join("sa.key"))?;
         Ok(Self {
             authority,
             serving,
             admin,
             token,
+            service_account_key,
         })
     }
 
@@ -125,6 +133,11 @@ impl Pki {
     /// The administrator's bearer token: 64 hexadecimal digits.
     pub fn admin_token(&self) -> &str {
         &self.token
+    }
+
+    /// The key that signs the tokens of service accounts.
+    pub fn service_account_key(&self) -> &SigningKey {
+        &self.service_account_key
     }
 
     /// The administrator's client certificate and key.
@@ -385,6 +398,15 @@ fn load_or_create_token(path: &Path) -> Result<String, PkiError> {
     Ok(token)
 }
 
+fn load_or_create_signing_key(path: &Path) -> Result<SigningKey, PkiError> {
+    if let Some(pem) = read_optional(path)? {
+        return SigningKey::from_pem(&pem).map_err(|error| damaged(path, error));
+    }
+    let (key, pem) = SigningKey::generate()?;
+    write_private(path, pem.as_bytes())?;
+    Ok(key)
+}
+
 fn damaged(path: &Path, reason: impl std::fmt::Display) -> PkiError {
     PkiError::Damaged {
         path: path.to_owned(),
@@ -456,6 +478,10 @@ mod tests {
         .unwrap();
         assert_eq!(first.ca_certificate(), second.ca_certificate());
         assert_eq!(first.admin_token(), second.admin_token());
+        assert_eq!(
+            first.service_account_key().jwks(),
+            second.service_account_key().jwks()
+        );
         assert_ne!(first.serving.certificate, second.serving.certificate);
         let names = subject_alt_names(&second).join(" ");
         assert!(
@@ -470,7 +496,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         Pki::load_or_create(dir.path(), &[]).unwrap();
-        for name in ["ca.key", "token"] {
+        for name in ["ca.key", "sa.key", "token"] {
             let mode = fs::metadata(dir.path().join(name))
                 .unwrap()
                 .permissions()

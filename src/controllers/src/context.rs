@@ -25,6 +25,9 @@ pub struct Options {
     pub node_grace: Duration,
     /// How often the garbage collector looks for kinds that came or went. Default 30 s.
     pub discovery_interval: Duration,
+    /// The certificate (PEM) by which pods verify the API server; every namespace gets it. Default none: then no namespace
+    /// gets one.
+    pub root_ca: Option<String>,
 }
 
 impl Default for Options {
@@ -34,6 +37,7 @@ impl Default for Options {
             replica_burst: 500,
             node_grace: Duration::from_secs(40),
             discovery_interval: Duration::from_secs(30),
+            root_ca: None,
         }
     }
 }

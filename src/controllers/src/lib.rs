@@ -7,6 +7,7 @@
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
 mod backoff;
+pub mod cluster_roles;
 pub mod collector;
 mod context;
 pub mod drive;
@@ -22,6 +23,7 @@ pub mod queue;
 mod record;
 mod replicas;
 pub mod replication;
+pub mod root_ca;
 mod served;
 pub mod service_accounts;
 #[cfg(test)]
@@ -43,12 +45,14 @@ pub use crate::{
 pub async fn run(client: Client, options: Options, shutdown: CancellationToken) {
     let context = Context::new(client, options, shutdown);
     let mut running = JoinSet::new();
+    running.spawn(cluster_roles::run(context.clone()));
     running.spawn(collector::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
     running.spawn(replication::run(context.clone()));
+    running.spawn(root_ca::run(context.clone()));
     running.spawn(service_accounts::run(context.clone()));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {

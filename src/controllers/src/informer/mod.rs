@@ -250,12 +250,20 @@ impl Informers {
         {
             return informer.clone();
         }
-        let informer = self.start();
+        let informer = self.start(watcher::Config::default());
         by_kind.insert(TypeId::of::<K>(), Box::new(informer.clone()));
         informer
     }
 
-    fn start<K: Watched>(&self) -> Informer<K> {
+    /// An informer of only those objects of kind `K` that a field selector matches, such as `metadata.name=web`. Nobody else
+    /// shares it.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn selected<K: Watched>(&self, fields: &str) -> Informer<K> {
+        self.start(watcher::Config::default().fields(fields))
+    }
+
+    fn start<K: Watched>(&self, config: watcher::Config) -> Informer<K> {
         let shared = Arc::new(Shared {
             store: Store::default(),
             handlers: Mutex::default(),
@@ -269,7 +277,7 @@ impl Informers {
         let api = Api::<K>::all(self.client.clone());
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move {
-            let following = follow(api, watcher::Config::default(), |event| feed.event(event));
+            let following = follow(api, config, |event| feed.event(event));
             shutdown.run_until_cancelled(following).await;
         });
         Informer { shared, synced }

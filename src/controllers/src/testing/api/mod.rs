@@ -273,6 +273,12 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
         "EndpointSlice",
         true,
     ),
+    (
+        "rbac.authorization.k8s.io/v1",
+        "clusterroles",
+        "ClusterRole",
+        false,
+    ),
 ];
 
 const VERBS: &[&str] = &[
@@ -297,7 +303,7 @@ fn discovery(path: &str) -> Value {
         }
         "/apis" => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": [group("coordination.k8s.io"), group("discovery.k8s.io")],
+            "groups": [group("coordination.k8s.io"), group("discovery.k8s.io"), group("rbac.authorization.k8s.io")],
         }),
         _ => {
             let wanted = path
