@@ -1,5 +1,7 @@
 //! What the kinds that keep pods running demand of their selector and their template.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1;
 use serde_json::json;
@@ -21,7 +23,7 @@ pub(crate) fn apply_defaults(template: &mut PodTemplateSpec) {
 /// The selector as the object has it. These types can't tell an empty selector from one that was left out; the latter is
 /// the common mistake, and so both are taken for it.
 pub(crate) fn given(selector: &v1::LabelSelector) -> Option<&v1::LabelSelector> {
-    let labels = selector.match_labels.as_ref().map_or(0, |map| map.len());
+    let labels = selector.match_labels.as_ref().map_or(0, BTreeMap::len);
     let expressions = selector.match_expressions.as_ref().map_or(0, Vec::len);
     (labels + expressions > 0).then_some(selector)
 }

@@ -536,7 +536,9 @@ impl Resource {
         }
         self.rules.prepare_update(new, old, part, now);
         if part.is_specification() && self.rules.has_generation() {
-            let raise = specification_changed(new, old);
+            let raise = specification_changed(new, old)
+                || self.rules.counts_annotations()
+                    && meta::annotations(new) != meta::annotations(old);
             let generation = meta::generation(old) + i64::from(raise);
             if generation > 0 {
                 meta::metadata_mut(new).insert("generation".to_owned(), generation.into());

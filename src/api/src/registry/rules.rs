@@ -33,6 +33,9 @@ pub trait Kind<Here>:
     /// Whether `metadata.generation` counts the changes of the specification.
     const GENERATION: bool = false;
 
+    /// Whether it counts the changes of the annotations, too.
+    const GENERATION_OF_ANNOTATIONS: bool = false;
+
     /// Whether a new object brings its status along, rather than starting without one.
     const STATUS_ON_CREATE: bool = false;
 
@@ -112,6 +115,10 @@ pub trait Rules: Send + Sync {
 
     /// See [`Kind::GENERATION`].
     fn has_generation(&self) -> bool;
+    /// See [`Kind::GENERATION_OF_ANNOTATIONS`].
+    fn counts_annotations(&self) -> bool {
+        false
+    }
     /// See [`Kind::STATUS_ON_CREATE`].
     fn status_on_create(&self) -> bool;
     /// See [`Kind::UNCONDITIONAL_UPDATE`].
@@ -196,6 +203,10 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
 
     fn has_generation(&self) -> bool {
         K::GENERATION
+    }
+
+    fn counts_annotations(&self) -> bool {
+        K::GENERATION_OF_ANNOTATIONS
     }
 
     fn status_on_create(&self) -> bool {

@@ -25,6 +25,9 @@ pub(super) fn resource() -> Resource {
 impl Kind<Here> for Deployment {
     const GENERATION: bool = true;
 
+    /// The controller copies them to the replica sets.
+    const GENERATION_OF_ANNOTATIONS: bool = true;
+
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::string(
@@ -205,6 +208,8 @@ fn validate_rolling(update: &RollingUpdateDeployment, path: &Path<'_>, errors: &
 }
 
 fn validate_status(status: &DeploymentStatus, path: &Path<'_>, errors: &mut Errors) {
+    const TOTAL: &str = "cannot be greater than status.replicas";
+    const READY: &str = "cannot be greater than readyReplicas";
     let generation = [("observedGeneration", status.observed_generation)];
     rules::none_negative(&generation, path, errors);
     let parts = [
@@ -221,10 +226,8 @@ fn validate_status(status: &DeploymentStatus, path: &Path<'_>, errors: &mut Erro
     ];
     rules::none_negative(&others, path, errors);
     let total = status.replicas.unwrap_or_default();
-    const TOTAL: &str = "cannot be greater than status.replicas";
     rules::at_most(total, &parts, TOTAL, path, errors);
     let ready = status.ready_replicas.unwrap_or_default();
-    const READY: &str = "cannot be greater than readyReplicas";
     rules::at_most(ready, &parts[2..], READY, path, errors);
 }
 
@@ -321,6 +324,13 @@ mod tests {
         let labelled = changed(&new, |web| web["metadata"]["labels"] = json!({"a": "b"}));
         let new = updated(&resource(), &new, labelled, Part::Main).unwrap();
         assert_eq!(meta::generation(&new), 2);
+        let annotated = changed(&new, |web| {
+            web["metadata"]["annotations"] = json!({"a": "b"});
+        });
+        let report = updated(&resource(), &new, annotated.clone(), Part::Status).unwrap();
+        assert_eq!(meta::generation(&report), 2);
+        let new = updated(&resource(), &new, annotated, Part::Main).unwrap();
+        assert_eq!(meta::generation(&new), 3);
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn validate_spec(spec: &ReplicaSetSpec, path: &Path<'_>, errors: &mut Errors) {
 }
 
 fn validate_status(status: &ReplicaSetStatus, path: &Path<'_>, errors: &mut Errors) {
+    const TOTAL: &str = "cannot be greater than status.replicas";
     let parts = [
         ("fullyLabeledReplicas", status.fully_labeled_replicas),
         ("readyReplicas", status.ready_replicas),
@@ -122,7 +123,6 @@ fn validate_status(status: &ReplicaSetStatus, path: &Path<'_>, errors: &mut Erro
     );
     let generation = [("observedGeneration", status.observed_generation)];
     rules::none_negative(&generation, path, errors);
-    const TOTAL: &str = "cannot be greater than status.replicas";
     rules::at_most(status.replicas, &parts, TOTAL, path, errors);
     let (available, ready) = (
         status.available_replicas.unwrap_or_default(),

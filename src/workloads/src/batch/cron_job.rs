@@ -286,7 +286,7 @@ mod tests {
         let mut old = created(&resource(), nightly());
         old["spec"]["schedule"] = json!("TZ=UTC 0 3 * * *");
         let later = changed(&old, |job| {
-            job["spec"]["schedule"] = json!("TZ=UTC 0 4 * * *")
+            job["spec"]["schedule"] = json!("TZ=UTC 0 4 * * *");
         });
         assert!(updated(&resource(), &old, later, Part::Main).is_ok());
         let both = changed(&old, |job| job["spec"]["timeZone"] = json!("Etc/UTC"));

@@ -203,6 +203,8 @@ pub(super) fn update(
 }
 
 pub(super) fn status(status: &StatefulSetStatus, path: &Path<'_>, errors: &mut Errors) {
+    const TOTAL: &str = "cannot be greater than status.replicas";
+    const READY: &str = "cannot be greater than status.readyReplicas";
     let parts = [
         ("readyReplicas", status.ready_replicas),
         ("currentReplicas", status.current_replicas),
@@ -214,9 +216,7 @@ pub(super) fn status(status: &StatefulSetStatus, path: &Path<'_>, errors: &mut E
     let generation = [("observedGeneration", status.observed_generation)];
     rules::none_negative(&generation, path, errors);
     rules::none_negative(&[("collisionCount", status.collision_count)], path, errors);
-    const TOTAL: &str = "cannot be greater than status.replicas";
     rules::at_most(status.replicas, &parts, TOTAL, path, errors);
     let ready = status.ready_replicas.unwrap_or_default();
-    const READY: &str = "cannot be greater than status.readyReplicas";
     rules::at_most(ready, &parts[3..], READY, path, errors);
 }

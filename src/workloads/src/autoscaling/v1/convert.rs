@@ -36,11 +36,8 @@ pub(super) fn from_v2(object: v2::HorizontalPodAutoscaler) -> v1::HorizontalPodA
     let others = metrics
         .into_iter()
         .filter(|metric| cpu_target(metric).is_none());
-    keep_list(
-        &mut annotations,
-        METRICS,
-        others.map(Metric::from).collect(),
-    );
+    let others: Vec<Metric> = others.map(Metric::from).collect();
+    keep_list(&mut annotations, METRICS, &others);
     if let Some(behavior) = spec.behavior {
         keep(&mut annotations, BEHAVIOR, &Behavior::from(behavior));
     }
@@ -50,11 +47,11 @@ pub(super) fn from_v2(object: v2::HorizontalPodAutoscaler) -> v1::HorizontalPodA
         let cpu = metric.type_ == "Resource" && resource.name == "cpu";
         resource.current.average_utilization.filter(|_| cpu)
     });
-    let current = current.into_iter().map(Current::from).collect();
-    keep_list(&mut annotations, CURRENT_METRICS, current);
+    let current: Vec<Current> = current.into_iter().map(Current::from).collect();
+    keep_list(&mut annotations, CURRENT_METRICS, &current);
     let conditions = status.conditions.unwrap_or_default();
-    let conditions = conditions.into_iter().map(Condition::from).collect();
-    keep_list(&mut annotations, CONDITIONS, conditions);
+    let conditions: Vec<Condition> = conditions.into_iter().map(Condition::from).collect();
+    keep_list(&mut annotations, CONDITIONS, &conditions);
     metadata.annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
     let target = spec.scale_target_ref;
     v1::HorizontalPodAutoscaler {
@@ -133,7 +130,7 @@ fn keep<T: Serialize>(annotations: &mut BTreeMap<String, String>, name: &str, va
     }
 }
 
-fn keep_list<T: Serialize>(annotations: &mut BTreeMap<String, String>, name: &str, list: Vec<T>) {
+fn keep_list<T: Serialize>(annotations: &mut BTreeMap<String, String>, name: &str, list: &[T]) {
     if !list.is_empty() {
         keep(annotations, name, &list);
     }

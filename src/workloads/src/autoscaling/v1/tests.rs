@@ -182,7 +182,7 @@ fn each_part_keeps_its_annotations() {
             .is_some()
     );
     let wrong = changed(&fresh, |scaler| {
-        scaler["status"]["desiredReplicas"] = json!(-1)
+        scaler["status"]["desiredReplicas"] = json!(-1);
     });
     assert_eq!(
         causes(updated(&resource(), &fresh, wrong, Part::Status)).len(),

@@ -113,16 +113,16 @@ fn validate_source(
             let described = path.child("describedObject");
             reference(&source.described_object, version, &described, errors);
             validate_identifier(&source.metric, &path.child("metric"), errors);
-            const MISSING: &str = "must set either a target value or averageValue";
-            validate_value(&source.target, MISSING, &at, errors);
+            let missing = "must set either a target value or averageValue";
+            validate_value(&source.target, missing, &at, errors);
         }
         "external" => {
             let Some(source) = &metric.external else {
                 return;
             };
             validate_identifier(&source.metric, &path.child("metric"), errors);
-            const MISSING: &str = "must set either a target value for metric or a per-pod target";
-            validate_value(&source.target, MISSING, &at, errors);
+            let missing = "must set either a target value for metric or a per-pod target";
+            validate_value(&source.target, missing, &at, errors);
             if source.target.value.is_some() && source.target.average_value.is_some() {
                 const BOTH: &str =
                     "may not set both a target value for metric and a per-pod target";

@@ -113,16 +113,12 @@ fn known(value: Option<&Quantity>) -> &str {
 }
 
 fn value(target: &MetricTarget, current: Option<&MetricValueStatus>) -> String {
-    match &target.average_value {
-        Some(wanted) => {
-            let current = current.and_then(|current| current.average_value.as_ref());
-            format!("{}/{} (avg)", known(current), wanted.0)
-        }
-        None => {
-            let current = current.and_then(|current| current.value.as_ref());
-            format!("{}/{}", known(current), known(target.value.as_ref()))
-        }
+    if let Some(wanted) = &target.average_value {
+        let current = current.and_then(|current| current.average_value.as_ref());
+        return format!("{}/{} (avg)", known(current), wanted.0);
     }
+    let current = current.and_then(|current| current.value.as_ref());
+    format!("{}/{}", known(current), known(target.value.as_ref()))
 }
 
 fn utilization(name: &str, target: &MetricTarget, current: Option<&MetricValueStatus>) -> String {

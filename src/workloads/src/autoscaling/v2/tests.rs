@@ -236,7 +236,7 @@ fn prints_what_is_measured() {
     let row = resource().row(&object, Timestamp::UNIX_EPOCH);
     assert_eq!(row[2], "cpu: 93%/80%, 700/1k + 1 more...");
     let wrong = changed(&object, |scaler| {
-        scaler["status"]["desiredReplicas"] = json!(-1)
+        scaler["status"]["desiredReplicas"] = json!(-1);
     });
     assert_eq!(
         causes(updated(&resource(), &object, wrong, Part::Status)),

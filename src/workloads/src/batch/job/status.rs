@@ -191,8 +191,8 @@ impl Report<'_> {
                 .sum::<usize>();
             let changed = self.changed(|status| status.uncounted_terminated_pods.clone());
             if count > 0 && (ended || changed) {
-                let path = path.child("uncountedTerminatedPods");
                 const DETAIL: &str = "must be empty for finished job";
+                let path = path.child("uncountedTerminatedPods");
                 errors.push(FieldError::invalid(&path, json!(pods), DETAIL));
             }
         }
