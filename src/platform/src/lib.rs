@@ -7,9 +7,11 @@ mod admission_registration;
 mod api_service;
 pub mod certificates;
 mod checks;
+mod devices;
 pub mod flow_control;
 mod networking;
 mod rbac;
+pub mod reviews;
 mod storage;
 
 use k8s_openapi::ListableResource;
@@ -29,9 +31,11 @@ pub fn resources() -> Vec<Resource> {
     resources.extend(admission_registration::resources());
     resources.push(api_service::resource());
     resources.push(certificates::resource());
+    resources.extend(devices::resources());
     resources.extend(flow_control::resources());
     resources.extend(networking::resources());
     resources.extend(rbac::resources());
+    resources.extend(reviews::resources());
     resources.extend(storage::resources());
     resources
 }
