@@ -4,6 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use vaquita_api::{
+    apply::MANAGER_MAX,
     field::{FieldError, Path},
     status::Status,
 };
@@ -213,9 +214,6 @@ impl Writing {
     }
 }
 
-/// The longest name of a field manager, in bytes.
-const MANAGER_LENGTH: usize = 128;
-
 /// The options of create, update and patch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct WriteOptions {
@@ -258,26 +256,6 @@ impl WriteOptions {
             force: force.unwrap_or(false),
         })
     }
-
-    /// The manager of the fields that are written: the one that the client names, or else its program, which its
-    /// `User-Agent` begins with.
-    pub(crate) fn manager(&self, user_agent: &str) -> String {
-        if let Some(manager) = &self.field_manager {
-            return manager.clone();
-        }
-        let program = user_agent.split('/').next().unwrap_or_default();
-        let mut manager = String::new();
-        for letter in program.chars().filter(|letter| !letter.is_control()) {
-            if manager.len() + letter.len_utf8() > MANAGER_LENGTH {
-                break;
-            }
-            manager.push(letter);
-        }
-        if manager.is_empty() {
-            "unknown".clone_into(&mut manager);
-        }
-        manager
-    }
 }
 
 fn manager_errors(manager: Option<&str>, writing: Writing, errors: &mut Vec<FieldError>) {
@@ -290,8 +268,8 @@ fn manager_errors(manager: Option<&str>, writing: Writing, errors: &mut Vec<Fiel
         }
         None => return,
     };
-    if manager.len() > MANAGER_LENGTH {
-        errors.push(FieldError::too_long(&path, MANAGER_LENGTH));
+    if manager.len() > MANAGER_MAX {
+        errors.push(FieldError::too_long(&path, MANAGER_MAX));
     }
     if manager.chars().any(char::is_control) {
         let detail = "should only contain printable characters";
@@ -426,18 +404,5 @@ mod tests {
         let options = write("dryRun=All&fieldValidation=Strict", Writing::Patch).unwrap();
         assert!(options.dry_run);
         assert_eq!(options.field_validation, FieldValidation::Strict);
-    }
-
-    #[test]
-    fn managers_are_named_or_taken_from_the_program() {
-        let options = WriteOptions::default();
-        assert_eq!(options.manager("kubectl/v1.36 (linux)"), "kubectl");
-        assert_eq!(options.manager(""), "unknown");
-        assert_eq!(options.manager(&"\u{e9}".repeat(100)).len(), 128);
-        let named = WriteOptions {
-            field_manager: Some("me".to_owned()),
-            ..options
-        };
-        assert_eq!(named.manager("kubectl/v1.36"), "me");
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{StatusCode, header, request::Parts};
+use http::{StatusCode, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -103,14 +103,6 @@ impl Call<'_> {
     /// The options of a write.
     pub(crate) fn write_options(&self, writing: Writing) -> Result<WriteOptions, Status> {
         WriteOptions::read(&self.query, writing)
-    }
-
-    #[allow(dead_code, reason = "for apply")]
-    /// Who the client's fields belong to: the manager that it names, or else its program.
-    pub(crate) fn manager(&self, options: &WriteOptions) -> String {
-        let agent = self.parts.headers.get(header::USER_AGENT);
-        let agent = agent.and_then(|agent| agent.to_str().ok());
-        options.manager(agent.unwrap_or_default())
     }
 
     /// The shape in which the client wants objects.

@@ -6,7 +6,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use vaquita_admission::Operation;
-use vaquita_api::{Object, meta, registry::NewObject, status::Status};
+use vaquita_api::{
+    Object,
+    apply::{self, Manager},
+    meta,
+    registry::NewObject,
+    status::Status,
+};
 use vaquita_store::Expect;
 
 use super::{
@@ -33,7 +39,8 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
     let parsed = call.parse_body().await?;
     let object = incoming_body(call, parsed, &options)?;
     let (group, plural) = (&call.resource.group, &call.resource.plural);
-    match make(call, object, &options).await? {
+    let manager = call.manager(&options);
+    match make(call, object, &options, Some(&manager)).await? {
         Made::Done(entry) => call.object(StatusCode::CREATED, &entry),
         Made::Taken { name, generated } if generated => {
             Err(Status::generated_name_conflict(group, plural, &name))
@@ -55,15 +62,20 @@ pub(crate) enum Made {
     },
 }
 
-/// Takes a decoded object all the way into the store.
+/// Takes a decoded object all the way into the store. Its fields become those of `manager`, unless it says already whose
+/// they are.
 pub(crate) async fn make(
     call: &Call<'_>,
     mut object: Object,
     options: &WriteOptions,
+    manager: Option<&Manager>,
 ) -> Result<Made, Status> {
     authz::creation(call)?;
     let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
     call.resource.place(&mut object, call.namespace())?;
+    if let Some(manager) = manager {
+        apply::track(call.resource.schema(), None, &mut object, manager);
+    }
     let name = meta::name(&object).to_owned();
     let admission = Admission {
         operation: Operation::Create,

@@ -5,6 +5,7 @@
 
 mod admission;
 pub(crate) mod answer;
+mod apply;
 pub(crate) mod bootstrap;
 pub(crate) mod call;
 pub(crate) mod catalog;

@@ -15,6 +15,7 @@ use vaquita_api::{
 
 use super::{
     answer::Answer,
+    apply::apply,
     call::{Call, object_of},
     update::replace,
     write::{ATTEMPTS, incoming, precondition},
@@ -127,6 +128,9 @@ fn shown(value: &Value) -> String {
 /// Patches `part` of the object. If somebody else changes it meanwhile, the patch is applied to the new state, unless it
 /// names the resourceVersion that it is for.
 pub(crate) async fn patch(call: &mut Call<'_>, part: Part) -> Answer {
+    if call.body_kind == BodyKind::ApplyPatch {
+        return apply(call, part).await;
+    }
     let options = call.write_options(Writing::Patch)?;
     let patch = Patch::of(call).await?;
     for _ in 0..ATTEMPTS {
@@ -142,7 +146,9 @@ pub(crate) async fn patch(call: &mut Call<'_>, part: Part) -> Answer {
         if precondition(&object)?.is_some_and(|revision| revision != entry.revision) {
             return Err(call.stale());
         }
-        if let Some(entry) = replace(call, &entry, object, part, &options).await? {
+        let manager = call.manager(&options);
+        let replaced = replace(call, &entry, object, part, &options, Some(&manager));
+        if let Some(entry) = replaced.await? {
             return call.object(StatusCode::OK, &entry);
         }
     }

@@ -107,7 +107,8 @@ async fn set(
     }
     let mut object = entry.value().map_err(Status::internal)?;
     put_at(&mut object, &paths(call)?.replicas, replicas.into());
-    replace(call, entry, object, Part::Main, options).await
+    let manager = call.manager(options);
+    replace(call, entry, object, Part::Main, options, Some(&manager)).await
 }
 
 fn paths<'c>(call: &'c Call<'_>) -> Result<&'c ScalePaths, Status> {

@@ -5,7 +5,13 @@ use std::sync::Arc;
 use http::StatusCode;
 use jiff::Timestamp;
 use vaquita_admission::Operation;
-use vaquita_api::{Object, meta, registry::Part, status::Status};
+use vaquita_api::{
+    Object,
+    apply::{self, Manager},
+    meta,
+    registry::Part,
+    status::Status,
+};
 use vaquita_store::Expect;
 
 use super::{
@@ -41,7 +47,9 @@ pub(crate) async fn update(call: &mut Call<'_>, part: Part) -> Answer {
         if wanted.is_some_and(|revision| revision != entry.revision) {
             return Err(call.stale());
         }
-        if let Some(entry) = replace(call, &entry, object.clone(), part, &options).await? {
+        let manager = call.manager(&options);
+        let replaced = replace(call, &entry, object.clone(), part, &options, Some(&manager));
+        if let Some(entry) = replaced.await? {
             return call.object(StatusCode::OK, &entry);
         }
     }
@@ -67,20 +75,23 @@ async fn made(
     let metadata = meta::metadata_mut(&mut object);
     metadata.insert("name".to_owned(), name.into());
     metadata.remove("resourceVersion");
-    match make(call, object, options).await? {
+    let manager = call.manager(options);
+    match make(call, object, options, Some(&manager)).await? {
         Made::Done(entry) => Ok(Some(entry)),
         Made::Taken { .. } if options.dry_run => Err(call.stale()),
         Made::Taken { .. } => Ok(None),
     }
 }
 
-/// Makes `new` the successor of the object whose state is `entry`. `None` if somebody else was faster.
+/// Makes `new` the successor of the object whose state is `entry`. What changes becomes `manager`'s, unless `new` says
+/// already whose it is. `None` if somebody else was faster.
 pub(crate) async fn replace(
     call: &Call<'_>,
     entry: &Entry,
     mut new: Object,
     part: Part,
     options: &WriteOptions,
+    manager: Option<&Manager>,
 ) -> Result<Option<Arc<Entry>>, Status> {
     let old = entry.value().map_err(Status::internal)?;
     let uid = meta::uid(&new);
@@ -88,6 +99,9 @@ pub(crate) async fn replace(
         return Err(call.other_uid(uid, meta::uid(&old)));
     }
     call.resource.place(&mut new, call.namespace())?;
+    if let Some(manager) = manager {
+        apply::track(call.resource.schema(), Some(&old), &mut new, manager);
+    }
     let admission = Admission {
         operation: Operation::Update,
         subresource: call.subresource(),

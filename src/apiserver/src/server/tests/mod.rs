@@ -1,5 +1,6 @@
 //! The API as its clients see it: requests to the router, over the store that forgets.
 
+mod apply;
 mod deletes;
 mod discovery;
 mod lists;
