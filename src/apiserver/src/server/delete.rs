@@ -164,9 +164,11 @@ impl Deletion {
     /// Sets the garbage collector's finalizers as the propagation wants them.
     fn set_finalizers(&self, object: &mut Object, resource: &Resource) {
         let has = |name: &str| meta::finalizers(object).any(|finalizer| finalizer == name);
-        // Clients of the core group's oldest controllers rely on this.
-        let orphans_by_default =
-            resource.group.is_empty() && resource.plural == "replicationcontrollers";
+        // Clients of the oldest controllers rely on this.
+        let orphans_by_default = matches!(
+            (resource.group.as_str(), resource.plural.as_str()),
+            ("", "replicationcontrollers") | ("batch", "jobs")
+        );
         let wanted = match self.propagation {
             Propagation::Orphan => Some(ORPHAN),
             Propagation::Foreground => Some(FOREGROUND),
