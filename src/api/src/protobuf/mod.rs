@@ -1,23 +1,32 @@
-//! Reads `application/vnd.kubernetes.protobuf`, in which Go clients send typed objects.
+//! `application/vnd.kubernetes.protobuf`, in which Go clients send typed objects and like to be answered.
 //!
 //! A body is four magic bytes and a `runtime.Unknown` message, which holds the type's name and the object. The object's
 //! types are those of the JSON form, walked along their [`Schema`]; only the fields' numbers have to be known besides
-//! (`numbers.txt`). What comes out is JSON that goes the same way as a JSON body.
+//! (`numbers.txt`). [`decode`] makes JSON that goes the same way as a JSON body. [`encode`] writes a single object; for
+//! lists and watches [`message`] writes what is the same in all answers once, and [`list`] and [`event`] put it in frames.
 
 mod numbers;
 #[cfg(any(test, feature = "testing"))]
 pub(crate) mod testing;
 mod wire;
+mod write;
+
+use std::sync::LazyLock;
 
 use serde_json::{Map, Number, Value, json};
 
 use self::numbers::{Numbers, Target};
-use self::wire::{Payload, fields};
+use self::wire::{Payload, Sink, fields};
+use self::write::Writer;
+use crate::Object;
 use crate::body;
-use crate::schema::{Schema, Struct, Type};
+use crate::schema::{Builder, Schema, SchemaOr, Struct, Type};
+use crate::status::Status;
 
 /// The media type.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
+/// The media type of watches: a row of [`event`]s.
+pub const STREAM_MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 const MAGIC: &[u8; 4] = b"k8s\0";
 /// How deep messages may be nested; the API's own types stay far below.
@@ -76,6 +85,110 @@ pub fn decode(bytes: &[u8], schema: &Schema, api_version: &str) -> Result<Value,
         }
     }
     Ok(Value::Object(object))
+}
+
+/// Writes an object, `apiVersion` and `kind` included, in its envelope. `schema` is that of its kind.
+///
+/// A field that has no number is left out: there are none in the built-in kinds but a few that are newer than the table.
+pub fn encode(object: &Object, schema: &Schema) -> Vec<u8> {
+    let text = |field| {
+        object
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    envelope(api_version, kind, &message(object, schema, api_version))
+}
+
+/// Writes an object without its envelope, and so without its type: as the item of a [`list`], or for an [`envelope`].
+pub fn message(object: &Object, schema: &Schema, api_version: &str) -> Vec<u8> {
+    let mut sink = Sink::default();
+    if let Some(root) = schema.structure(schema.root()) {
+        let numbers = Numbers::of(api_version);
+        Writer { schema, numbers }.message(root, &root.name, object, &mut sink);
+    }
+    sink.into_bytes()
+}
+
+/// Puts a message into the envelope of a body.
+pub fn envelope(api_version: &str, kind: &str, message: &[u8]) -> Vec<u8> {
+    let mut sink = Sink::default();
+    sink.raw(MAGIC);
+    sink.nested(1, |sink| {
+        sink.bytes(1, api_version.as_bytes());
+        sink.bytes(2, kind.as_bytes());
+    });
+    sink.bytes(2, message);
+    sink.bytes(3, b"");
+    sink.bytes(4, b"");
+    sink.into_bytes()
+}
+
+/// The metadata of a list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListMeta<'l> {
+    /// The revision that the list shows.
+    pub resource_version: &'l str,
+    /// What to ask for the next page by; "" on the last.
+    pub continue_token: &'l str,
+    /// How many more there are.
+    pub remaining: Option<i64>,
+}
+
+/// Writes a list of `messages` in its envelope: `kind` is the list's, such as `PodList`.
+pub fn list<'m>(
+    api_version: &str,
+    kind: &str,
+    meta: ListMeta<'_>,
+    messages: impl IntoIterator<Item = &'m [u8]>,
+) -> Vec<u8> {
+    let mut sink = Sink::default();
+    sink.nested(1, |sink| {
+        sink.bytes(2, meta.resource_version.as_bytes());
+        sink.bytes(3, meta.continue_token.as_bytes());
+        if let Some(remaining) = meta.remaining {
+            sink.integer(4, remaining);
+        }
+    });
+    for message in messages {
+        sink.bytes(2, message);
+    }
+    envelope(api_version, kind, &sink.into_bytes())
+}
+
+/// Writes an event of a watch as a frame: its length in four bytes, big-endian, and a `WatchEvent` without an envelope.
+/// `object` has one. The type is `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK` or `ERROR`.
+pub fn event(event_type: &str, object: &[u8]) -> Vec<u8> {
+    let mut sink = Sink::default();
+    sink.raw(&[0; 4]);
+    sink.bytes(1, event_type.as_bytes());
+    sink.nested(2, |sink| sink.bytes(1, object));
+    let mut frame = sink.into_bytes();
+    // Objects are far smaller than the four gigabytes which would not fit.
+    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame
+}
+
+/// Writes a Status in its envelope.
+pub fn status(status: &Status) -> Vec<u8> {
+    static SCHEMA: LazyLock<Schema> =
+        LazyLock::new(Schema::of::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status>);
+    match status.to_value() {
+        Value::Object(object) => encode(&object, &SCHEMA),
+        _ => envelope("v1", "Status", &[]),
+    }
+}
+
+/// The shape of `meta.k8s.io/v1` `PartialObjectMetadata`, for [`encode`] and [`message`].
+pub fn partial_metadata() -> &'static Schema {
+    static SCHEMA: LazyLock<Schema> = LazyLock::new(|| {
+        let mut builder = Builder::new();
+        let root = builder.resource("PartialObjectMetadata", Vec::new(), false);
+        builder.finish(Builder::granular(root))
+    });
+    &SCHEMA
 }
 
 /// `runtime.Unknown`.
@@ -219,6 +332,7 @@ impl<'s> Reader<'s> {
                 items.into()
             }
             Type::Map(..) => return Err(ProtobufError::WrongType),
+            Type::SchemaOr(or, inner) => self.alternative(*or, inner, payload.bytes()?, depth)?,
             Type::Struct(id, _) => {
                 let structure = self.schema.get(*id);
                 let mut object = Map::new();
@@ -231,6 +345,41 @@ impl<'s> Reader<'s> {
                 )?;
                 Value::Object(object)
             }
+        })
+    }
+}
+
+impl<'s> Reader<'s> {
+    /// A schema in the first or second field, or what stands for it in the other one.
+    fn alternative(
+        &self,
+        or: SchemaOr,
+        inner: &'s Type,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Result<Value, ProtobufError> {
+        let mut found = Value::Null;
+        let mut others = Vec::new();
+        for field in fields(bytes) {
+            match (or, field?) {
+                (SchemaOr::Bool, (1, payload)) if !found.is_object() => {
+                    found = (payload.integer()? != 0).into();
+                }
+                (SchemaOr::Bool, (2, payload))
+                | (SchemaOr::List | SchemaOr::Names, (1, payload)) => {
+                    found = self.value(inner, payload, depth + 1)?;
+                }
+                (SchemaOr::List, (2, payload)) => {
+                    others.push(self.value(inner, payload, depth + 1)?)
+                }
+                (SchemaOr::Names, (2, payload)) => others.push(payload.text()?.into()),
+                _ => {}
+            }
+        }
+        Ok(match (or, found) {
+            (SchemaOr::Bool, Value::Null) => false.into(),
+            (_, Value::Null) => others.into(),
+            (_, found) => found,
         })
     }
 }

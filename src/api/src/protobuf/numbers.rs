@@ -12,8 +12,8 @@ pub(super) enum Target {
     Embedded(&'static str),
 }
 
-/// A message's fields by their numbers.
-type Message = HashMap<u32, Target>;
+/// A message's fields, sorted by their numbers.
+pub(super) type Message = Vec<(u32, Target)>;
 /// Messages by their names.
 type Section = HashMap<&'static str, Message>;
 
@@ -33,28 +33,30 @@ impl Numbers {
         }
     }
 
-    pub(super) fn find(&self, message: &str, number: u32) -> Option<Target> {
-        let found = self
-            .sections
-            .iter()
-            .find_map(|section| section.get(message))?;
-        found.get(&number).copied()
-    }
-
-    /// All fields of a message, those of embedded messages included.
-    #[cfg(any(test, feature = "testing"))]
-    pub(super) fn fields(&self, message: &str) -> Vec<&'static str> {
-        let Some(found) = self
-            .sections
+    /// All fields of a message; none of one that is not known.
+    pub(super) fn message(&self, message: &str) -> &'static [(u32, Target)] {
+        self.sections
             .iter()
             .find_map(|section| section.get(message))
-        else {
-            return Vec::new();
-        };
-        let names = found.values().flat_map(|target| match target {
-            Target::Field(name) => vec![*name],
-            Target::Embedded(inner) => self.fields(inner),
-        });
+            .map_or(&[][..], Vec::as_slice)
+    }
+
+    pub(super) fn find(&self, message: &str, number: u32) -> Option<Target> {
+        let fields = self.message(message);
+        let at = fields.binary_search_by_key(&number, |(number, _)| *number);
+        at.ok().map(|at| fields[at].1)
+    }
+
+    /// The names of all fields of a message, those of embedded messages included.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn fields(&self, message: &str) -> Vec<&'static str> {
+        let names = self
+            .message(message)
+            .iter()
+            .flat_map(|(_, target)| match target {
+                Target::Field(name) => vec![*name],
+                Target::Embedded(inner) => self.fields(inner),
+            });
         names.collect()
     }
 }
@@ -84,10 +86,9 @@ fn parse(table: &'static str) -> HashMap<&'static str, Section> {
                 .map_or(Target::Field(name), Target::Embedded);
             Some((number.parse().ok()?, target))
         });
-        sections
-            .entry(current)
-            .or_default()
-            .insert(message, fields.collect());
+        let mut fields: Message = fields.collect();
+        fields.sort_by_key(|(number, _)| *number);
+        sections.entry(current).or_default().insert(message, fields);
     }
     sections
 }

@@ -1,8 +1,11 @@
 //! The law that nothing is lost in protobuf.
 
-use super::Numbers;
+use serde_json::Value;
+
+use super::{Numbers, decode, encode};
+use crate::Object;
 use crate::registry::Resource;
-use crate::schema::Type;
+use crate::schema::{Schema, Type};
 
 /// Fields that are newer than the table. Whoever sends them in protobuf finds them dropped.
 const UNKNOWN: [&str; 4] = [
@@ -19,7 +22,9 @@ pub(crate) fn every_field_has_a_number(resource: &Resource) {
     let mut seen = Vec::new();
     while let Some(ty) = left.pop() {
         match ty {
-            Type::List(inner, _) | Type::Map(inner, _) => left.push(*inner),
+            Type::List(inner, _) | Type::Map(inner, _) | Type::SchemaOr(_, inner) => {
+                left.push(*inner);
+            }
             Type::Struct(id, _) if !seen.contains(&id) => {
                 seen.push(id);
                 let structure = resource.schema().get(id);
@@ -38,5 +43,46 @@ pub(crate) fn every_field_has_a_number(resource: &Resource) {
             }
             _ => {}
         }
+    }
+}
+
+/// The object as it comes back from protobuf; `Err` if it does not.
+pub(crate) fn there_and_back(resource: &Resource, object: &Object) -> Result<Value, String> {
+    let bytes = encode(object, resource.schema());
+    decode(&bytes, resource.schema(), &resource.api_version()).map_err(|error| error.to_string())
+}
+
+/// The object without the fields that are newer than the table.
+pub(crate) fn without_unknown(schema: &Schema, object: &Object) -> Object {
+    let mut value = Value::Object(object.clone());
+    prune(schema, schema.root(), &mut value);
+    match value {
+        Value::Object(object) => object,
+        _ => Object::new(),
+    }
+}
+
+fn prune(schema: &Schema, ty: &Type, value: &mut Value) {
+    match (ty, value) {
+        (Type::List(inner, _), Value::Array(items)) => {
+            items.iter_mut().for_each(|item| prune(schema, inner, item));
+        }
+        (Type::Map(inner, _), Value::Object(map)) => {
+            map.values_mut()
+                .for_each(|value| prune(schema, inner, value));
+        }
+        (Type::Struct(id, _), Value::Object(map)) => {
+            let structure = schema.get(*id);
+            map.retain(|name, value| {
+                if UNKNOWN.contains(&format!("{}.{name}", structure.name).as_str()) {
+                    return false;
+                }
+                if let Some(field) = structure.field(name) {
+                    prune(schema, &field.ty, value);
+                }
+                true
+            });
+        }
+        _ => {}
     }
 }

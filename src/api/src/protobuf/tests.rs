@@ -162,6 +162,104 @@ fn refuses_what_is_broken() {
     );
 }
 
+#[test]
+fn writes_what_it_reads() {
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "p", "creationTimestamp": "2020-02-03T04:05:06Z", "labels": {"a": "1", "b": ""}, "generation": -1,
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:a": {}}}],
+        },
+        "spec": {
+            "volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "secret": {"optional": false}}],
+            "containers": [{
+                "name": "c", "args": ["a", ""], "resources": {"limits": {"cpu": "500m"}},
+                "livenessProbe": {"httpGet": {"port": 8080}, "initialDelaySeconds": -1, "periodSeconds": 0},
+                "readinessProbe": {"tcpSocket": {"port": "http"}},
+                "image": "x".repeat(20_000),
+            }],
+            "terminationGracePeriodSeconds": 9_999_999_999_i64,
+        },
+    });
+    let Value::Object(object) = &pod else {
+        unreachable!()
+    };
+    let bytes = encode(object, &Schema::of::<Pod>());
+    assert_eq!(&bytes[..8], b"k8s\0\x0a\x09\x0a\x02");
+    assert_eq!(read("pods", &bytes).unwrap(), pod);
+    // What does not fit is left out.
+    pod["spec"] = json!({"containers": "none", "nodeName": "n", "hostNetwork": 1, "newer": true});
+    let bytes = encode(pod.as_object().unwrap(), &Schema::of::<Pod>());
+    assert_eq!(
+        read("pods", &bytes).unwrap()["spec"],
+        json!({"nodeName": "n"})
+    );
+}
+
+#[test]
+fn writes_schemas_of_custom_kinds() {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    let schema = Schema::of::<CustomResourceDefinition>();
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "spec": {"versions": [{"schema": {"openAPIV3Schema": {
+            "type": "object", "default": {"a": [1, null]}, "maximum": 1.5,
+            "properties": {"a": {"additionalProperties": true}, "b": {"additionalProperties": {"type": "string"}}},
+            "items": {"type": "string"}, "allOf": [{"items": [{"type": "integer"}], "additionalItems": false}],
+            "dependencies": {"a": ["b"], "c": {"type": "string"}}, "$ref": "x",
+        }}}]},
+    });
+    let bytes = encode(definition.as_object().unwrap(), &schema);
+    let back = decode(&bytes, &schema, "apiextensions.k8s.io/v1").unwrap();
+    assert_eq!(back, definition);
+}
+
+#[test]
+fn writes_lists_events_and_statuses() {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v"}});
+    let item = super::message(map.as_object().unwrap(), &Schema::of::<ConfigMap>(), "v1");
+    let meta = ListMeta {
+        resource_version: "7",
+        continue_token: "",
+        remaining: Some(3),
+    };
+    let bytes = list("v1", "ConfigMapList", meta, [&item[..], &item[..]]);
+    let envelope = Envelope::read(&bytes).unwrap();
+    assert_eq!(
+        (envelope.api_version, envelope.kind),
+        ("v1", "ConfigMapList")
+    );
+    let items = fields(envelope.raw)
+        .filter(|field| matches!(field, Ok((2, Payload::Bytes(bytes))) if *bytes == item));
+    assert_eq!(items.count(), 2);
+
+    let object = encode(map.as_object().unwrap(), &Schema::of::<ConfigMap>());
+    let frame = event("ADDED", &object);
+    let (length, event) = frame.split_first_chunk().unwrap();
+    assert_eq!(u32::from_be_bytes(*length) as usize, event.len());
+    assert_eq!(&event[..7], b"\x0a\x05ADDED");
+    assert_eq!(
+        read("configmaps", &event[event.len() - object.len()..]).unwrap(),
+        map
+    );
+
+    let status = status(&Status::not_found("apps", "deployments", "web"));
+    let schema = Schema::of::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status>();
+    let status = decode(&status, &schema, "v1").unwrap();
+    assert_eq!(status["code"], 404);
+    assert_eq!(
+        status["details"],
+        json!({"name": "web", "group": "apps", "kind": "deployments"})
+    );
+
+    let partial = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
+    let bytes = encode(partial.as_object().unwrap(), partial_metadata());
+    assert_eq!(
+        decode(&bytes, partial_metadata(), "meta.k8s.io/v1").unwrap(),
+        partial
+    );
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), plural in prop::sample::select(vec!["pods", "services", "secrets"])) {

@@ -117,3 +117,71 @@ impl<'b> Fields<'b> {
         Ok(taken)
     }
 }
+
+/// Where messages are written to.
+#[derive(Debug, Default)]
+pub(super) struct Sink(Vec<u8>);
+
+impl Sink {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.0.truncate(length);
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    /// Bytes that are written already.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.0.push((value & 0x7f) as u8 | 0x80);
+            value >>= 7;
+        }
+        self.0.push(value as u8);
+    }
+
+    fn tag(&mut self, number: u32, form: u64) {
+        self.varint(u64::from(number) << 3 | form);
+    }
+
+    pub(super) fn integer(&mut self, number: u32, value: i64) {
+        self.tag(number, 0);
+        self.varint(value.cast_unsigned());
+    }
+
+    pub(super) fn double(&mut self, number: u32, value: f64) {
+        self.tag(number, 1);
+        self.raw(&value.to_bits().to_le_bytes());
+    }
+
+    pub(super) fn bytes(&mut self, number: u32, bytes: &[u8]) {
+        self.tag(number, 2);
+        self.varint(bytes.len() as u64);
+        self.raw(bytes);
+    }
+
+    /// A message, of which the length is known only after it has been written: there is room for one byte of it before, and
+    /// the few large messages move.
+    pub(super) fn nested(&mut self, number: u32, write: impl FnOnce(&mut Self)) {
+        self.tag(number, 2);
+        let at = self.0.len();
+        self.0.push(0);
+        write(self);
+        let length = self.0.len() - at - 1;
+        if length < 0x80 {
+            self.0[at] = length as u8;
+            return;
+        }
+        let mut prefix = Self::default();
+        prefix.varint(length as u64);
+        self.0.splice(at..=at, prefix.0);
+    }
+}

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Map, Number, Value};
 
-use super::{Field, Schema, Struct, Type};
+use super::{Field, Schema, SchemaOr, Struct, Type};
 use crate::field::Path;
 use crate::quantity::Quantity;
 
@@ -125,6 +125,14 @@ impl<'s> Walk<'s> {
             (Type::Quantity, Value::String(_) | Value::Number(_)) => quantity(value, at),
             (Type::Time | Type::MicroTime, Value::String(text)) => time(ty, text),
             (Type::Bytes, Value::String(text)) => base64(text),
+            (Type::SchemaOr(SchemaOr::Bool, _), Value::Bool(_)) => Ok(()),
+            (Type::SchemaOr(_, inner), Value::Object(_)) => self.value(inner, value, at),
+            (Type::SchemaOr(SchemaOr::List, inner), Value::Array(items)) => {
+                self.list(inner, items, at)
+            }
+            (Type::SchemaOr(SchemaOr::Names, _), Value::Array(items)) => {
+                self.list(&Type::String, items, at)
+            }
             _ => Err(self.wrong_type(ty, value, at)),
         }
     }
@@ -210,6 +218,9 @@ impl<'s> Walk<'s> {
             Type::List(item, _) => format!("[]{}", self.go_name(item)),
             Type::Map(entry, _) => format!("map[string]{}", self.go_name(entry)),
             Type::Struct(id, _) => format!("v1.{}", self.schema.get(*id).name),
+            Type::SchemaOr(SchemaOr::Bool, _) => "v1.JSONSchemaPropsOrBool".to_owned(),
+            Type::SchemaOr(SchemaOr::List, _) => "v1.JSONSchemaPropsOrArray".to_owned(),
+            Type::SchemaOr(SchemaOr::Names, _) => "v1.JSONSchemaPropsOrStringArray".to_owned(),
         }
     }
 }
@@ -237,7 +248,7 @@ fn replace_null(ty: &Type, value: &mut Value) {
             Type::Int32 | Type::Int64 | Type::Float => Value::from(0),
             Type::Quantity => Value::from("0"),
             Type::List(..) => Value::Array(Vec::new()),
-            Type::Map(..) | Type::Struct(..) => Value::Object(Map::new()),
+            Type::Map(..) | Type::Struct(..) | Type::SchemaOr(..) => Value::Object(Map::new()),
             Type::Any | Type::Time | Type::MicroTime => return,
         };
     }

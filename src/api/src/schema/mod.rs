@@ -50,6 +50,19 @@ pub enum Type {
     Map(Box<Type>, Grain),
     /// An object with known fields.
     Struct(StructId, Grain),
+    /// A schema of a custom kind, or what may stand for one. Server-side apply takes it as [`Type::Any`].
+    SchemaOr(SchemaOr, Box<Type>),
+}
+
+/// What may stand for a schema inside of one (the type of [`Type::SchemaOr`] is that of schemas).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemaOr {
+    /// Whether anything or nothing is allowed.
+    Bool,
+    /// A list of schemas.
+    List,
+    /// A list of names.
+    Names,
 }
 
 /// Whether the parts of an object may have different owners in server-side apply (`x-kubernetes-map-type`).
@@ -87,7 +100,7 @@ impl Type {
     /// Whether no struct is inside.
     fn is_plain(&self) -> bool {
         match self {
-            Self::Struct(..) => false,
+            Self::Struct(..) | Self::SchemaOr(..) => false,
             Self::List(inner, _) | Self::Map(inner, _) => inner.is_plain(),
             _ => true,
         }

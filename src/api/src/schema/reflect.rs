@@ -13,7 +13,9 @@ use serde::de::{
     Visitor,
 };
 
-use super::{Field, Grain, ListType, Struct, StructId, Type, merge_keys, omitted, topology};
+use super::{
+    Field, Grain, ListType, SchemaOr, Struct, StructId, Type, merge_keys, omitted, topology,
+};
 
 /// The structs met on the way, and the root's type.
 pub(super) fn reflect<T: DeserializeOwned>() -> (Vec<Struct>, Type) {
@@ -55,6 +57,11 @@ impl Seen {
             .borrow()
             .iter()
             .position(|(of, built)| *of == fields && built.name == name)
+    }
+
+    fn named(&self, name: &str) -> Option<usize> {
+        let structs = self.structs.borrow();
+        structs.iter().position(|(_, built)| built.name == name)
     }
 
     /// The fields of a struct which hold no other structs.
@@ -137,16 +144,25 @@ impl<'de> Deserializer<'de> for Probe<'_> {
         deserialize_ignored_any => Type::Any, visit_unit();
     }
 
-    /// Only two leaves ask for "whatever is there": `IntOrString`, which refuses a boolean or nothing at all, and free
-    /// JSON, which takes either.
+    /// A few ask for "whatever is there": `IntOrString`, what may be a schema or something else, and free JSON.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if expecting(&visitor) == "IntOrString" {
-            self.is(Type::IntOrString);
-            visitor.visit_i32(0)
-        } else {
-            self.is(Type::Any);
-            visitor.visit_unit()
-        }
+        let alternative = match expecting(&visitor).as_str() {
+            "IntOrString" => {
+                self.is(Type::IntOrString);
+                return visitor.visit_i32(0);
+            }
+            "JSONSchemaPropsOrBool" => SchemaOr::Bool,
+            "JSONSchemaPropsOrArray" => SchemaOr::List,
+            "JSONSchemaPropsOrStringArray" => SchemaOr::Names,
+            _ => {
+                self.is(Type::Any);
+                return visitor.visit_unit();
+            }
+        };
+        let schema = self.seen.named("JSONSchemaProps");
+        let inner = schema.map_or(Type::Any, |id| Type::Struct(StructId(id), Grain::Granular));
+        self.is(Type::SchemaOr(alternative, Box::new(inner)));
+        visitor.visit_map(OneEntry(None))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

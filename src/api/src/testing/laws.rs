@@ -7,9 +7,10 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Map, Value, json};
 
-use crate::protobuf;
+use crate::apply::{self, ApplyError, Manager, Reset};
 use crate::registry::{NewObject, Part, Registry, Resource, Storage};
-use crate::schema::{Schema, Type};
+use crate::schema::{Schema, SchemaOr, Type};
+use crate::{Object, body, protobuf};
 
 /// How many objects each law is tried on.
 const CASES: u32 = 192;
@@ -73,7 +74,7 @@ fn entry_is_complete(registry: &Registry, resource: &Resource) {
 
 fn is_nested(ty: &Type) -> bool {
     match ty {
-        Type::Struct(..) => true,
+        Type::Struct(..) | Type::SchemaOr(..) => true,
         Type::List(inner, _) | Type::Map(inner, _) => is_nested(inner),
         _ => false,
     }
@@ -105,6 +106,15 @@ fn value_of(schema: &Schema, ty: &Type, depth: u32) -> BoxedStrategy<Value> {
             prop::collection::btree_map("[a-c]", value_of(schema, entry, depth), 0..3)
                 .prop_map(|map| Value::Object(map.into_iter().collect()))
                 .boxed()
+        }
+        Type::SchemaOr(or, inner) => {
+            let schema = value_of(schema, inner, depth);
+            let other = match or {
+                SchemaOr::Bool => any::<bool>().prop_map(Value::from).boxed(),
+                SchemaOr::List => schema.clone().prop_map(|schema| json!([schema])).boxed(),
+                SchemaOr::Names => Just(json!(["a"])).boxed(),
+            };
+            prop_oneof![schema, other].boxed()
         }
         Type::Struct(..) if depth == 0 => Just(json!({})).boxed(),
         Type::Struct(id, _) => {
@@ -172,6 +182,8 @@ fn decodes_once_and_for_all(resource: &Resource, value: Value) -> Result<(), Tes
             &once.object["metadata"]["name"]
         );
     }
+    survives_other_forms(resource, &once.object)?;
+    has_owners(resource, &once.object)?;
     // None of these may panic on an object that is merely well-typed.
     let mut created = once.object.clone();
     let new = NewObject {
@@ -200,6 +212,77 @@ fn decodes_once_and_for_all(resource: &Resource, value: Value) -> Result<(), Tes
         let again = resource.decode(Value::Object(created.clone())).unwrap();
         prop_assert_eq!(again.unknown, Vec::<String>::new());
     }
+    Ok(())
+}
+
+/// Protobuf and YAML say the same as JSON.
+fn survives_other_forms(resource: &Resource, object: &Object) -> Result<(), TestCaseError> {
+    let object = protobuf::testing::without_unknown(resource.schema(), object);
+    let read = protobuf::testing::there_and_back(resource, &object);
+    let read = resource.decode(read.map_err(TestCaseError::fail)?).unwrap();
+    prop_assert_eq!(&read.object, &object, "through protobuf");
+    prop_assert!(read.unknown.is_empty());
+    let yaml = serde_yaml::to_string(&object).unwrap();
+    let read = resource
+        .decode(body::yaml(yaml.as_bytes()).unwrap().value)
+        .unwrap();
+    prop_assert_eq!(&read.object, &object, "through YAML");
+    Ok(())
+}
+
+/// Whoever applies an object owns it: applies it again for nothing, shares it with those who agree, and takes it away
+/// again.
+fn has_owners(resource: &Resource, object: &Object) -> Result<(), TestCaseError> {
+    let schema = resource.schema();
+    let mut wanted = object.clone();
+    crate::meta::metadata_mut(&mut wanted).remove("managedFields");
+    let manager = |name: &str| Manager {
+        name: name.to_owned(),
+        api_version: resource.api_version(),
+        subresource: String::new(),
+        time: Timestamp::UNIX_EPOCH,
+        reset: Reset::Nothing,
+    };
+    let (a, b) = (manager("a"), manager("b"));
+    let once = match apply::apply(schema, None, &wanted, &a, false) {
+        Ok(once) => once,
+        // Two items of a list with the same keys.
+        Err(ApplyError::Configuration { mistakes, .. }) => {
+            prop_assert!(mistakes.contains("duplicate entries"), "{}", mistakes);
+            return Ok(());
+        }
+        Err(error) => return Err(TestCaseError::fail(error.to_string())),
+    };
+    let bare = |object: &Object| {
+        let mut bare = object.clone();
+        crate::meta::metadata_mut(&mut bare).remove("managedFields");
+        bare
+    };
+    prop_assert_eq!(&bare(&once), &wanted);
+    let again = apply::apply(schema, Some(&once), &wanted, &a, false).unwrap();
+    prop_assert_eq!(&again, &once);
+    let shared = apply::apply(schema, Some(&once), &wanted, &b, false).unwrap();
+    prop_assert_eq!(&bare(&shared), &wanted);
+    let nothing = crate::testing::object(json!({
+        "apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {"name": "x"},
+    }));
+    let still = apply::apply(schema, Some(&shared), &nothing, &a, true).unwrap();
+    let without_name = |object: &Object| {
+        let mut bare = bare(object);
+        crate::meta::metadata_mut(&mut bare).remove("name");
+        bare
+    };
+    prop_assert_eq!(without_name(&still), without_name(&wanted));
+
+    // What is created in another way is owned in the same form, and changes hands field by field.
+    let mut created = wanted.clone();
+    apply::track(schema, None, &mut created, &a);
+    let mut changed = wanted.clone();
+    apply::track(schema, Some(&created), &mut changed, &b);
+    prop_assert_eq!(&changed, &created);
+    let mut emptied = nothing;
+    apply::track(schema, Some(&created), &mut emptied, &b);
+    prop_assert!(!json!(emptied).to_string().contains("\"manager\":\"b\""));
     Ok(())
 }
 
