@@ -90,26 +90,12 @@ impl Set {
     /// Removes the paths of `other`.
     pub(super) fn subtract(&mut self, other: &Self) {
         self.here &= !other.here;
-        self.for_common(other, Self::subtract);
-    }
-
-    /// Removes the paths of `other` and all that is below them.
-    pub(super) fn subtract_trees(&mut self, other: &Self) {
-        if other.here {
-            *self = Self::default();
-            return;
-        }
-        self.for_common(other, Self::subtract_trees);
-    }
-
-    /// Runs `each` on the pairs of subsets that both have, and drops what is left empty.
-    fn for_common(&mut self, other: &Self, each: impl Fn(&mut Self, &Self)) {
         if other.below.is_empty() || self.below.is_empty() {
             return;
         }
         self.below.retain_mut(|(step, set)| match other.get(step) {
             Some(theirs) => {
-                each(set, theirs);
+                set.subtract(theirs);
                 !set.is_empty()
             }
             None => true,
@@ -248,14 +234,11 @@ mod tests {
     }
 
     #[test]
-    fn removes_paths_with_and_without_what_is_below() {
+    fn removes_paths_but_not_what_is_below() {
         let all = json!({"f:a": {".": {}, "f:b": {}}, "f:c": {}});
-        let mut one = set(all.clone());
+        let mut one = set(all);
         one.subtract(&set(json!({"f:a": {}})));
         assert_eq!(one.into_json(), json!({"f:a": {"f:b": {}}, "f:c": {}}));
-        let mut tree = set(all);
-        tree.subtract_trees(&set(json!({"f:a": {}})));
-        assert_eq!(tree.into_json(), json!({"f:c": {}}));
     }
 
     fn any_set() -> impl Strategy<Value = Set> {

@@ -8,7 +8,13 @@ use crate::registry::Resource;
 use crate::schema::{Schema, Type};
 
 /// Fields that are newer than the table. Whoever sends them in protobuf finds them dropped.
-const UNKNOWN: [&str; 4] = [
+const UNKNOWN: [&str; 10] = [
+    "CSIDriverSpec.preventPodSchedulingIfMissing",
+    "Device.nodeAllocatableResourceMappings",
+    "DeviceAttribute.bools",
+    "DeviceAttribute.ints",
+    "DeviceAttribute.strings",
+    "DeviceAttribute.versions",
     "PodSpec.schedulingGroup",
     "PodStatus.nodeAllocatableResourceClaimStatuses",
     "ResourceHealth.message",
