@@ -11,12 +11,23 @@
 pub(crate) mod impersonate;
 pub(crate) mod tokens;
 
-use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{
+    HeaderMap,
+    header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL},
+    request::Parts,
+};
 use sha2::{Digest as _, Sha256};
+use vaquita_streams::handshake::{self, Upgrade};
 
 pub use vaquita_auth::User;
 
 use crate::server::Server;
+
+/// What the protocol begins with that is a token.
+const PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// A bearer token was given, but nobody has it.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +80,9 @@ impl Server {
         if let Some(user) = parts.extensions.get::<User>() {
             return Ok(user.clone());
         }
-        match bearer_token(&parts.headers) {
-            Some(token) => self.by_bearer_token(token).ok_or(Unauthorized),
+        let token = bearer_token(&parts.headers).map(Cow::Borrowed);
+        match token.or_else(|| protocol_token(&parts.headers).map(Cow::Owned)) {
+            Some(token) => self.by_bearer_token(&token).ok_or(Unauthorized),
             None => Ok(User::anonymous()),
         }
     }
@@ -90,6 +102,20 @@ impl Server {
             }
         }
     }
+}
+
+/// The token that a WebSocket client names as one of its protocols: a browser cannot set other headers.
+fn protocol_token(headers: &HeaderMap) -> Option<Vec<u8>> {
+    if handshake::upgrade(headers) != Some(Upgrade::WebSocket) {
+        return None;
+    }
+    let protocols = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let token = protocols
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(PROTOCOL))?;
+    // What is no base64 is no token that we know.
+    Some(URL_SAFE_NO_PAD.decode(token).unwrap_or_default())
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750); `None` for another scheme.
@@ -127,5 +153,16 @@ mod tests {
         for nothing in ["Basic YTpi", "Bearer ", "Bearer"] {
             assert_eq!(found(nothing), None, "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_browser_names_its_token_as_a_protocol() {
+        let mut headers = HeaderMap::new();
+        let protocols = format!("v4.channel.k8s.io, {PROTOCOL}YWJj");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, protocols.parse().unwrap());
+        assert_eq!(protocol_token(&headers), None);
+        headers.insert("connection", "Upgrade".parse().unwrap());
+        headers.insert("upgrade", "websocket".parse().unwrap());
+        assert_eq!(protocol_token(&headers), Some(b"abc".to_vec()));
     }
 }

@@ -24,10 +24,6 @@ use crate::{
     server::{Server, call::Call},
 };
 
-/// Subresources of pods that give a way into them. They are reached by GET where WebSockets carry them, which must not
-/// make them something that readers may do.
-const WAYS_IN: [&str; 3] = ["exec", "attach", "portforward"];
-
 /// What the server knows about who may do what, and what it needs to tell tokens.
 #[derive(Debug)]
 pub(crate) struct Access {
@@ -137,14 +133,7 @@ pub(crate) fn resource(
         },
         name: name.unwrap_or_default(),
     };
-    server.must_be_allowed(user, &Attributes::resource(verb.as_str(), wanted))?;
-    let is_way_in = wanted.group.is_empty()
-        && wanted.resource == "pods"
-        && WAYS_IN.contains(&wanted.subresource);
-    if is_way_in && verb == Verb::Get {
-        server.must_be_allowed(user, &Attributes::resource(Verb::Create.as_str(), wanted))?;
-    }
-    Ok(())
+    server.must_be_allowed(user, &Attributes::resource(verb.as_str(), wanted))
 }
 
 /// Whether whoever asks by PUT or PATCH for an object that is not there may create it. A POST has been checked for that.

@@ -10,12 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use vaquita_api::{
-    Object,
-    field::{FieldError, Path},
-    meta,
-    status::Status,
-};
+use vaquita_api::{Object, meta, registry::NewObject, status::Status};
 use vaquita_auth::{
     User,
     rbac::{Attributes, Decision, MissingRole, Resource, Rule},
@@ -33,6 +28,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
     let options = call.write_options(Writing::Create)?;
     let parsed = call.parse_body().await?;
     let mut review = incoming_body(call, parsed, &options)?;
+    prepare(call, &mut review)?;
     let status = match call.resource.kind.as_str() {
         "SelfSubjectReview" => {
             let now = meta::time(Timestamp::now());
@@ -42,14 +38,26 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
         "TokenReview" => token(call, &review)?,
         "SelfSubjectRulesReview" => rules(call, &review)?,
         "SelfSubjectAccessReview" => own_access(call, &review)?,
-        "SubjectAccessReview" => access(call, &review)?,
-        "LocalSubjectAccessReview" => local_access(call, &review)?,
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => access(call, &review)?,
         _ => return Err(Status::no_such_path()),
     };
     review.insert("status".to_owned(), status);
     let code = StatusCode::CREATED;
     let review = Value::Object(review);
     Ok(answer::value(code, &review, call.accepted.encoding))
+}
+
+/// Finds what is wrong with the question.
+fn prepare(call: &Call<'_>, review: &mut Object) -> Result<(), Status> {
+    call.resource.place(review, call.namespace())?;
+    let new = NewObject {
+        namespace: call.namespace(),
+        now: Timestamp::now(),
+        uid: String::new(),
+        entropy: 0,
+    };
+    call.resource.prepare_create(review, &new)?;
+    call.resource.validate_create(review)
 }
 
 fn spec<T: DeserializeOwned>(review: &Object) -> Result<T, Status> {
@@ -134,37 +142,12 @@ fn rules(call: &Call<'_>, review: &Object) -> Result<Value, Status> {
 /// Whether the caller may do something.
 fn own_access(call: &Call<'_>, review: &Object) -> Result<Value, Status> {
     let spec: SubjectAccessReviewSpec = spec(review)?;
-    validate(call, &spec, None)?;
     Ok(decide(call, call.user, &spec))
 }
 
-/// Whether somebody may do something.
+/// Whether somebody may do something; in this namespace, if the review is a local one.
 fn access(call: &Call<'_>, review: &Object) -> Result<Value, Status> {
     let spec: SubjectAccessReviewSpec = spec(review)?;
-    validate(call, &spec, Some(Path::root("spec").child("user")))?;
-    Ok(decide(call, &subject(&spec), &spec))
-}
-
-/// Whether somebody may do something in this namespace.
-fn local_access(call: &Call<'_>, review: &Object) -> Result<Value, Status> {
-    let spec: SubjectAccessReviewSpec = spec(review)?;
-    validate(call, &spec, Some(Path::root("spec").child("user")))?;
-    let namespace = call.namespace();
-    let within = spec.resource_attributes.as_ref();
-    let asked = within.and_then(|within| within.namespace.as_deref());
-    if spec.non_resource_attributes.is_some() {
-        let path = Path::root("spec");
-        let error = FieldError::invalid(
-            &path.child("nonResourceAttributes"),
-            json!(spec.non_resource_attributes),
-            "disallowed on this kind of request",
-        );
-        return Err(invalid(call, &[error]));
-    }
-    if asked.unwrap_or_default() != namespace {
-        let why = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
-        return Err(Status::bad_request(why));
-    }
     Ok(decide(call, &subject(&spec), &spec))
 }
 
@@ -209,38 +192,4 @@ fn resource(asked: &ResourceAttributes) -> Attributes<'_> {
         name: text(&asked.name),
     };
     Attributes::resource(text(&asked.verb), resource)
-}
-
-/// Finds what is wrong with a question; `user` is the field that says about whom, where somebody must be named.
-fn validate(
-    call: &Call<'_>,
-    spec: &SubjectAccessReviewSpec,
-    user: Option<Path<'_>>,
-) -> Result<(), Status> {
-    let root = Path::root("spec");
-    let mut errors = Vec::new();
-    let (resource, other) = (&spec.resource_attributes, &spec.non_resource_attributes);
-    if resource.is_some() && other.is_some() {
-        let why = "cannot be specified in combination with resourceAttributes";
-        let path = root.child("nonResourceAttributes");
-        errors.push(FieldError::invalid(&path, json!(other), why));
-    }
-    if resource.is_none() && other.is_none() {
-        let why = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-        let path = root.child("resourceAttributes");
-        errors.push(FieldError::invalid(&path, json!(other), why));
-    }
-    let is_nobody = text(&spec.user).is_empty() && spec.groups.as_ref().is_none_or(Vec::is_empty);
-    if let Some(path) = user.filter(|_| is_nobody) {
-        let why = "at least one of user or group must be specified";
-        errors.push(FieldError::invalid(&path, json!(text(&spec.user)), why));
-    }
-    if errors.is_empty() {
-        return Ok(());
-    }
-    Err(invalid(call, &errors))
-}
-
-fn invalid(call: &Call<'_>, errors: &[FieldError]) -> Status {
-    Status::invalid(&call.resource.group, &call.resource.kind, "", errors)
 }

@@ -10,7 +10,7 @@ use super::{super::Server, BootstrapError};
 use crate::cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
@@ -30,6 +30,10 @@ const FILES: [(&str, &str); 6] = [
     (
         "namespace-roles",
         include_str!("../../../../../policies/namespace-roles.yaml"),
+    ),
+    (
+        "flow-control",
+        include_str!("../../../../../policies/flow-control.yaml"),
     ),
     (
         "priority-classes",

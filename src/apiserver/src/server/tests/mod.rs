@@ -1,5 +1,6 @@
 //! The API as its clients see it: requests to the router, over the store that forgets.
 
+mod access;
 mod apply;
 mod deletes;
 mod discovery;
@@ -46,6 +47,20 @@ pub(in crate::server) struct Reply {
 }
 
 impl Reply {
+    /// All of an answer.
+    pub(in crate::server) async fn of(response: Response) -> Self {
+        let (code, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .unwrap();
+        let text = || String::from_utf8_lossy(&bytes).into_owned().into();
+        Self {
+            code,
+            headers,
+            body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()),
+        }
+    }
+
     #[track_caller]
     pub(in crate::server) fn ok(self) -> Value {
         assert!(
@@ -104,6 +119,11 @@ impl Api {
 
     pub(in crate::server) async fn send(&self, mut request: Request<Body>) -> Response {
         request.extensions_mut().insert(User::in_process("tester"));
+        self.send_as_is(request).await
+    }
+
+    /// The same without a user: a request has to bring its own proof.
+    pub(in crate::server) async fn send_as_is(&self, request: Request<Body>) -> Response {
         tokio::time::timeout(PATIENCE, self.server.router().oneshot(request))
             .await
             .unwrap()
@@ -121,17 +141,7 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.send(request.body(body).unwrap()).await;
-        let (code, headers) = (response.status().as_u16(), response.headers().clone());
-        let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
-            .await
-            .unwrap();
-        let text = || String::from_utf8_lossy(&bytes).into_owned().into();
-        Reply {
-            code,
-            headers,
-            body: serde_json::from_slice(&bytes).unwrap_or_else(|_| text()),
-        }
+        Reply::of(self.send(request.body(body).unwrap()).await).await
     }
 
     pub(in crate::server) async fn get(&self, path: &str) -> Reply {
