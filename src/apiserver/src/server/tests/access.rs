@@ -12,7 +12,13 @@ const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 
 impl Api {
     /// A request of `user`.
-    async fn call_as(&self, user: &User, method: Method, path: &str, body: Value) -> Reply {
+    pub(super) async fn call_as(
+        &self,
+        user: &User,
+        method: Method,
+        path: &str,
+        body: Value,
+    ) -> Reply {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -23,16 +29,16 @@ impl Api {
         Reply::of(self.send_as_is(request).await).await
     }
 
-    async fn get_as(&self, user: &User, path: &str) -> Reply {
+    pub(super) async fn get_as(&self, user: &User, path: &str) -> Reply {
         self.call_as(user, Method::GET, path, Value::Null).await
     }
 
-    async fn post_as(&self, user: &User, path: &str, body: Value) -> Reply {
+    pub(super) async fn post_as(&self, user: &User, path: &str, body: Value) -> Reply {
         self.call_as(user, Method::POST, path, body).await
     }
 
     /// A request with these headers and no user.
-    async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+    pub(super) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
         let mut request = Request::get(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -41,7 +47,7 @@ impl Api {
     }
 
     /// A role of `namespace` ("" for a cluster role) with one rule, bound to the user `jane`.
-    async fn jane_may(&self, namespace: &str, name: &str, rule: Value) -> User {
+    pub(super) async fn jane_may(&self, namespace: &str, name: &str, rule: Value) -> User {
         let (base, kind) = match namespace {
             "" => (RBAC.to_owned(), "ClusterRole"),
             namespace => (format!("{RBAC}/namespaces/{namespace}"), "Role"),
@@ -60,23 +66,23 @@ impl Api {
     }
 
     /// A service account and its uid.
-    async fn account(&self, name: &str) -> String {
+    pub(super) async fn account(&self, name: &str) -> String {
         let account = json!({"metadata": {"name": name}});
         let made = self.post(ACCOUNTS, account).await.ok();
         string(&made["metadata"]["uid"])
     }
 
-    async fn token(&self, account: &str, spec: Value) -> Reply {
+    pub(super) async fn token(&self, account: &str, spec: Value) -> Reply {
         let path = format!("{ACCOUNTS}/{account}/token");
         self.post(&path, json!({ "spec": spec })).await
     }
 }
 
-fn rule(resources: &[&str], verbs: &[&str]) -> Value {
+pub(super) fn rule(resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": [""], "resources": resources, "verbs": verbs})
 }
 
-fn bearer(reply: &Value) -> String {
+pub(super) fn bearer(reply: &Value) -> String {
     format!("Bearer {}", reply["status"]["token"].as_str().unwrap())
 }
 

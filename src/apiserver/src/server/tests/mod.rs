@@ -6,6 +6,7 @@ mod deletes;
 mod discovery;
 mod lists;
 mod logs;
+mod reviews;
 mod served;
 mod watches;
 mod writes;
