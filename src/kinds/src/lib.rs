@@ -29,6 +29,7 @@
 //! ```
 
 mod binding;
+mod cidr;
 mod component_status;
 mod config_map;
 mod diff;

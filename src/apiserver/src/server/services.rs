@@ -61,6 +61,7 @@ impl Holdings {
             .into_iter()
             .map(|(_, port)| port)
             .collect();
+        ports.push(service::health_check_port(service));
         ports.retain(|port| *port != 0);
         Self {
             addresses: service::cluster_ips(service)
@@ -149,6 +150,8 @@ impl Services {
         let result = self.claim_address(object, &had, &mut taken, &mut claim.new);
         let result =
             result.and_then(|()| self.claim_ports(object, &had, &mut taken, &mut claim.new));
+        let result =
+            result.and_then(|()| self.claim_health_port(object, &had, &mut taken, &mut claim.new));
         drop(taken);
         // On an error the claim is dropped, and gives back what it got so far.
         result.map_err(|error| Status::invalid("", "Service", meta::name(object), &[error]))?;
@@ -265,6 +268,43 @@ impl Services {
         Ok(())
     }
 
+    /// The port on which nodes tell balancers whether they have endpoints of the Service.
+    fn claim_health_port(
+        &self,
+        object: &mut Object,
+        had: &Holdings,
+        taken: &mut Taken,
+        new: &mut Holdings,
+    ) -> Result<(), FieldError> {
+        if !service::needs_health_check_port(object) {
+            return Ok(());
+        }
+        let wanted = service::health_check_port(object);
+        if wanted != 0 && had.ports.contains(&wanted) {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            let spec = Path::root("spec");
+            let path = spec.child("healthCheckNodePort");
+            FieldError::invalid(&path, wanted, format!("failed to allocate a port: {why}"))
+        };
+        let port = if wanted == 0 {
+            self.free_port(taken)
+                .ok_or_else(|| refused("range is full"))?
+        } else {
+            wanted
+        };
+        if !self.ports.contains(&port) {
+            return Err(refused("provided port is not in the valid range"));
+        }
+        if !taken.ports.insert(port) {
+            return Err(refused("provided port is already allocated"));
+        }
+        new.ports.push(port);
+        service::set_health_check_port(object, port);
+        Ok(())
+    }
+
     /// An address that nobody has, from anywhere in the range: one that was just given back is unlikely to come again.
     fn free_address(&self, taken: &Taken) -> Option<Ipv4Addr> {
         let hosts = self.network.hosts();
@@ -324,6 +364,20 @@ mod tests {
 
     fn node_port(port: u16) -> Value {
         json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]})
+    }
+
+    #[test]
+    fn gives_out_the_port_of_health_checks_too() {
+        let services = services();
+        let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "allocateLoadBalancerNodePorts": false});
+        let (object, first) = claim(&services, &spec).unwrap();
+        let port = service::health_check_port(&object);
+        assert!((30000..=30002).contains(&port));
+        let mut taken = spec.clone();
+        taken["healthCheckNodePort"] = port.into();
+        assert!(claim(&services, &taken).is_err());
+        drop(first);
+        claim(&services, &taken).unwrap().1.keep();
     }
 
     #[test]

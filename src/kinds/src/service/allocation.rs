@@ -82,3 +82,22 @@ pub fn set_node_port(service: &mut Object, index: usize, node_port: u16) {
         port.insert("nodePort".to_owned(), node_port.into());
     }
 }
+
+/// Whether each node tells balancers on a port of its own if it has endpoints of the service, given or not.
+pub fn needs_health_check_port(service: &Object) -> bool {
+    text(service, "type") == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
+}
+
+/// The port on which nodes tell that, 0 where there is none yet.
+pub fn health_check_port(service: &Object) -> u16 {
+    meta::at(service, &["spec", "healthCheckNodePort"])
+        .and_then(Value::as_u64)
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or(0)
+}
+
+/// Gives the service the port on which nodes tell that.
+pub fn set_health_check_port(service: &mut Object, port: u16) {
+    let spec = meta::object_mut(service, "spec");
+    spec.insert("healthCheckNodePort".to_owned(), port.into());
+}

@@ -1,6 +1,7 @@
 //! `v1` Service.
 
 mod allocation;
+mod families;
 mod update;
 mod validate;
 
@@ -11,14 +12,15 @@ use serde_json::{Value, json};
 
 use super::print;
 use crate::{Here, PROXY, stored};
-use vaquita_api::field::{Errors, Path};
+use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names::{self, Problems};
 use vaquita_api::registry::{Kind, Part, Resource, SelectableField};
 use vaquita_api::table::Column;
 use vaquita_api::{Object, meta};
 
 pub use allocation::{
-    cluster_ips, needs_cluster_ip, needs_node_ports, node_ports, set_cluster_ip, set_node_port,
+    cluster_ips, health_check_port, needs_cluster_ip, needs_health_check_port, needs_node_ports,
+    node_ports, set_cluster_ip, set_health_check_port, set_node_port,
 };
 
 /// How long a client stays with its endpoint: three hours, in seconds.
@@ -57,10 +59,16 @@ impl Kind<Here> for Service {
 
     fn apply_defaults(&mut self) {
         apply_defaults(self.spec.get_or_insert_default());
-        self.status
-            .get_or_insert_default()
-            .load_balancer
-            .get_or_insert_default();
+        let balancer = self.status.get_or_insert_default();
+        let balancer = balancer.load_balancer.get_or_insert_default();
+        let spec = self.spec.as_ref().and_then(|spec| spec.type_.as_deref());
+        if spec == Some("LoadBalancer") {
+            for point in balancer.ingress.iter_mut().flatten() {
+                if point.ip.as_ref().is_some_and(|ip| !ip.is_empty()) {
+                    point.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+                }
+            }
+        }
     }
 
     fn prepare_create(object: &mut Object) {
@@ -79,6 +87,7 @@ impl Kind<Here> for Service {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        validate_topology(self, errors);
         let empty = ServiceSpec::default();
         validate::spec(
             self.spec.as_ref().unwrap_or(&empty),
@@ -88,9 +97,15 @@ impl Kind<Here> for Service {
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
-        self.validate(errors);
         if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
             validate::change(new, old, &Path::root("spec"), errors);
+        }
+        self.validate(errors);
+    }
+
+    fn validate_status(&self, _old: &Self, errors: &mut Errors) {
+        if let (Some(status), Some(spec)) = (&self.status, &self.spec) {
+            validate::status(status, spec, &Path::root("status"), errors);
         }
     }
 
@@ -112,6 +127,22 @@ impl Kind<Here> for Service {
             self.age_cell(now),
             print::labels(spec.selector.as_ref()),
         ]
+    }
+}
+
+/// The older and the newer annotation for the same thing must say the same.
+fn validate_topology(service: &Service, errors: &mut Errors) {
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    let annotations = service.metadata.annotations.as_ref();
+    let get = |key| annotations.and_then(|annotations| annotations.get(key));
+    if let (Some(mode), Some(hints)) = (get(MODE), get(HINTS))
+        && mode != hints
+    {
+        let detail = format!("must match annotations[{HINTS}] when both are specified");
+        let path = Path::root("metadata");
+        let path = path.child("annotations");
+        errors.push(FieldError::invalid(&path.key(MODE), mode.as_str(), detail));
     }
 }
 
@@ -195,15 +226,17 @@ fn external_ip(spec: &ServiceSpec, status: Option<&ServiceStatus>) -> Value {
                     .find(|text| !text.is_empty())
                     .cloned()
             });
-            let mut all: std::collections::BTreeSet<String> = points.collect();
+            let points: std::collections::BTreeSet<String> = points.collect();
+            let mut all: Vec<String> = points.into_iter().collect();
             all.extend(spec.external_ips.iter().flatten().cloned());
             if all.is_empty() {
                 return "<pending>".into();
             }
-            all.into_iter().collect::<Vec<_>>().join(",").into()
+            all.join(",").into()
         }
         Some("ExternalName") => spec.external_name.clone().unwrap_or_default().into(),
-        _ => print::or_none(Some(&external)),
+        Some("ClusterIP" | "NodePort") => print::or_none(Some(&external)),
+        _ => "<unknown>".into(),
     }
 }
 

@@ -185,3 +185,91 @@ fn loses_what_its_new_type_has_no_use_for() {
     let new = updated(&resource(), &old, name, Part::Main).unwrap();
     assert!(!needs_cluster_ip(&new) && cluster_ips(&new).is_empty());
 }
+
+#[test]
+fn refuses_families_that_the_cluster_has_not() {
+    let cases = [
+        (
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for dual-stack services",
+        ),
+        (
+            json!({"ipFamilies": ["IPv6"]}),
+            "spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster",
+        ),
+        (
+            json!({"ipFamilies": ["IPv5"]}),
+            "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"",
+        ),
+        (
+            json!({"clusterIPs": ["10.0.0.1"]}),
+            "spec.clusterIPs: Invalid value: [\"10.0.0.1\"]: must be empty when `clusterIP` is not specified",
+        ),
+        (
+            json!({"clusterIP": "fd00::1"}),
+            "spec.clusterIPs[0]: Invalid value: \"fd00::1\": expected an IPv4 value as indicated by `ipFamilies[0]`",
+        ),
+    ];
+    for (spec, want) in cases {
+        assert_eq!(refused(&resource(), service(spec)), [want]);
+    }
+    let preferred = created(
+        &resource(),
+        service(json!({"ipFamilyPolicy": "PreferDualStack"})),
+    );
+    assert_eq!(preferred["spec"]["ipFamilies"], json!(["IPv4"]));
+    let nameless = json!({"clusterIP": "None", "selector": null});
+    let nameless = created(&resource(), service(nameless));
+    assert_eq!(nameless["spec"]["ipFamilies"], json!(["IPv4", "IPv6"]));
+    assert_eq!(nameless["spec"]["ipFamilyPolicy"], "RequireDualStack");
+}
+
+#[test]
+fn keeps_to_its_balancer() {
+    let balanced = json!({"type": "LoadBalancer", "loadBalancerClass": "a/b", "externalTrafficPolicy": "Local"});
+    let mut old = created(&resource(), service(balanced));
+    assert!(needs_health_check_port(&old) && health_check_port(&old) == 0);
+    set_health_check_port(&mut old, 30009);
+    let with = |part: Part, change: fn(&mut Value)| {
+        updated(&resource(), &old, changed(&old, change), part)
+    };
+    assert_eq!(
+        causes(with(Part::Main, |s| s["spec"]["loadBalancerClass"] =
+            "c/d".into())),
+        ["spec.loadBalancerClass: Invalid value: \"c/d\": may not change once set"]
+    );
+    assert_eq!(
+        causes(with(Part::Main, |s| s["spec"]["healthCheckNodePort"] =
+            30010.into())),
+        ["spec.healthCheckNodePort: Forbidden: field is immutable"]
+    );
+    assert_eq!(
+        causes(with(Part::Main, |s| {
+            s["spec"]["loadBalancerSourceRanges"] = json!(["10.0.0.0"]);
+        })),
+        [
+            "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+        ]
+    );
+    let cluster = with(Part::Main, |s| {
+        s["spec"]["externalTrafficPolicy"] = "Cluster".into()
+    });
+    assert_eq!(health_check_port(&cluster.unwrap()), 0);
+    let ingress = with(Part::Status, |s| {
+        s["status"]["loadBalancer"]["ingress"] =
+            json!([{"ip": "1.2.3.4"}, {"hostname": "1.2.3.4"}]);
+    });
+    assert_eq!(
+        causes(ingress),
+        [
+            "status.loadBalancer.ingress[1].hostname: Invalid value: \"1.2.3.4\": must be a DNS name, not an IP address"
+        ]
+    );
+    let ingress = with(Part::Status, |s| {
+        s["status"]["loadBalancer"]["ingress"] = json!([{"ip": "1.2.3.4"}]);
+    });
+    assert_eq!(
+        ingress.unwrap()["status"]["loadBalancer"]["ingress"][0]["ipMode"],
+        "VIP"
+    );
+}

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
-use super::{needs_cluster_ip, needs_node_ports, text};
+use super::{needs_cluster_ip, needs_health_check_port, needs_node_ports, text};
 use vaquita_api::{Object, meta};
 
 fn field<'o>(object: &'o Object, name: &str) -> Option<&'o Value> {
@@ -58,10 +58,7 @@ pub(super) fn keep_allocated(new: &mut Object, old: &Object) {
     if needs_node_ports(old) && needs_node_ports(new) {
         keep_node_ports(new, old);
     }
-    let health_checked = |service: &Object| {
-        text(service, "type") == "LoadBalancer" && text(service, "externalTrafficPolicy") == "Local"
-    };
-    if health_checked(old) && health_checked(new) {
+    if needs_health_check_port(old) && needs_health_check_port(new) {
         inherit(new, old, "healthCheckNodePort");
     }
 }
@@ -136,13 +133,7 @@ pub(super) fn fill_families(new: &mut Object, old: Option<&Object>) {
 pub(super) fn drop_unneeded(new: &mut Object, old: &Object) {
     let is = |service: &Object, kind: &str| text(service, "type") == kind;
     if !is(old, "ExternalName") && is(new, "ExternalName") {
-        for name in [
-            "clusterIPs",
-            "clusterIP",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-        ] {
+        for name in ["clusterIPs", "clusterIP", "ipFamilies", "ipFamilyPolicy"] {
             if is_same(new, old, name) {
                 remove(new, name);
             }
@@ -159,15 +150,15 @@ pub(super) fn drop_unneeded(new: &mut Object, old: &Object) {
         }
     }
     if is(old, "LoadBalancer") && !is(new, "LoadBalancer") {
-        for name in [
-            "allocateLoadBalancerNodePorts",
-            "healthCheckNodePort",
-            "loadBalancerClass",
-        ] {
+        for name in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
             if is_same(new, old, name) {
                 remove(new, name);
             }
         }
+    }
+    let unchecked = needs_health_check_port(old) && !needs_health_check_port(new);
+    if unchecked && is_same(new, old, "healthCheckNodePort") {
+        remove(new, "healthCheckNodePort");
     }
     let external = |service: &Object| {
         let ips = field(service, "externalIPs").and_then(Value::as_array);

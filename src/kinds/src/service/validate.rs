@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec, ServiceStatus};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 
-use super::{is_externally_accessible, is_headless};
+use super::{families, is_externally_accessible, is_headless};
+use crate::cidr::{NOT_A_CIDR, is_cidr};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::validate::metadata::{invalid, labels};
@@ -22,11 +23,12 @@ pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     let kind = spec.type_.as_deref().unwrap_or_default();
     let headless = is_headless(spec);
     let ports = spec.ports.as_deref().unwrap_or_default();
+    let at_ports = path.child("ports");
     if ports.is_empty() && !headless && kind != "ExternalName" {
-        errors.push(FieldError::required(&path.child("ports"), ""));
+        errors.push(FieldError::required(&at_ports, ""));
     }
     by_type(spec, kind, headless, path, errors);
-    validate_ports(ports, kind, &path.child("ports"), errors);
+    validate_ports(ports, &at_ports, errors);
     let selector = spec.selector.iter().flatten();
     labels(
         selector.map(|(key, value)| (key.as_str(), value.as_str())),
@@ -35,7 +37,7 @@ pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     );
     validate_affinity(spec, path, errors);
     if kind != "ExternalName" {
-        validate_cluster_ips(spec, path, errors);
+        families::validate(spec, headless, path, errors);
     }
     let at_external = path.child("externalIPs");
     for (at, ip) in spec.external_ips.iter().flatten().enumerate() {
@@ -48,33 +50,32 @@ pub(super) fn spec(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
             )),
         }
     }
-    validate_policies(spec, kind, path, errors);
-    if kind != "LoadBalancer" {
-        validate_no_balancer(spec, path, errors);
+    let at_type = path.child("type");
+    if kind.is_empty() {
+        errors.push(FieldError::required(&at_type, ""));
+    } else if !TYPES.contains(&kind) {
+        errors.push(FieldError::not_supported(&at_type, kind, &TYPES));
     }
+    validate_distinct_ports(ports, kind, &at_ports, errors);
+    validate_balancer(spec, kind, path, errors);
+    validate_policies(spec, path, errors);
 }
 
 fn by_type(spec: &ServiceSpec, kind: &str, headless: bool, path: &Path<'_>, errors: &mut Errors) {
     match kind {
-        "" => errors.push(FieldError::required(&path.child("type"), "")),
-        "ClusterIP" => {}
-        "NodePort" | "LoadBalancer" => {
-            if headless {
-                let detail = format!("may not be set to 'None' for {kind} services");
-                errors.push(FieldError::invalid(
-                    &path.child("clusterIPs").index(0),
-                    "None",
-                    detail,
-                ));
-            }
+        "NodePort" | "LoadBalancer" if headless => {
+            let detail = format!("may not be set to 'None' for {kind} services");
+            let path = path.child("clusterIPs");
+            errors.push(FieldError::invalid(&path.index(0), "None", detail));
         }
         "ExternalName" => {
+            let has = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
             for (field, given) in [
                 (
                     "clusterIPs",
-                    spec.cluster_ips.is_some() || spec.cluster_ip.is_some(),
+                    has(&spec.cluster_ips) || spec.cluster_ip.is_some(),
                 ),
-                ("ipFamilies", spec.ip_families.is_some()),
+                ("ipFamilies", has(&spec.ip_families)),
                 ("ipFamilyPolicy", spec.ip_family_policy.is_some()),
             ] {
                 if given {
@@ -83,26 +84,22 @@ fn by_type(spec: &ServiceSpec, kind: &str, headless: bool, path: &Path<'_>, erro
                 }
             }
             let name = spec.external_name.as_deref().unwrap_or_default();
+            let name = name.strip_suffix('.').unwrap_or(name);
             let at = path.child("externalName");
             if name.is_empty() {
                 errors.push(FieldError::required(&at, ""));
             } else {
-                let problems = names::dns1123_subdomain(name.strip_suffix('.').unwrap_or(name));
-                invalid(&at, name, problems, errors);
+                invalid(&at, name, names::dns1123_subdomain(name), errors);
             }
         }
-        other => errors.push(FieldError::not_supported(
-            &path.child("type"),
-            other,
-            &TYPES,
-        )),
+        _ => {}
     }
 }
 
-fn validate_ports(ports: &[ServicePort], kind: &str, path: &Path<'_>, errors: &mut Errors) {
-    let (mut names, mut pairs, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
+fn validate_ports(ports: &[ServicePort], list: &Path<'_>, errors: &mut Errors) {
+    let mut seen = HashSet::new();
     for (at, port) in ports.iter().enumerate() {
-        let path = path.index(at);
+        let path = list.index(at);
         let name = port.name.as_deref().unwrap_or_default();
         let at_name = path.child("name");
         if name.is_empty() {
@@ -111,28 +108,47 @@ fn validate_ports(ports: &[ServicePort], kind: &str, path: &Path<'_>, errors: &m
             }
         } else {
             invalid(&at_name, name, names::dns1123_label(name), errors);
-            if !names.insert(name) {
+            if !seen.insert(name) {
                 errors.push(FieldError::duplicate(&at_name, name));
             }
         }
         validate_port(port, &path, errors);
-        let protocol = port.protocol.as_deref().unwrap_or_default();
-        if !pairs.insert((protocol, port.port)) {
-            errors.push(FieldError::duplicate(
-                &path,
-                json!({"port": port.port, "protocol": protocol}),
-            ));
+    }
+}
+
+/// Ports of one protocol differ, as do the nodes' ports behind them.
+fn validate_distinct_ports(
+    ports: &[ServicePort],
+    kind: &str,
+    list: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let node_port = |port: &ServicePort| port.node_port.filter(|port| *port != 0);
+    let protocol = |port: &ServicePort| port.protocol.clone().unwrap_or_default();
+    for (at, _) in ports
+        .iter()
+        .enumerate()
+        .filter(|(_, port)| kind == "ClusterIP" && node_port(port).is_some())
+    {
+        const DETAIL: &str = "may not be used when `type` is 'ClusterIP'";
+        let path = list.index(at);
+        errors.push(FieldError::forbidden(&path.child("nodePort"), DETAIL));
+    }
+    let mut seen = HashSet::new();
+    for (at, port) in ports.iter().enumerate() {
+        if let Some(number) = node_port(port)
+            && !seen.insert((protocol(port), number))
+        {
+            let path = list.index(at);
+            errors.push(FieldError::duplicate(&path.child("nodePort"), number));
         }
-        let Some(node_port) = port.node_port.filter(|port| *port != 0) else {
-            continue;
-        };
-        let at_node_port = path.child("nodePort");
-        if kind == "ClusterIP" {
-            const DETAIL: &str = "may not be used when `type` is 'ClusterIP'";
-            errors.push(FieldError::forbidden(&at_node_port, DETAIL));
-        }
-        if !node_ports.insert((protocol, node_port)) {
-            errors.push(FieldError::duplicate(&at_node_port, node_port));
+    }
+    let mut seen = HashSet::new();
+    for (at, port) in ports.iter().enumerate() {
+        let protocol = protocol(port);
+        let shown = json!({"port": port.port, "protocol": protocol});
+        if !seen.insert((protocol, port.port)) {
+            errors.push(FieldError::duplicate(&list.index(at), shown));
         }
     }
 }
@@ -171,48 +187,17 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
                 .session_affinity_config
                 .as_ref()
                 .and_then(|config| config.client_ip.as_ref());
-            let seconds = client
-                .and_then(|client| client.timeout_seconds)
-                .unwrap_or_default();
-            if !(1..=AFFINITY_MAX).contains(&seconds) {
+            let seconds = client.and_then(|client| client.timeout_seconds);
+            let path = config.child("clientIP");
+            if let Some(seconds) = seconds.filter(|seconds| !(1..=AFFINITY_MAX).contains(seconds)) {
                 let detail = format!("must be greater than 0 and less than {AFFINITY_MAX}");
-                let path = config.child("clientIP");
-                errors.push(FieldError::invalid(
-                    &path.child("timeoutSeconds"),
-                    seconds,
-                    detail,
-                ));
+                let path = path.child("timeoutSeconds");
+                errors.push(FieldError::invalid(&path, seconds, detail));
             }
         }
         other => {
             let at = path.child("sessionAffinity");
             errors.push(FieldError::not_supported(&at, other, &["ClientIP", "None"]));
-        }
-    }
-}
-
-fn validate_cluster_ips(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    let path = path.child("clusterIPs");
-    if let (Some(first), Some(ip)) = (ips.first(), &spec.cluster_ip)
-        && first != ip
-    {
-        errors.push(FieldError::invalid(
-            &path,
-            json!(ips),
-            "first value must match `clusterIP`",
-        ));
-    }
-    for (at, ip) in ips.iter().enumerate() {
-        if ip == "None" && ips.len() > 1 {
-            const DETAIL: &str = "'None' must be the first and only value";
-            errors.push(FieldError::invalid(&path.index(at), ip.as_str(), DETAIL));
-        } else if ip != "None" && ip.parse::<IpAddr>().is_err() {
-            errors.push(FieldError::invalid(
-                &path.index(at),
-                ip.as_str(),
-                network::NOT_AN_IP,
-            ));
         }
     }
 }
@@ -224,7 +209,7 @@ fn one_of(value: Option<&str>, allowed: &[&str], path: &Path<'_>, errors: &mut E
     }
 }
 
-fn validate_policies(spec: &ServiceSpec, kind: &str, path: &Path<'_>, errors: &mut Errors) {
+fn validate_policies(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     const DISTRIBUTIONS: [&str; 3] = ["PreferClose", "PreferSameNode", "PreferSameZone"];
     let at = path.child("externalTrafficPolicy");
     let policy = spec
@@ -245,10 +230,6 @@ fn validate_policies(spec: &ServiceSpec, kind: &str, path: &Path<'_>, errors: &m
         &at,
         errors,
     );
-    if kind == "ExternalName" && spec.internal_traffic_policy.is_some() {
-        const DETAIL: &str = "may not be set for ExternalName services";
-        errors.push(FieldError::forbidden(&at, DETAIL));
-    }
     let at = path.child("trafficDistribution");
     one_of(
         spec.traffic_distribution.as_deref(),
@@ -256,62 +237,129 @@ fn validate_policies(spec: &ServiceSpec, kind: &str, path: &Path<'_>, errors: &m
         &at,
         errors,
     );
-    if spec.health_check_node_port.is_some_and(|port| port != 0)
-        && !(kind == "LoadBalancer" && policy == Some("Local"))
-    {
+    let port = spec.health_check_node_port.unwrap_or_default();
+    let at = path.child("healthCheckNodePort");
+    if is_health_checked(spec) {
+        // It may still have to be given out.
+        if port != 0 {
+            network::port(port, &at, errors);
+        }
+    } else if port != 0 {
         const DETAIL: &str =
             "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        let port = spec.health_check_node_port.unwrap_or_default();
-        errors.push(FieldError::invalid(
-            &path.child("healthCheckNodePort"),
-            port,
-            DETAIL,
-        ));
+        errors.push(FieldError::invalid(&at, port, DETAIL));
     }
 }
 
-fn validate_no_balancer(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
-    for (field, given) in [
-        (
-            "loadBalancerSourceRanges",
-            spec.load_balancer_source_ranges.is_some(),
-        ),
-        (
-            "allocateLoadBalancerNodePorts",
-            spec.allocate_load_balancer_node_ports.is_some(),
-        ),
-        ("loadBalancerClass", spec.load_balancer_class.is_some()),
-    ] {
-        if given {
-            errors.push(FieldError::forbidden(&path.child(field), BALANCER_ONLY));
+/// Whether a balancer asks each node for itself if it has any endpoints.
+fn is_health_checked(spec: &ServiceSpec) -> bool {
+    spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local")
+}
+
+fn validate_balancer(spec: &ServiceSpec, kind: &str, path: &Path<'_>, errors: &mut Errors) {
+    let balanced = kind == "LoadBalancer";
+    // The field is spelt like this in upstream's answers.
+    let at = path.child("LoadBalancerSourceRanges");
+    let ranges = spec
+        .load_balancer_source_ranges
+        .as_deref()
+        .unwrap_or_default();
+    if !ranges.is_empty() && !balanced {
+        errors.push(FieldError::forbidden(&at, BALANCER_ONLY));
+    }
+    for (index, range) in ranges.iter().enumerate() {
+        if !is_cidr(range.trim()) {
+            errors.push(FieldError::invalid(
+                &at.index(index),
+                range.trim(),
+                NOT_A_CIDR,
+            ));
         }
     }
+    if spec.allocate_load_balancer_node_ports.is_some() && !balanced {
+        let at = path.child("allocateLoadBalancerNodePorts");
+        errors.push(FieldError::forbidden(&at, BALANCER_ONLY));
+    }
+    let at = path.child("loadBalancerClass");
+    match spec.load_balancer_class.as_deref() {
+        Some(class) if balanced => invalid(&at, class, names::qualified_name(class), errors),
+        Some(_) => errors.push(FieldError::forbidden(&at, BALANCER_ONLY)),
+        None => {}
+    }
 }
 
-/// An address stays for as long as the service has one.
+/// What stays as it is once it is there.
 pub(super) fn change(new: &ServiceSpec, old: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
-    let external = |spec: &ServiceSpec| spec.type_.as_deref() == Some("ExternalName");
-    if external(new) || external(old) {
-        return;
-    }
-    let first = |spec: &ServiceSpec| {
-        spec.cluster_ips
-            .iter()
-            .flatten()
-            .next()
-            .or(spec.cluster_ip.as_ref())
-            .cloned()
-            .filter(|ip| !ip.is_empty())
-    };
-    if let Some(before) = first(old)
-        && first(new).as_ref() != Some(&before)
-    {
-        let ips = json!(new.cluster_ips.clone().unwrap_or_default());
-        let path = path.child("clusterIPs");
+    families::validate_change(new, old, path, errors);
+    let balanced = |spec: &ServiceSpec| spec.type_.as_deref() == Some("LoadBalancer");
+    if balanced(new) && balanced(old) && new.load_balancer_class != old.load_balancer_class {
         errors.push(FieldError::invalid(
-            &path.index(0),
-            ips,
+            &path.child("loadBalancerClass"),
+            json!(new.load_balancer_class),
             "may not change once set",
         ));
+    }
+    if is_health_checked(new)
+        && is_health_checked(old)
+        && new.health_check_node_port != old.health_check_node_port
+    {
+        errors.push(FieldError::forbidden(
+            &path.child("healthCheckNodePort"),
+            "field is immutable",
+        ));
+    }
+}
+
+/// The points at which a balancer takes connections.
+pub(super) fn status(
+    status: &ServiceStatus,
+    spec: &ServiceSpec,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    const MODES: [&str; 2] = ["Proxy", "VIP"];
+    let path = path.child("loadBalancer");
+    let path = path.child("ingress");
+    let points = status
+        .load_balancer
+        .iter()
+        .flat_map(|balancer| balancer.ingress.iter().flatten());
+    if spec.type_.as_deref() != Some("LoadBalancer") {
+        if points.count() > 0 {
+            const DETAIL: &str = "may only be used when `spec.type` is 'LoadBalancer'";
+            errors.push(FieldError::forbidden(&path, DETAIL));
+        }
+        return;
+    }
+    for (at, point) in points.enumerate() {
+        let path = path.index(at);
+        let ip = point.ip.as_deref().unwrap_or_default();
+        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
+            let path = path.child("ip");
+            errors.push(FieldError::invalid(&path, ip, network::NOT_AN_IP));
+        }
+        let at_mode = path.child("ipMode");
+        match point.ip_mode.as_deref() {
+            None if !ip.is_empty() => {
+                const DETAIL: &str = "must be specified when `ip` is set";
+                errors.push(FieldError::required(&at_mode, DETAIL));
+            }
+            Some(_) if ip.is_empty() => {
+                const DETAIL: &str = "may not be specified when `ip` is not set";
+                errors.push(FieldError::forbidden(&at_mode, DETAIL));
+            }
+            mode => one_of(mode, &MODES, &at_mode, errors),
+        }
+        let host = point.hostname.as_deref().unwrap_or_default();
+        if host.is_empty() {
+            continue;
+        }
+        let path = path.child("hostname");
+        invalid(&path, host, names::dns1123_subdomain(host), errors);
+        if host.parse::<IpAddr>().is_ok() {
+            const DETAIL: &str = "must be a DNS name, not an IP address";
+            errors.push(FieldError::invalid(&path, host, DETAIL));
+        }
     }
 }
