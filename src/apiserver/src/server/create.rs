@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
+use k8s_openapi::api::authentication::v1::UserInfo;
 use vaquita_admission::Operation;
 use vaquita_api::{
     Object,
@@ -13,6 +14,8 @@ use vaquita_api::{
     registry::NewObject,
     status::Status,
 };
+use vaquita_auth::User;
+use vaquita_platform::certificates;
 use vaquita_store::Expect;
 
 use super::{
@@ -92,6 +95,9 @@ pub(crate) async fn make(
         entropy: rand::random(),
     };
     call.resource.prepare_create(&mut object, &new)?;
+    if call.resource.kind == "CertificateSigningRequest" {
+        certificates::set_requester(&mut object, &user_info(call.user));
+    }
     escalation::check(call.server, call.user, call.resource, &object, None)?;
     call.resource.validate_create(&object)?;
     let services = &call.server.services;
@@ -105,6 +111,16 @@ pub(crate) async fn make(
         claim.keep();
     }
     Ok(made)
+}
+
+/// Who asks, as objects hold it.
+fn user_info(user: &User) -> UserInfo {
+    UserInfo {
+        extra: Some(user.extra.as_ref().clone()),
+        groups: Some(user.groups.to_vec()),
+        uid: Some(user.uid.to_string()),
+        username: Some(user.name.to_string()),
+    }
 }
 
 /// Writes the object unless its name is taken; one that the server made up is made up again.

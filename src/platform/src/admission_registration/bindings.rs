@@ -171,6 +171,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, created, refused};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn binding(spec: Value) -> Value {
         json!({"metadata": {"name": "b"}, "spec": spec})
     }

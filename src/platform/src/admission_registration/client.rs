@@ -62,7 +62,7 @@ impl<'u> Url<'u> {
 
 fn validate_url(text: &str, path: &Path<'_>, errors: &mut Errors) {
     const FORM: &str = "; desired format: https://host[/path]";
-    if let Some(control) = text.chars().find(|c| c.is_ascii_control()) {
+    if let Some(control) = text.chars().find(char::is_ascii_control) {
         let detail = format!(
             "url must be a valid URL: parse {text:?}: net/url: invalid control character in URL: {control:?}{FORM}"
         );

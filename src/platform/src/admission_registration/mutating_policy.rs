@@ -102,16 +102,15 @@ fn validate_spec(spec: &MutatingAdmissionPolicySpec, path: &Path<'_>, errors: &m
 }
 
 fn validate_mutation(mutation: &Mutation, path: &Path<'_>, errors: &mut Errors) {
-    let configuration = mutation.apply_configuration.as_ref();
-    let configuration = (
-        "applyConfiguration",
-        configuration.map(|patch| patch.expression.as_deref().unwrap_or_default()),
-    );
-    let patch = mutation.json_patch.as_ref();
-    let patch = (
-        "jsonPatch",
-        patch.map(|patch| patch.expression.as_deref().unwrap_or_default()),
-    );
+    let configuration = mutation
+        .apply_configuration
+        .as_ref()
+        .map(|configuration| configuration.expression.as_deref().unwrap_or_default());
+    let json = mutation
+        .json_patch
+        .as_ref()
+        .map(|patch| patch.expression.as_deref().unwrap_or_default());
+    let (configuration, json) = (("applyConfiguration", configuration), ("jsonPatch", json));
     let ty = mutation.patch_type.as_str();
     let at = path.child("patchType");
     let ((wanted, expression), (other, unwanted)) = match ty {
@@ -119,8 +118,8 @@ fn validate_mutation(mutation: &Mutation, path: &Path<'_>, errors: &mut Errors) 
             errors.push(FieldError::required(&at, ""));
             return;
         }
-        "ApplyConfiguration" => (configuration, patch),
-        "JSONPatch" => (patch, configuration),
+        "ApplyConfiguration" => (configuration, json),
+        "JSONPatch" => (json, configuration),
         _ => {
             errors.push(FieldError::not_supported(&at, ty, &PATCH_TYPES));
             return;
@@ -150,6 +149,10 @@ mod tests {
     use serde_json::json;
     use vaquita_api::testing::{assert_stable, created, refused};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn policy(mutation: Value) -> Value {
         json!({
             "metadata": {"name": "p"},

@@ -59,7 +59,7 @@ struct Hook<'h> {
 }
 
 macro_rules! configuration {
-    ($kind:ty, $hook:ty, |$own:ident| $default:expr, |$shown:ident| $reinvocation:expr) => {
+    ($kind:ty, $hook:ty, $default:expr, |$shown:ident| $reinvocation:expr) => {
         impl Kind<Here> for $kind {
             const GENERATION: bool = true;
             const UNCONDITIONAL_UPDATE: bool = false;
@@ -77,8 +77,8 @@ macro_rules! configuration {
                     let given = hook.rules.iter_mut().flatten();
                     given.for_each(rules::apply_defaults);
                     client::apply_defaults(&mut hook.client_config);
-                    let $own = hook;
-                    $default;
+                    let more: fn(&mut $hook) = $default;
+                    more(hook);
                 }
             }
 
@@ -131,15 +131,16 @@ trait Hooks {
 configuration!(
     ValidatingWebhookConfiguration,
     ValidatingWebhook,
-    |_hook| (),
+    |_| {},
     |hook| None
 );
 configuration!(
     MutatingWebhookConfiguration,
     MutatingWebhook,
-    |hook| hook
-        .reinvocation_policy
-        .get_or_insert_with(|| "Never".to_owned()),
+    |hook| {
+        let never = || "Never".to_owned();
+        hook.reinvocation_policy.get_or_insert_with(never);
+    },
     |hook| hook.reinvocation_policy.as_deref()
 );
 
@@ -277,6 +278,10 @@ mod tests {
         })
     }
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn configuration(hooks: Value) -> Value {
         json!({"metadata": {"name": "c"}, "webhooks": hooks})
     }

@@ -183,6 +183,10 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn problems(policy: Value) -> Vec<String> {
         let mut errors = Errors::default();
         let capacity = json!({"value": "10Gi", "requestPolicy": policy});

@@ -61,17 +61,17 @@ fn state(claim: &ResourceClaim) -> String {
     let status = claim.status.clone().unwrap_or_default();
     let allocated = status.allocation.is_some();
     let reserved = allocated && status.reserved_for.is_some_and(|list| !list.is_empty());
-    let states = [
+    let all = [
         (deleted, "deleted"),
         (!deleted && !allocated, "pending"),
         (allocated, "allocated"),
         (reserved, "reserved"),
     ];
-    let states: Vec<&str> = states
+    let found: Vec<&str> = all
         .into_iter()
         .filter_map(|(holds, state)| holds.then_some(state))
         .collect();
-    states.join(",")
+    found.join(",")
 }
 
 #[cfg(test)]
@@ -79,6 +79,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn claim(requests: Value) -> Value {
         json!({"metadata": {"name": "c"}, "spec": {"devices": {"requests": requests}}})
     }

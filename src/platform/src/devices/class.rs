@@ -52,6 +52,10 @@ mod tests {
     use serde_json::{Value, json};
     use vaquita_api::testing::{assert_stable, created, refused};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn class(spec: Value) -> Value {
         json!({"metadata": {"name": "gpu"}, "spec": spec})
     }

@@ -220,6 +220,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn slice(devices: Value) -> Value {
         json!({
             "metadata": {"name": "node-1-gpus"},

@@ -130,6 +130,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn schema(spec: Value) -> Value {
         json!({"metadata": {"name": "s"}, "spec": spec})
     }

@@ -161,12 +161,11 @@ fn validate_spec(
                 let detail = "must be nil if the type is Limited";
                 errors.push(FieldError::forbidden(&at_exempt, detail));
             }
-            match &spec.limited {
-                Some(limited) => validate_limited(limited, &at_limited, errors),
-                None => {
-                    let detail = "must not be empty when type is Limited";
-                    errors.push(FieldError::required(&at_limited, detail));
-                }
+            if let Some(limited) = &spec.limited {
+                validate_limited(limited, &at_limited, errors);
+            } else {
+                let detail = "must not be empty when type is Limited";
+                errors.push(FieldError::required(&at_limited, detail));
             }
         }
         other => {
@@ -301,6 +300,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, created, refused};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn level(name: &str, spec: Value) -> Value {
         json!({"metadata": {"name": name}, "spec": spec})
     }

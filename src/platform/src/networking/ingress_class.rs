@@ -137,6 +137,10 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn class(parameters: Value) -> Value {
         json!({"metadata": {"name": "nginx"}, "spec": {"controller": "example.com/nginx", "parameters": parameters}})
     }

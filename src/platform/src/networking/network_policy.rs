@@ -191,6 +191,10 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn policy(rule: Value) -> Value {
         json!({"metadata": {"name": "p"}, "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [rule]}})
     }

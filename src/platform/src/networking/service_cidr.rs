@@ -104,6 +104,10 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn service_cidr(ranges: Value) -> Value {
         json!({"metadata": {"name": "more"}, "spec": {"cidrs": ranges}})
     }

@@ -149,6 +149,10 @@ mod tests {
     use serde_json::{Value, json};
     use vaquita_api::testing::{created, refused};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn question(spec: Value) -> Value {
         json!({"spec": spec})
     }

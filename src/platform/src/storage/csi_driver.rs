@@ -149,6 +149,10 @@ mod tests {
     use serde_json::json;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn driver(spec: Value) -> Value {
         json!({"metadata": {"name": "disk.example.com"}, "spec": spec})
     }

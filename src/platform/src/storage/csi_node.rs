@@ -106,6 +106,10 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn node(drivers: Value) -> Value {
         json!({"metadata": {"name": "n", "resourceVersion": "0"}, "spec": {"drivers": drivers}})
     }

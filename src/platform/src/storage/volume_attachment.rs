@@ -140,6 +140,10 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "reads better where it is called"
+    )]
     fn attachment(source: Value) -> Value {
         let spec = json!({"attacher": "disk.example.com", "nodeName": "n", "source": source});
         json!({"metadata": {"name": "a"}, "spec": spec})

@@ -1,5 +1,7 @@
 //! `VolumeAttributesClass`: settings of a volume that may change while it is used.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use serde_json::Value;
@@ -28,7 +30,7 @@ impl Kind<Here> for VolumeAttributesClass {
         validate_provisioner(&self.driver_name, &Path::root("driverName"), errors);
         let path = Path::root("parameters");
         validate_parameters(self.parameters.as_ref(), &path, errors);
-        if self.parameters.as_ref().is_none_or(|map| map.is_empty()) {
+        if self.parameters.as_ref().is_none_or(BTreeMap::is_empty) {
             let detail = "must contain at least one key/value pair";
             errors.push(FieldError::required(&path, detail));
         }
