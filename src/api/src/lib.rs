@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod body;
 pub mod field;
+mod go;
 pub mod meta;
 pub mod names;
 pub mod patch;

@@ -228,6 +228,12 @@ impl Status {
         Self::failure(422, "Invalid", message)
     }
 
+    /// 422 `Invalid` of a patch that can't be applied, without saying why.
+    pub fn rejected() -> Self {
+        const MESSAGE: &str = "the server rejected our request due to an error in our request";
+        Self::unprocessable(MESSAGE).about("", "", "")
+    }
+
     /// 400 `BadRequest`.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::failure(400, "BadRequest", message)

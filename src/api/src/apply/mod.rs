@@ -407,7 +407,7 @@ impl Attempt<'_> {
         let last = managers.find(&own).map(|at| managers.0.remove(at));
         let merged = merge::merge(self.schema, &self.base, self.configuration);
         let object = match &last {
-            Some(last) => self.prune(merged, &last.fields, &managers, &own.fields),
+            Some(last) => self.prune(&merged, &last.fields, &managers, &own.fields),
             None => merged,
         };
         let mut changes = compare(self.schema, &self.base, &object);
@@ -435,32 +435,30 @@ impl Attempt<'_> {
         }
         managers.0.push(own);
         managers.0.retain(|entry| !entry.fields.is_empty());
-        managers
-            .0
-            .sort_by(|a, b| self.before.find(a).cmp(&self.before.find(b)));
+        managers.0.sort_by_key(|entry| self.before.find(entry));
         Ok((object, managers))
     }
 
     /// Takes out of `merged` what this manager applied the last time, does not apply now, and nobody else owns.
-    fn prune(&self, merged: Object, last: &Set, others: &Managers, own: &Set) -> Object {
+    fn prune(&self, merged: &Object, last: &Set, others: &Managers, own: &Set) -> Object {
         let schema = self.schema;
         let last = merge::with_fields(schema, last);
         let mut kept = own.clone();
         for entry in &others.0 {
             kept.unite(entry.fields.clone());
         }
-        let all = merge::with_fields(schema, &owned::paths(schema, &merged));
+        let all = merge::with_fields(schema, &owned::paths(schema, merged));
         let members = |object: &Object| merge::with_fields(schema, &owned::paths(schema, object));
         // What is owned comes back, and what it is inside of with it.
-        let mut stay = members(&merge::remove(schema, &merged, &last));
+        let mut stay = members(&merge::remove(schema, merged, &last));
         stay.unite(merge::with_fields(schema, &kept));
         let mut go = all.clone();
         go.subtract(&stay);
-        let left = merge::remove(schema, &merged, &go);
+        let left = merge::remove(schema, merged, &go);
         // What was never this manager's to remove comes back, too.
         let mut gone = all;
         gone.subtract(&members(&left));
-        merge::remove(schema, &merged, &gone.intersection(&last))
+        merge::remove(schema, merged, &gone.intersection(&last))
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a configuration that is applied speaks about: checks it against the schema and collects its paths.
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
@@ -9,6 +8,7 @@ use super::element;
 use super::set::Set;
 use super::walk;
 use crate::Object;
+use crate::go::{self, Printed};
 use crate::schema::{Grain, ListType, Schema, Type};
 
 /// How many mistakes of a configuration are told.
@@ -90,10 +90,10 @@ impl<'s> Walk<'s> {
             (Type::Any, Value::Object(map)) => return self.object(ty, map),
             (Type::List(item, list), Value::Array(items)) => return self.list(item, list, items),
             (Type::Struct(..) | Type::Map(..), other) => {
-                self.error(format_args!("expected map, got &{{{}}}", printed(other)));
+                self.error(format_args!("expected map, got &{{{}}}", Printed(other)));
             }
             (Type::List(..), other) => {
-                self.error(format_args!("expected list, got &{{{}}}", printed(other)));
+                self.error(format_args!("expected list, got &{{{}}}", Printed(other)));
             }
             (scalar, value) => self.scalar(scalar, value),
         }
@@ -104,7 +104,7 @@ impl<'s> Walk<'s> {
         let whole = matches!(value, Value::Array(_) | Value::Object(_));
         let got = || match value {
             Value::String(text) => format!("&value.valueUnstructured{{Value:{text:?}}}"),
-            other => format!("&value.valueUnstructured{{Value:{}}}", printed(other)),
+            other => format!("&value.valueUnstructured{{Value:{}}}", Printed(other)),
         };
         match ty {
             _ if value.is_null() => {}
@@ -115,12 +115,7 @@ impl<'s> Walk<'s> {
                 self.error(format_args!("expected boolean, got {}", got()));
             }
             Type::Int32 | Type::Int64 | Type::Float if !value.is_number() => {
-                let got = match value {
-                    Value::String(_) => "string",
-                    Value::Bool(_) => "bool",
-                    Value::Array(_) => "[]interface {}",
-                    _ => "map[string]interface {}",
-                };
+                let got = go::type_name(value);
                 self.error(format_args!("expected numeric (int or float), got {got}"));
             }
             Type::IntOrString | Type::Quantity if whole => {
@@ -188,41 +183,5 @@ impl<'s> Walk<'s> {
         } else {
             set
         }
-    }
-}
-
-/// A value as upstream prints it in errors: `map[a:1 b:[x y]]`.
-fn printed(value: &Value) -> String {
-    let mut text = String::new();
-    print(&mut text, value);
-    text
-}
-
-fn print(text: &mut String, value: &Value) {
-    match value {
-        Value::Null => text.push_str("<nil>"),
-        Value::String(string) => text.push_str(string),
-        Value::Array(items) => {
-            text.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    text.push(' ');
-                }
-                print(text, item);
-            }
-            text.push(']');
-        }
-        Value::Object(map) => {
-            text.push_str("map[");
-            for (index, (key, item)) in map.iter().enumerate() {
-                let blank = if index > 0 { " " } else { "" };
-                // Writing to a string has no way to fail.
-                let _ = write!(text, "{blank}{key}:");
-                print(text, item);
-            }
-            text.push(']');
-        }
-        // Writing to a string has no way to fail.
-        other => drop(write!(text, "{other}")),
     }
 }

@@ -120,7 +120,8 @@ impl Set {
                 Ordering::Greater => drop(theirs.next()),
                 Ordering::Equal => {
                     common.push(a.clone(), x.intersection(y));
-                    (ours.next(), theirs.next());
+                    ours.next();
+                    theirs.next();
                 }
             }
         }

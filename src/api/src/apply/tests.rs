@@ -219,7 +219,7 @@ fn ownership_moves_with_updates() {
     play.change("c", |new| new["metadata"]["managedFields"] = json!([]));
     assert_eq!(play.live, before);
     play.change("c", |new| {
-        drop(new["data"].as_object_mut().unwrap().remove("y"))
+        drop(new["data"].as_object_mut().unwrap().remove("y"));
     });
     assert_eq!(play.managers(), ["Update a", "Update b"]);
     assert_eq!(play.fields("a"), json!({"f:data": {}}));
@@ -231,7 +231,7 @@ fn many_updaters_become_ancient() {
     play.update("m0", config_map(&json!({"x": "0"})));
     for n in 1..20 {
         play.change(&format!("m{n}"), |new| {
-            new["data"][format!("k{n}")] = "1".into()
+            new["data"][format!("k{n}")] = "1".into();
         });
     }
     let managers = play.managers();
@@ -265,11 +265,11 @@ fn a_client_may_edit_the_list() {
     let mut play = Play::of::<ConfigMap>("v1");
     play.update("a", config_map(&json!({"x": "1"})));
     play.change("b", |new| {
-        new["metadata"]["managedFields"][0]["manager"] = "z".into()
+        new["metadata"]["managedFields"][0]["manager"] = "z".into();
     });
     assert_eq!(play.managers(), ["Update z"]);
     play.change("b", |new| {
-        new["metadata"]["managedFields"][0]["fieldsV1"] = 1.into()
+        new["metadata"]["managedFields"][0]["fieldsV1"] = 1.into();
     });
     assert_eq!(play.managers(), ["Update z"]);
 }
@@ -281,7 +281,7 @@ fn applying_merges_and_conflicts() {
     assert_eq!(play.fields("a"), json!({"f:data": {"f:key": {}}}));
     assert_eq!(play.entries()[0]["operation"], "Apply");
     play.change("kube-controller-manager", |new| {
-        new["data"]["key"] = "new value".into()
+        new["data"]["key"] = "new value".into();
     });
     assert_eq!(play.managers(), ["Update kube-controller-manager"]);
     assert_eq!(
@@ -383,7 +383,7 @@ fn items_of_keyed_lists_have_owners() {
     );
     // Items left out go, whatever others put into them.
     play.change("c", |new| {
-        new["spec"]["ports"][1]["nodePort"] = 30443.into()
+        new["spec"]["ports"][1]["nodePort"] = 30443.into();
     });
     play.apply("a", service(json!([])));
     assert_eq!(

@@ -5,6 +5,7 @@ use json_patch::jsonptr::Pointer;
 use serde_json::Value;
 
 use super::PatchError;
+use crate::go;
 
 /// The most operations in one patch.
 const OPERATIONS_MAX: usize = 10_000;
@@ -16,10 +17,11 @@ const MOVED_MAX: usize = 20_000_000;
 
 /// Applies the operations in order; the first that fails ends it.
 pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> {
-    let Value::Array(operations) = &patch else {
-        return Err(PatchError::Malformed(
-            "a JSON patch must be a list of operations".to_owned(),
-        ));
+    let Value::Array(operations) = patch else {
+        return Err(PatchError::Malformed(format!(
+            "error decoding patch: json: cannot unmarshal {} into Go value of type []interface {{}}",
+            go::json_type(&patch)
+        )));
     };
     if operations.len() > OPERATIONS_MAX {
         let message = format!(
@@ -28,22 +30,40 @@ pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> 
         );
         return Err(PatchError::TooLarge(message));
     }
-    let patch: json_patch::Patch = serde_json::from_value(patch)
-        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    if let Some(odd) = operations.iter().find(|operation| !operation.is_object()) {
+        return Err(PatchError::Malformed(format!(
+            "json: cannot unmarshal {} into Go value of type jsonpatch.Operation",
+            go::json_type(odd)
+        )));
+    }
     let (mut copied, mut moved) = (0, 0_usize);
-    for operation in &patch.0 {
-        if let PatchOperation::Copy(copy) = operation {
+    for operation in operations {
+        // Operations that don't exist, or lack something, fail in their turn.
+        let operation: PatchOperation = serde_json::from_value(operation)
+            .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
+        if let PatchOperation::Copy(copy) = &operation {
             copied += copy.from.resolve(target).map_or(0, size);
         }
         moved = moved.saturating_add(length_around(target, operation.path()));
-        if let PatchOperation::Move(from) = operation {
+        if let PatchOperation::Move(from) = &operation {
             moved = moved.saturating_add(length_around(target, &from.from));
         }
-        if copied > GROWTH_MAX || moved > MOVED_MAX {
+        if copied > GROWTH_MAX {
+            let message = "the copies of the JSON patch make the object too large";
+            return Err(PatchError::Inapplicable(message.to_owned()));
+        }
+        if moved > MOVED_MAX {
             let message = "the operations of the JSON patch amount to too much work";
             return Err(PatchError::TooLarge(message.to_owned()));
         }
-        json_patch::patch_unsafe(target, std::slice::from_ref(operation))
+        // What is not there is null.
+        if let PatchOperation::Test(test) = &operation
+            && test.value.is_null()
+            && test.path.resolve(target).is_err()
+        {
+            continue;
+        }
+        json_patch::patch_unsafe(target, std::slice::from_ref(&operation))
             .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
     }
     Ok(())
@@ -83,6 +103,7 @@ mod tests {
         let mut target = json!({"a": [1, 2], "b": {"c/d": 1}});
         let patch = json!([
             {"op": "test", "path": "/a/0", "value": 1},
+            {"op": "test", "path": "/nothing/here", "value": null},
             {"op": "add", "path": "/a/-", "value": 3},
             {"op": "remove", "path": "/a/0"},
             {"op": "replace", "path": "/b/c~1d", "value": 2},
@@ -99,10 +120,18 @@ mod tests {
     #[test]
     fn tells_malformed_from_inapplicable() {
         let refused = |patch| apply(&mut json!({"a": 1}), patch).unwrap_err();
-        assert!(matches!(refused(json!({})), PatchError::Malformed(_)));
+        assert_eq!(
+            refused(json!({})).to_string(),
+            "error decoding patch: json: cannot unmarshal object into Go value of type []interface {}"
+        );
+        assert!(matches!(refused(json!([1])), PatchError::Malformed(_)));
         assert!(matches!(
             refused(json!([{"op": "eat", "path": "/a"}])),
-            PatchError::Malformed(_)
+            PatchError::Inapplicable(_)
+        ));
+        assert!(matches!(
+            refused(json!([{"op": "add", "path": "/a"}])),
+            PatchError::Inapplicable(_)
         ));
         assert!(matches!(
             refused(json!([{"op": "test", "path": "/a", "value": 2}])),
@@ -125,7 +154,7 @@ mod tests {
         let mut target = json!({"a": ["0123456789"]});
         assert!(matches!(
             apply(&mut target, patch),
-            Err(PatchError::TooLarge(_))
+            Err(PatchError::Inapplicable(_))
         ));
         let shift = json!({"op": "add", "path": "/0", "value": 1});
         let mut target = Value::Array(vec![json!(0); 100_000]);

@@ -8,6 +8,7 @@ mod strategic;
 
 use serde_json::Value;
 
+use crate::go;
 use crate::schema::Schema;
 use crate::status::Status;
 
@@ -47,9 +48,13 @@ pub enum PatchError {
     /// The patch itself is malformed.
     #[error("{0}")]
     Malformed(String),
-    /// The patch is well-formed but does not fit the object: an absent path, a failed `test`.
+    /// The patch is well-formed but does not fit the object: an absent path, a failed `test`. Clients are not told
+    /// which; upstream keeps that to itself.
     #[error("{0}")]
     Inapplicable(String),
+    /// A strategic merge patch that upstream's merging fails on without calling it a bad request.
+    #[error("{0}")]
+    Unmergeable(String),
     /// The patch, or what it makes of the object, is too large.
     #[error("{0}")]
     TooLarge(String),
@@ -59,10 +64,18 @@ impl From<PatchError> for Status {
     fn from(error: PatchError) -> Self {
         match error {
             PatchError::Malformed(message) => Self::bad_request(message),
-            PatchError::Inapplicable(message) => Self::unprocessable(message),
+            PatchError::Inapplicable(_) => Self::rejected(),
+            PatchError::Unmergeable(message) => Self::unknown(message),
             PatchError::TooLarge(message) => Self::too_large(message),
         }
     }
+}
+
+fn not_a_map(patch: &Value) -> String {
+    format!(
+        "json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+        go::json_type(patch)
+    )
 }
 
 /// Applies `patch` to `target`. On an error `target` may be left changed in part; give a copy.
@@ -76,9 +89,10 @@ pub fn apply(
         PatchType::Json => json::apply(target, patch),
         PatchType::Merge => {
             if !patch.is_object() {
-                return Err(PatchError::Malformed(
-                    "a merge patch must be an object".to_owned(),
-                ));
+                return Err(PatchError::Malformed(format!(
+                    "error decoding patch: {}",
+                    not_a_map(&patch)
+                )));
             }
             merge::apply(target, patch);
             Ok(())

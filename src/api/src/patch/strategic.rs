@@ -3,7 +3,7 @@
 //! Objects merge by key as in a merge patch. Lists whose field says so (see [`Merge`]) merge item by item, paired by
 //! the field's key, and lists of single values as sets; all others are replaced. Directives inside the patch steer it:
 //!
-//! - `$patch: replace | delete | merge` in an object: take the patch's object instead, empty the object, or merge; in an
+//! - `$patch: replace | delete` in an object: take the patch's object instead, or empty the object; in an
 //!   item of a keyed list, `delete` removes the item that it is paired with, `replace` the whole list's old content;
 //! - `$retainKeys: [..]` in an object: all other keys are removed first;
 //! - `$deleteFromPrimitiveList/<field>: [..]` removes values from a set;
@@ -14,7 +14,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
-use super::PatchError;
+use super::{PatchError, not_a_map};
+use crate::go::{self, Printed};
 use crate::schema::{Field, Merge, Schema, Type};
 
 const PATCH: &str = "$patch";
@@ -24,35 +25,71 @@ const SET_ORDER: &str = "$setElementOrder/";
 
 /// Merges `patch` into `target`, both of the schema's root type.
 pub(super) fn apply(target: &mut Value, patch: Value, schema: &Schema) -> Result<(), PatchError> {
-    let (Value::Object(target), Value::Object(patch)) = (target, patch) else {
-        return Err(malformed("a strategic merge patch must be an object"));
+    let patch = match patch {
+        Value::Object(patch) => patch,
+        other => return Err(PatchError::Malformed(not_a_map(&other))),
     };
-    Merger { schema }.object(target, patch, schema.root())
+    match target {
+        Value::Object(target) => Merger { schema }.object(target, patch, schema.root()),
+        other => Err(unmergeable(bad_type("map[string]interface {}", other))),
+    }
 }
 
-fn malformed(message: impl Into<String>) -> PatchError {
-    PatchError::Malformed(message.into())
+fn malformed(message: &str) -> PatchError {
+    PatchError::Malformed(message.to_owned())
+}
+
+fn unmergeable(message: impl Into<String>) -> PatchError {
+    PatchError::Unmergeable(message.into())
+}
+
+fn bad_type(expected: &str, found: &Value) -> String {
+    format!(
+        "expected a {expected}, but received a {}",
+        go::type_name(found)
+    )
+}
+
+fn list(value: Value) -> Result<Vec<Value>, PatchError> {
+    match value {
+        Value::Array(items) => Ok(items),
+        other => Err(unmergeable(bad_type("[]interface {}", &other))),
+    }
 }
 
 /// What `$patch` says about an object.
 enum Directive {
-    Merge,
+    /// Nothing.
+    None,
     Replace,
     Delete,
 }
 
 /// Takes `$patch` out of an object.
 fn take_directive(patch: &mut Map<String, Value>) -> Result<Directive, PatchError> {
-    match patch.remove(PATCH) {
-        None => Ok(Directive::Merge),
-        Some(Value::String(text)) => match text.as_str() {
-            "merge" => Ok(Directive::Merge),
-            "replace" => Ok(Directive::Replace),
-            "delete" => Ok(Directive::Delete),
-            other => Err(malformed(format!("unknown patch type found: {other}"))),
-        },
-        Some(other) => Err(malformed(format!("unknown patch type found: {other}"))),
+    let unknown = |directive: &Value, patch: &Map<String, Value>| {
+        let patch = Value::Object(patch.clone());
+        unmergeable(format!(
+            "unknown patch type: {} in map: {}",
+            Printed(directive),
+            Printed(&patch)
+        ))
+    };
+    match patch.get(PATCH) {
+        None => return Ok(Directive::None),
+        Some(directive) if directive != "replace" && directive != "delete" => {
+            return Err(unknown(directive, patch));
+        }
+        Some(_) => {}
     }
+    let replace = patch
+        .remove(PATCH)
+        .is_some_and(|directive| directive == "replace");
+    Ok(if replace {
+        Directive::Replace
+    } else {
+        Directive::Delete
+    })
 }
 
 struct Merger<'s> {
@@ -67,7 +104,7 @@ impl<'s> Merger<'s> {
         ty: &'s Type,
     ) -> Result<(), PatchError> {
         match take_directive(&mut patch)? {
-            Directive::Merge => {}
+            Directive::None => {}
             Directive::Replace => {
                 *target = without_directives(patch);
                 return Ok(());
@@ -169,8 +206,15 @@ impl<'s> Merger<'s> {
                 kept.push(item);
                 continue;
             };
+            if item
+                .get(PATCH)
+                .is_some_and(|directive| directive == "merge")
+            {
+                const MESSAGE: &str = "merging lists cannot yet be specified in the patch";
+                return Err(unmergeable(MESSAGE));
+            }
             match take_directive(&mut item)? {
-                Directive::Merge => kept.push(Value::Object(item)),
+                Directive::None => kept.push(Value::Object(item)),
                 Directive::Delete => {
                     deleted.insert(identity.of(&Value::Object(item))?);
                 }
@@ -224,35 +268,21 @@ impl<'s> Merger<'s> {
             .collect();
         for directive in directives {
             let field = &directive[SET_ORDER.len()..];
-            let Some(Value::Array(order)) = patch.remove(&directive) else {
-                return Err(malformed(format!("{directive} must be a list")));
-            };
+            let order = list(patch.remove(&directive).unwrap_or_default())?;
             let (list_type, merge) = self.inside(ty, field);
             if merge.key().is_none() && merge != Merge::Set {
-                return Err(malformed(format!(
-                    "{directive}: the list is not merged, so that it has no order to set"
-                )));
+                // There is no way to say who stands where in a list that is replaced.
+                return Err(malformed("invalid patch format of setElementOrder list"));
             }
-            let old = match target.get(field) {
-                Some(Value::Array(old)) => Some(old.clone()),
-                _ => None,
-            };
-            let change = match patch.get(field) {
-                Some(Value::Array(_)) => match patch.remove(field) {
-                    Some(Value::Array(change)) => Some(change),
-                    _ => None,
-                },
-                // `null` removes the list; there is nothing to order then.
-                Some(_) => continue,
-                None => None,
-            };
+            let old = target.get(field).cloned().map(list).transpose()?;
+            let change = patch.remove(field).map(list).transpose()?;
             if old.is_none() && change.is_none() {
                 continue;
             }
             let (old, change) = (old.unwrap_or_default(), change.unwrap_or_default());
             let identity = Identity(merge.key());
             let wanted = Order::of(&order, &identity)?;
-            check_order(&change, &wanted, &identity, &directive)?;
+            check_order(&change, &order, &wanted, &identity)?;
             let old_order = Order::of(&old, &identity)?;
             let merged = self.items(old, change, list_type, merge)?;
             let arranged = arrange(merged, &wanted, &old_order, &identity)?;
@@ -293,7 +323,7 @@ fn delete_from(
     values: &Value,
 ) -> Result<(), PatchError> {
     let Value::Array(values) = values else {
-        return Err(malformed(format!("{DELETE_FROM}{field} must be a list")));
+        return Err(malformed("invalid patch format of primitive list"));
     };
     if let Some(Value::Array(list)) = target.get_mut(field) {
         let gone: HashSet<String> = values.iter().map(Value::to_string).collect();
@@ -308,22 +338,23 @@ struct Identity(Option<&'static str>);
 impl Identity {
     fn of(&self, item: &Value) -> Result<String, PatchError> {
         match (self.0, item) {
-            (None, Value::Object(_) | Value::Array(_)) => Err(malformed(
-                "a list that merges as a set holds something other than single values",
+            (_, Value::Array(_)) => Err(PatchError::Inapplicable(
+                "lists of lists are not supported".to_owned(),
+            )),
+            (None, Value::Object(_)) => Err(unmergeable(
+                "cannot merge lists without merge key for type struct",
             )),
             (None, single) => Ok(single.to_string()),
-            (Some(key), Value::Object(item)) => match item.get(key) {
+            (Some(key), Value::Object(object)) => match object.get(key) {
                 Some(value) => Ok(value.to_string()),
                 // A patch's item which holds nothing but `$patch: replace` speaks for the list.
-                None if item.contains_key(PATCH) => Ok(String::new()),
-                None => Err(malformed(format!(
+                None if object.contains_key(PATCH) => Ok(String::new()),
+                None => Err(unmergeable(format!(
                     "map: {} does not contain declared merge key: {key}",
-                    Value::Object(item.clone())
+                    Printed(item)
                 ))),
             },
-            (Some(_), _) => Err(malformed(
-                "a list that merges by key holds something other than objects",
-            )),
+            (Some(_), other) => Err(unmergeable(bad_type("map[string]interface {}", other))),
         }
     }
 }
@@ -348,16 +379,18 @@ impl Order {
 /// The items that a patch changes must stand in the order which it sets, in the same order.
 fn check_order(
     change: &[Value],
+    order: &[Value],
     wanted: &Order,
     identity: &Identity,
-    directive: &str,
 ) -> Result<(), PatchError> {
     let mut last = None;
     for item in change.iter().filter(|item| item.get(PATCH).is_none()) {
         let place = wanted.place(&identity.of(item)?);
         if place.is_none() || place < last {
-            return Err(malformed(format!(
-                "the order in the patch's list does not match {directive}"
+            return Err(unmergeable(format!(
+                "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                Printed(&Value::from(change)),
+                Printed(&Value::from(order)),
             )));
         }
         last = place;

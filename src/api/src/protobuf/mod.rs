@@ -370,7 +370,7 @@ impl<'s> Reader<'s> {
                     found = self.value(inner, payload, depth + 1)?;
                 }
                 (SchemaOr::List, (2, payload)) => {
-                    others.push(self.value(inner, payload, depth + 1)?)
+                    others.push(self.value(inner, payload, depth + 1)?);
                 }
                 (SchemaOr::Names, (2, payload)) => others.push(payload.text()?.into()),
                 _ => {}

@@ -71,11 +71,14 @@ pub(crate) fn without_unknown(schema: &Schema, object: &Object) -> Object {
 fn prune(schema: &Schema, ty: &Type, value: &mut Value) {
     match (ty, value) {
         (Type::List(inner, _), Value::Array(items)) => {
-            items.iter_mut().for_each(|item| prune(schema, inner, item));
+            for item in items {
+                prune(schema, inner, item);
+            }
         }
         (Type::Map(inner, _), Value::Object(map)) => {
-            map.values_mut()
-                .for_each(|value| prune(schema, inner, value));
+            for value in map.values_mut() {
+                prune(schema, inner, value);
+            }
         }
         (Type::Struct(id, _), Value::Object(map)) => {
             let structure = schema.get(*id);

@@ -118,6 +118,10 @@ impl<'b> Fields<'b> {
     }
 }
 
+fn low_byte(value: u64) -> u8 {
+    value.to_le_bytes()[0]
+}
+
 /// Where messages are written to.
 #[derive(Debug, Default)]
 pub(super) struct Sink(Vec<u8>);
@@ -142,10 +146,10 @@ impl Sink {
 
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
-            self.0.push((value & 0x7f) as u8 | 0x80);
+            self.0.push(low_byte(value) | 0x80);
             value >>= 7;
         }
-        self.0.push(value as u8);
+        self.0.push(low_byte(value));
     }
 
     fn tag(&mut self, number: u32, form: u64) {
@@ -177,7 +181,7 @@ impl Sink {
         write(self);
         let length = self.0.len() - at - 1;
         if length < 0x80 {
-            self.0[at] = length as u8;
+            self.0[at] = low_byte(length as u64);
             return;
         }
         let mut prefix = Self::default();

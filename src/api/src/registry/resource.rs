@@ -358,7 +358,7 @@ impl Resource {
         self.rules.deprecation()
     }
 
-    /// What tells a kind's shape in the words of OpenAPI, for built-in kinds.
+    /// What tells a kind's shape in the words of `OpenAPI`, for built-in kinds.
     pub fn describe(&self) -> Option<Describe> {
         self.rules.describe()
     }

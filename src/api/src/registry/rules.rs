@@ -108,7 +108,7 @@ pub trait Rules: Send + Sync {
     /// The shape.
     fn schema(&self) -> &Schema;
 
-    /// What tells the shape in the words of OpenAPI; `None` for kinds that have [`Rules::open_api`].
+    /// What tells the shape in the words of `OpenAPI`; `None` for kinds that have [`Rules::open_api`].
     fn describe(&self) -> Option<Describe> {
         None
     }
@@ -165,6 +165,12 @@ pub type Describe = fn(&mut SchemaGenerator) -> schemars::Schema;
 pub struct Typed<K, Here> {
     schema: OnceLock<Schema>,
     kind: PhantomData<fn() -> (K, Here)>,
+}
+
+impl<K, Here> Default for Typed<K, Here> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<K, Here> Typed<K, Here> {

@@ -119,13 +119,12 @@ impl<'s> Walk<'s> {
             (Type::Int32 | Type::IntOrString, Value::Number(number)) if is_int32(number) => Ok(()),
             (Type::Int64, Value::Number(number)) if number.is_i64() => Ok(()),
             (Type::String | Type::IntOrString, Value::String(_))
-            | (Type::Bool, Value::Bool(_))
+            | (Type::Bool | Type::SchemaOr(SchemaOr::Bool, _), Value::Bool(_))
             | (Type::Float, Value::Number(_))
             | (Type::Any, _) => Ok(()),
             (Type::Quantity, Value::String(_) | Value::Number(_)) => quantity(value, at),
             (Type::Time | Type::MicroTime, Value::String(text)) => time(ty, text),
             (Type::Bytes, Value::String(text)) => base64(text),
-            (Type::SchemaOr(SchemaOr::Bool, _), Value::Bool(_)) => Ok(()),
             (Type::SchemaOr(_, inner), Value::Object(_)) => self.value(inner, value, at),
             (Type::SchemaOr(SchemaOr::List, inner), Value::Array(items)) => {
                 self.list(inner, items, at)
