@@ -7,9 +7,11 @@
 //!
 //! Plugins see the cluster through [`Cluster`], so that none of them does I/O of its own.
 
+mod limit_ranger;
 mod namespace_lifecycle;
 mod priority;
 mod request;
+mod resource_quota;
 mod service_account;
 #[cfg(test)]
 mod testing;
@@ -92,9 +94,11 @@ impl Chain {
     pub fn standard() -> Self {
         Self::new(vec![
             Box::new(namespace_lifecycle::NamespaceLifecycle),
+            Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
             Box::new(priority::Priority),
             Box::new(tolerations::DefaultTolerationSeconds),
+            Box::new(resource_quota::ResourceQuota),
         ])
     }
 

@@ -1,7 +1,7 @@
 //! A cluster of a few objects, and requests against it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -15,6 +15,10 @@ use crate::{Cluster, Operation, Plugin, Request, Requester};
 #[derive(Default)]
 pub(crate) struct World {
     objects: BTreeMap<[String; 4], Arc<Object>>,
+    /// What plugins wanted to write.
+    replaced: Mutex<Vec<Value>>,
+    /// How many of these writes come too late.
+    stale: usize,
 }
 
 fn object(value: Value) -> Object {
@@ -30,6 +34,17 @@ impl World {
         let key = [group, plural, meta::namespace(&object), meta::name(&object)].map(str::to_owned);
         self.objects.insert(key, Arc::new(object));
         self
+    }
+
+    /// Lets the first writes fail, as if others had been faster.
+    pub(crate) fn stale(mut self, writes: usize) -> Self {
+        self.stale = writes;
+        self
+    }
+
+    /// All statuses that plugins wanted to write, those that came too late too.
+    pub(crate) fn replaced(&self) -> Vec<Value> {
+        self.replaced.lock().expect("no panic before").clone()
     }
 }
 
@@ -48,8 +63,10 @@ impl Cluster for World {
         found.map(|(_, object)| object.clone()).collect()
     }
 
-    async fn replace_status(&self, _: &str, _: &str, _: Object) -> Result<bool, Status> {
-        Ok(true)
+    async fn replace_status(&self, _: &str, _: &str, object: Object) -> Result<bool, Status> {
+        let mut replaced = self.replaced.lock().expect("no panic before");
+        replaced.push(Value::Object(object));
+        Ok(replaced.len() > self.stale)
     }
 }
 
@@ -60,6 +77,7 @@ pub(crate) struct Fixture {
     namespace: String,
     name: String,
     object: Option<Object>,
+    dry_run: bool,
 }
 
 impl Fixture {
@@ -77,6 +95,7 @@ impl Fixture {
             namespace: namespace.to_owned(),
             name: String::new(),
             object: Some(object(value)),
+            dry_run: false,
         }
     }
 
@@ -97,6 +116,12 @@ impl Fixture {
         self
     }
 
+    /// Nothing of it will be stored.
+    pub(crate) fn rehearsed(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
     pub(crate) fn object(&self) -> &Object {
         self.object.as_ref().expect("an object")
     }
@@ -114,7 +139,7 @@ impl Fixture {
                 name: "jane",
                 groups: &[],
             },
-            dry_run: false,
+            dry_run: self.dry_run,
             warnings: Vec::new(),
         }
     }

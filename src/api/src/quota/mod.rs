@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::quantity::{Format, Quantity};
 use crate::{Object, meta};
 
-pub use pod::must_specify;
+pub use pod::{must_specify, pod_limits, pod_requests};
 
 /// Amounts by the names that quotas have for what is counted: `pods`, `requests.cpu`, `count/deployments.apps`.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -66,9 +66,14 @@ impl Counted<'_> {
         usage
     }
 
+    /// Whether it is within all scopes of a quota.
+    pub fn is_within(&self, quota: &Object) -> bool {
+        scopes::match_all(quota, self)
+    }
+
     /// What it uses of this quota: nothing if the quota is about others.
     pub fn usage_of(&self, quota: &Object, now: Timestamp) -> Amounts {
-        if !scopes::match_all(quota, self) {
+        if !self.is_within(quota) {
             return Amounts::new();
         }
         let limits = hard(quota);

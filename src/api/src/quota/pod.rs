@@ -88,6 +88,16 @@ fn raise(into: &mut Amounts, to: Amounts) {
     }
 }
 
+/// What a pod asks for, as a whole.
+pub fn pod_requests(pod: &Object) -> Amounts {
+    total(pod, Side::Requests)
+}
+
+/// What a pod may have at most, as a whole.
+pub fn pod_limits(pod: &Object) -> Amounts {
+    total(pod, Side::Limits)
+}
+
 /// What a pod takes at most at any time: its containers and sidecars together, or more for as long as an init container
 /// runs beside the sidecars before it.
 fn total(pod: &Object, of: Side) -> Amounts {
