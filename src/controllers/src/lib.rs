@@ -20,6 +20,7 @@ pub mod namespaces;
 pub mod nodes;
 mod pods;
 pub mod queue;
+pub mod quotas;
 mod record;
 mod replicas;
 pub mod replication;
@@ -51,6 +52,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
+    running.spawn(quotas::run(context.clone()));
     running.spawn(replication::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(service_accounts::run(context.clone()));
