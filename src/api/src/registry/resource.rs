@@ -383,7 +383,7 @@ impl Resource {
     }
 
     fn refuse(&self, error: &dyn fmt::Display) -> Status {
-        let (kind, version) = (&self.kind, self.api_version());
+        let (kind, version) = (&self.kind, &self.version);
         Status::bad_request(format!(
             "{kind} in version {version:?} cannot be handled as a {kind}: {error}"
         ))

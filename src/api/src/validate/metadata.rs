@@ -80,7 +80,7 @@ pub fn update(new: &Object, old: &Object, errors: &mut Errors) {
             .collect();
         if !added.is_empty() {
             let detail = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers [{}]",
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
                 added.join(", ")
             );
             errors.push(FieldError::forbidden(&metadata.child("finalizers"), detail));

@@ -36,27 +36,54 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
     if !matches!(probe, "healthz" | "livez" | "readyz") {
         return None;
     }
-    let mut checks = vec![("ping", true), ("store", !server.store_is_lost())];
+    let mut checks = vec![
+        Check::new("ping", true),
+        Check::new("store", !server.store_is_lost()),
+    ];
     if probe == "readyz" {
-        checks.push(("shutdown", !server.closing.is_cancelled()));
+        checks.push(Check::new("shutdown", !server.closing.is_cancelled()));
     }
-    Some(match check {
-        None => all(probe, &checks, parts),
-        Some(check) => match checks.iter().find(|(name, _)| *name == check) {
-            Some((name, ok)) => all(name, &[(name, *ok)], parts),
-            None => answer::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
-        },
+    let query = Query::parse(parts.uri.query());
+    let Some(name) = check else {
+        for check in &mut checks {
+            check.excluded = query.all("exclude").any(|excluded| excluded == check.name);
+        }
+        return Some(all(probe, &checks, &query));
+    };
+    checks.retain(|check| check.name == name);
+    Some(match checks.is_empty() {
+        false => all(name, &checks, &query),
+        true => answer::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
     })
 }
 
-fn all(probe: &str, checks: &[(&str, bool)], parts: &Parts) -> Response {
-    let good = checks.iter().all(|(_, ok)| *ok);
-    let query = Query::parse(parts.uri.query());
+/// One of the things that a probe looks at.
+struct Check {
+    name: &'static str,
+    ok: bool,
+    /// The caller does not want to know.
+    excluded: bool,
+}
+
+impl Check {
+    fn new(name: &'static str, ok: bool) -> Self {
+        Self {
+            name,
+            ok,
+            excluded: false,
+        }
+    }
+}
+
+fn all(probe: &str, checks: &[Check], query: &Query<'_>) -> Response {
+    let good = checks.iter().all(|check| check.ok || check.excluded);
     if good && !query.flag("verbose").unwrap_or(true) {
         return answer::text(StatusCode::OK, "ok".to_owned());
     }
-    let lines = checks.iter().map(|(name, ok)| {
-        if *ok {
+    let lines = checks.iter().map(|Check { name, ok, excluded }| {
+        if *excluded {
+            format!("[+]{name} excluded: ok\n")
+        } else if *ok {
             format!("[+]{name} ok\n")
         } else {
             format!("[-]{name} failed\n")
