@@ -110,6 +110,8 @@ pub enum ErrorKind {
     Duplicate,
     /// The value is malformed or out of range.
     Invalid,
+    /// The value is of another JSON type than the field.
+    TypeInvalid,
     /// The value is not one of an enumeration.
     NotSupported,
     /// The value may not be given, or not be changed, here.
@@ -127,6 +129,7 @@ impl ErrorKind {
             Self::Required => "FieldValueRequired",
             Self::Duplicate => "FieldValueDuplicate",
             Self::Invalid => "FieldValueInvalid",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::NotSupported => "FieldValueNotSupported",
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
@@ -139,7 +142,7 @@ impl ErrorKind {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid => "Invalid value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -188,11 +191,25 @@ impl FieldError {
         Self::new(ErrorKind::Invalid, path, None, detail)
     }
 
-    /// A value outside an enumeration. Upstream lists the supported values sorted.
+    /// A value of another JSON type than the field.
+    pub fn type_invalid(
+        path: &Path<'_>,
+        value: impl Into<Value>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self::new(ErrorKind::TypeInvalid, path, Some(value.into()), detail)
+    }
+
+    /// A value outside an enumeration. Upstream lists the supported values of built-in kinds sorted.
     pub fn not_supported(path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) -> Self {
         let mut names = supported.to_vec();
         names.sort_unstable();
-        let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
+        Self::not_listed(path, value, &names)
+    }
+
+    /// The same, with the supported values in the order in which somebody declared them.
+    pub fn not_listed(path: &Path<'_>, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let quoted: Vec<String> = supported.iter().map(|name| format!("{name:?}")).collect();
         let detail = if quoted.is_empty() {
             String::new()
         } else {

@@ -24,7 +24,7 @@ use crate::{
     server::{
         self, Server,
         bootstrap::{self, bootstrap},
-        catalog, dispatch,
+        catalog, custom, dispatch,
         events::expire_events,
     },
 };
@@ -97,7 +97,9 @@ impl ApiServer {
         });
         tasks.spawn(expire_events(server.clone()));
         server.remember_services();
+        let definitions = custom::load(&server).await?;
         bootstrap(&server).await?;
+        tasks.spawn(custom::follow(server.clone(), definitions));
         tasks.spawn(keep_bootstrapped(server.clone()));
         Ok(Self {
             server,

@@ -173,6 +173,13 @@ pub enum Storage {
         /// How one becomes the other.
         convert: Arc<dyn Convert>,
     },
+    /// Under the resource's own group and plural, and there with the objects of all its versions, in the form of any.
+    Versions {
+        /// Whether new objects are stored in this version.
+        stored: bool,
+        /// How one becomes another.
+        convert: Arc<dyn Convert>,
+    },
     /// Nowhere: what is created is answered and forgotten, as reviews are.
     Nowhere,
 }
@@ -197,6 +204,7 @@ impl fmt::Debug for Storage {
         match self {
             Self::Own => f.write_str("Own"),
             Self::Shared { with, .. } => f.debug_tuple("Shared").field(with).finish(),
+            Self::Versions { stored, .. } => f.debug_tuple("Versions").field(stored).finish(),
             Self::Nowhere => f.write_str("Nowhere"),
         }
     }
@@ -536,7 +544,7 @@ impl Resource {
         }
         self.rules.prepare_update(new, old, part, now);
         if part.is_specification() && self.rules.has_generation() {
-            let raise = specification_changed(new, old)
+            let raise = specification_changed(new, old, self.has_status())
                 || self.rules.counts_annotations()
                     && meta::annotations(new) != meta::annotations(old);
             let generation = meta::generation(old) + i64::from(raise);
@@ -646,11 +654,14 @@ fn keep_system_metadata(new: &mut Object, old: &Object) {
     }
 }
 
-/// Whether anything but metadata and status differs.
-fn specification_changed(new: &Object, old: &Object) -> bool {
+/// Whether anything but metadata differs, and but the status where that is written apart.
+fn specification_changed(new: &Object, old: &Object, status_is_apart: bool) -> bool {
     let part = |object: &Object| -> Vec<(String, Value)> {
-        let other =
-            |(field, _): &(&String, &Value)| !matches!(field.as_str(), "metadata" | "status");
+        let other = |(field, _): &(&String, &Value)| match field.as_str() {
+            "metadata" => false,
+            "status" => !status_is_apart,
+            _ => true,
+        };
         object
             .iter()
             .filter(other)

@@ -82,6 +82,10 @@ pub trait Kind<Here>:
         0
     }
 
+    /// Changes an object whose deletion begins, beyond its metadata's times: adds whoever has to do something before it
+    /// may go.
+    fn begin_deletion(_object: &mut Object, _now: Timestamp) {}
+
     /// The cells of the row, one for each of [`Kind::COLUMNS`].
     fn row(&self, now: Timestamp) -> Vec<Value> {
         vec![self.name_cell(), self.age_cell(now)]
@@ -152,6 +156,8 @@ pub trait Rules: Send + Sync {
     fn validate_update(&self, new: &Object, old: &Object, part: Part, errors: &mut Errors);
     /// See [`Resource::grace_period`](super::Resource::grace_period).
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64;
+    /// See [`Kind::begin_deletion`].
+    fn begin_deletion(&self, _object: &mut Object, _now: Timestamp) {}
     /// The table's columns.
     fn columns(&self) -> &[Column];
     /// The cells of a row, one for each column.
@@ -273,6 +279,10 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
 
     fn grace_period(&self, object: &Object, requested: Option<i64>) -> i64 {
         K::grace_period(object, requested)
+    }
+
+    fn begin_deletion(&self, object: &mut Object, now: Timestamp) {
+        K::begin_deletion(object, now);
     }
 
     fn columns(&self) -> &[Column] {

@@ -90,7 +90,11 @@ pub fn update(new: &Object, old: &Object, errors: &mut Errors) {
 }
 
 fn common(object: &Object, errors: &mut Errors) {
-    let metadata = Path::root("metadata");
+    parts(object, &Path::root("metadata"), errors);
+}
+
+/// Labels, annotations, finalizers and owners of an object, or of one inside of another whose metadata is at `metadata`.
+pub fn parts(object: &Object, metadata: &Path<'_>, errors: &mut Errors) {
     if let Some(Value::Object(map)) = meta::at(object, &["metadata", "labels"]) {
         labels(
             map.iter()

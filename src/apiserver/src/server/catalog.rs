@@ -52,7 +52,9 @@ impl Served {
     /// How this resource's form of an object and the stored one become each other, if they differ.
     fn convert(&self) -> Option<&dyn Convert> {
         match &self.resource.storage {
-            Storage::Shared { convert, .. } => Some(convert.as_ref()),
+            Storage::Shared { convert, .. } | Storage::Versions { convert, .. } => {
+                Some(convert.as_ref())
+            }
             Storage::Own | Storage::Nowhere => None,
         }
     }
@@ -102,7 +104,9 @@ pub(crate) fn home(resource: &Resource) -> Bytes {
             with: (group, _, plural),
             ..
         } => resource_prefix(group, plural),
-        Storage::Own | Storage::Nowhere => resource_prefix(&resource.group, &resource.plural),
+        Storage::Own | Storage::Versions { .. } | Storage::Nowhere => {
+            resource_prefix(&resource.group, &resource.plural)
+        }
     }
 }
 
@@ -171,7 +175,12 @@ impl Server {
         let catalog = self.catalog.load();
         let mut versions = catalog.served.get(plural)?.iter();
         let stored = versions.find(|served| {
-            served.resource.group == group && matches!(served.resource.storage, Storage::Own)
+            let storage = &served.resource.storage;
+            let is_stored = matches!(
+                storage,
+                Storage::Own | Storage::Versions { stored: true, .. }
+            );
+            served.resource.group == group && is_stored
         });
         stored.cloned()
     }

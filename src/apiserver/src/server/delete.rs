@@ -373,4 +373,7 @@ fn mark(new: &mut Object, old: &Object, resource: &Resource, requested: Option<i
     if is_namespace(resource) {
         meta::object_mut(new, "status").insert("phase".to_owned(), "Terminating".into());
     }
+    if marked.is_none() {
+        resource.rules.begin_deletion(new, now);
+    }
 }

@@ -206,9 +206,11 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
 /// Changes when objects are stored in another form; for those who rewrite them then.
 fn storage_version_hash(resource: &Resource) -> Option<String> {
     let (group, version) = match &resource.storage {
-        Storage::Own => (&*resource.group, &*resource.version),
+        Storage::Own | Storage::Versions { stored: true, .. } => {
+            (&*resource.group, &*resource.version)
+        }
         Storage::Shared { with, .. } => (with.0, with.1),
-        Storage::Nowhere => return None,
+        Storage::Versions { .. } | Storage::Nowhere => return None,
     };
     let digest = Sha256::digest(format!("{group}/{version}/{}", resource.kind));
     Some(STANDARD.encode(&digest[..8]))

@@ -14,6 +14,7 @@ mod compress;
 mod connect;
 mod continuation;
 mod create;
+pub(crate) mod custom;
 mod delete;
 mod discovery;
 pub(crate) mod dispatch;
@@ -69,7 +70,8 @@ pub(crate) fn built_in() -> Registry {
     Registry::new(
         kinds
             .chain(vaquita_workloads::resources())
-            .chain(vaquita_platform::resources()),
+            .chain(vaquita_platform::resources())
+            .chain([vaquita_crd::definition::resource()]),
     )
 }
 

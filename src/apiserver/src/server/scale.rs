@@ -168,6 +168,10 @@ fn scale_of(call: &Call<'_>, object: &Object) -> Result<Value, Status> {
 
 /// A selector (a map of labels, or a `LabelSelector`) as selectors are written in queries.
 fn selector_text(selector: &Value) -> Option<String> {
+    // Custom kinds keep it as text already.
+    if let Value::String(text) = selector {
+        return Some(text.clone());
+    }
     let fields = selector.as_object()?;
     if fields.contains_key("matchLabels") || fields.contains_key("matchExpressions") {
         let selector = serde_json::from_value(selector.clone()).ok()?;

@@ -2,6 +2,7 @@
 
 mod access;
 mod apply;
+mod custom;
 mod deletes;
 mod discovery;
 mod lists;
