@@ -250,6 +250,13 @@ impl FieldError {
         Self::new(ErrorKind::TooMany, path, Some(actual.into()), detail)
     }
 
+    /// The same mistake with something more to say about it.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = detail.into();
+        self
+    }
+
     /// What sort of mistake it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind

@@ -23,7 +23,7 @@ pub(super) fn resource() -> Resource {
 impl Kind<Here> for ConfigMap {
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
-        Column::integer("Data", "How many keys there are."),
+        Column::string("Data", "How many keys there are."),
         Column::AGE,
     ];
 
@@ -37,8 +37,8 @@ impl Kind<Here> for ConfigMap {
                 .as_ref()
                 .is_some_and(|binary| binary.contains_key(key))
             {
-                let detail = format!("duplicate of key present in binaryData: {key:?}");
-                errors.push(FieldError::invalid(&data.key(key), key.as_str(), detail));
+                const DETAIL: &str = "duplicate of key present in binaryData";
+                errors.push(FieldError::invalid(&data.key(key), key.as_str(), DETAIL));
             }
             size += value.len();
         }
@@ -71,5 +71,59 @@ impl Kind<Here> for ConfigMap {
         let keys = self.data.as_ref().map_or(0, BTreeMap::len)
             + self.binary_data.as_ref().map_or(0, BTreeMap::len);
         vec![self.name_cell(), keys.into(), self.age_cell(now)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use vaquita_api::registry::Part;
+    use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
+
+    #[test]
+    fn counts_its_keys_of_both_sorts() {
+        let map = created(
+            &resource(),
+            json!({"metadata": {"name": "m"}, "data": {"a": "b"}, "binaryData": {"c": "AA=="}}),
+        );
+        assert_stable(&resource(), &map);
+        let row = resource().row(&map, Timestamp::UNIX_EPOCH);
+        assert_eq!(row, [json!("m"), json!(2), json!("0s")]);
+    }
+
+    #[test]
+    fn refuses_keys_twice_and_too_much_data() {
+        let twice = json!({"metadata": {"name": "m"}, "data": {"a": "b"}, "binaryData": {"a": ""}});
+        assert_eq!(
+            refused(&resource(), twice),
+            ["data[a]: Invalid value: \"a\": duplicate of key present in binaryData"]
+        );
+        let large = json!({"metadata": {"name": "m"}, "data": {"a": "x".repeat(SIZE_MAX + 1)}});
+        assert_eq!(
+            refused(&resource(), large),
+            [": Too long: may not be more than 1048576 bytes"]
+        );
+    }
+
+    #[test]
+    fn stays_as_it_is_once_it_is_immutable() {
+        let fixed = json!({"metadata": {"name": "m"}, "immutable": true, "data": {"a": "b"}});
+        let old = created(&resource(), fixed);
+        let other = changed(&old, |map| {
+            map["data"]["a"] = "c".into();
+            map["immutable"] = false.into();
+        });
+        let fields = causes(updated(&resource(), &old, other, Part::Main));
+        assert_eq!(
+            fields,
+            [
+                "immutable: Forbidden: field is immutable when `immutable` is set",
+                "data: Forbidden: field is immutable when `immutable` is set",
+            ]
+        );
+        let labelled = changed(&old, |map| map["metadata"]["labels"] = json!({"a": "b"}));
+        assert!(updated(&resource(), &old, labelled, Part::Main).is_ok());
     }
 }

@@ -11,6 +11,9 @@ use vaquita_api::registry::{Kind, Resource};
 use vaquita_api::table::Column;
 use vaquita_api::validate::metadata::invalid;
 
+/// The one way without a prefix by which candidates agree on a leader.
+const STRATEGY: &str = "OldestEmulationVersion";
+
 pub(super) fn resource() -> Resource {
     stored::<Lease>("lease", true)
 }
@@ -44,12 +47,16 @@ impl Kind<Here> for Lease {
             ));
         }
         if let Some(strategy) = &spec.strategy {
-            invalid(
-                &path.child("strategy"),
-                strategy,
-                names::qualified_name(strategy),
-                errors,
-            );
+            let at = path.child("strategy");
+            if strategy.contains('/') {
+                invalid(&at, strategy, names::qualified_name(strategy), errors);
+            } else if strategy != STRATEGY {
+                errors.push(FieldError::not_supported(
+                    &at,
+                    strategy.as_str(),
+                    &[STRATEGY],
+                ));
+            }
         }
         if spec
             .preferred_holder
@@ -72,5 +79,54 @@ impl Kind<Here> for Lease {
             .and_then(|spec| spec.holder_identity.clone())
             .unwrap_or_default();
         vec![self.name_cell(), holder.into(), self.age_cell(now)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use vaquita_api::testing::{assert_stable, created, refused};
+
+    fn lease(spec: Value) -> Value {
+        json!({"metadata": {"name": "l"}, "spec": spec})
+    }
+
+    #[test]
+    fn prints_its_holder() {
+        let lease = created(
+            &resource(),
+            lease(json!({"holderIdentity": "me", "renewTime": "1970-01-01T00:00:00.5Z"})),
+        );
+        assert_eq!(lease["spec"]["renewTime"], "1970-01-01T00:00:00.500000Z");
+        assert_stable(&resource(), &lease);
+        let row = resource().row(&lease, Timestamp::UNIX_EPOCH);
+        assert_eq!(row, [json!("l"), json!("me"), json!("0s")]);
+    }
+
+    #[test]
+    fn refuses_times_that_never_end() {
+        let cases = [
+            (
+                json!({"leaseDurationSeconds": 0}),
+                "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",
+            ),
+            (
+                json!({"leaseTransitions": -1}),
+                "spec.leaseTransitions: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                json!({"strategy": "Loudest"}),
+                "spec.strategy: Unsupported value: \"Loudest\": supported values: \"OldestEmulationVersion\"",
+            ),
+            (
+                json!({"preferredHolder": "you"}),
+                "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
+            ),
+        ];
+        for (spec, want) in cases {
+            assert_eq!(refused(&resource(), lease(spec)), [want]);
+        }
     }
 }

@@ -29,10 +29,11 @@ pub(super) fn resource() -> Resource {
 impl Kind<Here> for Namespace {
     const NAME: fn(&str) -> Problems = names::dns1123_label;
 
-    const SELECTABLE: &'static [SelectableField] = &[
-        SelectableField::new("status.phase", &["status", "phase"], ""),
-        SelectableField::new("name", &["metadata", "name"], ""),
-    ];
+    const SELECTABLE: &'static [SelectableField] = &[SelectableField::new(
+        "status.phase",
+        &["status", "phase"],
+        "",
+    )];
 
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
@@ -92,6 +93,9 @@ impl Kind<Here> for Namespace {
     fn validate(&self, errors: &mut Errors) {
         validate_finalizers(self.spec.as_ref(), errors);
     }
+
+    // Nothing but metadata changes this way.
+    fn validate_update(&self, _old: &Self, _errors: &mut Errors) {}
 
     fn validate_status(&self, _old: &Self, errors: &mut Errors) {
         validate_finalizers(self.spec.as_ref(), errors);

@@ -3,17 +3,16 @@
 use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeSpec, NodeStatus, Taint};
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{DaemonEndpoint, Node, NodeConfigSource, NodeSpec, NodeStatus};
+use serde_json::{Value, json};
 
-use super::print;
+use super::{cidr, print, resource_names};
 use crate::{Here, PROXY, stored};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::registry::{Kind, Resource, SelectableField};
 use vaquita_api::table::Column;
 use vaquita_api::validate::metadata::invalid;
-use vaquita_api::validate::resources;
 
 const TAINT_EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
@@ -66,55 +65,43 @@ impl Kind<Here> for Node {
     }
 
     fn validate(&self, errors: &mut Errors) {
-        let path = Path::root("spec");
         if let Some(spec) = &self.spec {
-            validate_taints(
-                spec.taints.as_deref().unwrap_or_default(),
-                &path.child("taints"),
-                errors,
-            );
-            validate_pod_cidrs(spec, &path.child("podCIDRs"), errors);
+            validate_taints(spec, errors);
         }
         self.validate_resources(errors);
+        if let Some(spec) = &self.spec {
+            let path = Path::root("spec");
+            validate_pod_cidrs(spec, &path.child("podCIDRs"), errors);
+        }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
-        self.validate(errors);
-        let path = Path::root("spec");
-        let (Some(new), Some(old)) = (&self.spec, &old.spec) else {
-            return;
-        };
-        let set = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        if let Some(before) = set(&old.provider_id)
-            && set(&new.provider_id).is_some_and(|now| now != before)
-        {
-            errors.push(FieldError::forbidden(
-                &path.child("providerID"),
-                "node updates may not change providerID except from \"\" to valid",
-            ));
-        }
-        if old.pod_cidrs.is_some() && old.pod_cidrs != new.pod_cidrs {
-            errors.push(FieldError::forbidden(
-                &path.child("podCIDRs"),
-                "node updates may not change podCIDR except from \"\" to valid",
-            ));
+        self.validate_resources(errors);
+        self.validate_addresses(errors);
+        if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
+            validate_change(new, old, &Path::root("spec"), errors);
+            validate_taints(new, errors);
         }
     }
 
     fn validate_status(&self, _old: &Self, errors: &mut Errors) {
         self.validate_resources(errors);
-        let path = Path::root("status");
-        let path = path.child("addresses");
-        let mut seen = HashSet::new();
-        let addresses = self
+        self.validate_addresses(errors);
+        let config = self
             .status
             .as_ref()
-            .and_then(|status| status.addresses.as_deref())
-            .unwrap_or_default();
-        for (at, address) in addresses.iter().enumerate() {
-            if !seen.insert((&address.type_, &address.address)) {
-                let value = serde_json::to_value(address).unwrap_or_default();
-                errors.push(FieldError::duplicate(&path.index(at), value));
+            .and_then(|status| status.config.as_ref());
+        let path = Path::root("status");
+        let path = path.child("config");
+        for (field, source) in config.into_iter().flat_map(|config| {
+            [
+                ("assigned", &config.assigned),
+                ("active", &config.active),
+                ("lastKnownGood", &config.last_known_good),
+            ]
+        }) {
+            if let Some(source) = source {
+                validate_config(source, ConfigIn::Status, &path.child(field), errors);
             }
         }
     }
@@ -168,6 +155,7 @@ trait Details {
     fn readiness(&self) -> String;
     fn roles(&self) -> Value;
     fn validate_resources(&self, errors: &mut Errors);
+    fn validate_addresses(&self, errors: &mut Errors);
 }
 
 impl Details for Node {
@@ -217,74 +205,166 @@ impl Details for Node {
         ] {
             let path = path.child(field);
             for (name, quantity) in list.iter().flatten() {
-                resources::quantity(name, quantity, &path.key(name), errors);
+                resource_names::amount(name, quantity, &path.child(name), errors);
+            }
+        }
+    }
+
+    fn validate_addresses(&self, errors: &mut Errors) {
+        let path = Path::root("status");
+        let path = path.child("addresses");
+        let mut seen = HashSet::new();
+        let addresses = self
+            .status
+            .iter()
+            .flat_map(|status| status.addresses.iter().flatten());
+        for (at, address) in addresses.enumerate() {
+            if !seen.insert((&address.type_, &address.address)) {
+                errors.push(FieldError::duplicate(&path.index(at), json!(address)));
             }
         }
     }
 }
 
-fn validate_taints(taints: &[Taint], path: &Path<'_>, errors: &mut Errors) {
-    let mut seen = HashSet::new();
-    for (at, taint) in taints.iter().enumerate() {
-        let path = path.index(at);
-        invalid(
-            &path.child("key"),
-            &taint.key,
-            names::qualified_name(&taint.key),
-            errors,
-        );
-        if let Some(value) = &taint.value {
-            invalid(
-                &path.child("value"),
-                value,
-                names::label_value(value),
-                errors,
-            );
+/// Nodes keep the addresses of their pods and who provides them, once they know.
+fn validate_change(new: &NodeSpec, old: &NodeSpec, path: &Path<'_>, errors: &mut Errors) {
+    let ranges = |spec: &NodeSpec| spec.pod_cidrs.clone().unwrap_or_default();
+    let (now, before) = (ranges(new), ranges(old));
+    if !before.is_empty() && now != before {
+        const DETAIL: &str = "node updates may not change podCIDR except from \"\" to valid";
+        errors.push(FieldError::forbidden(&path.child("podCIDRs"), DETAIL));
+    }
+    let provider = |spec: &NodeSpec| spec.provider_id.clone().unwrap_or_default();
+    if !provider(old).is_empty() && provider(new) != provider(old) {
+        const DETAIL: &str = "node updates may not change providerID except from \"\" to valid";
+        errors.push(FieldError::forbidden(&path.child("providerID"), DETAIL));
+    }
+    if let Some(source) = &new.config_source {
+        validate_config(source, ConfigIn::Spec, &path.child("configSource"), errors);
+    }
+    if new.external_id != old.external_id {
+        let at = path.child("externalID");
+        errors.push(FieldError::forbidden(&at, "may not be updated"));
+    }
+}
+
+/// Where the configuration of a node agent is named: which version it is, is for the status alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConfigIn {
+    Spec,
+    Status,
+}
+
+fn validate_config(
+    source: &NodeConfigSource,
+    place: ConfigIn,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let Some(map) = &source.config_map else {
+        const DETAIL: &str = "exactly one reference subfield must be non-nil";
+        errors.push(FieldError::invalid(path, json!(source), DETAIL));
+        return;
+    };
+    let path = path.child("configMap");
+    for (field, value) in [
+        ("uid", &map.uid),
+        ("resourceVersion", &map.resource_version),
+    ] {
+        let given = value.as_ref().is_some_and(|value| !value.is_empty());
+        let at = path.child(field);
+        match place {
+            ConfigIn::Spec if given => {
+                let detail = format!("{field} must not be set in spec");
+                errors.push(FieldError::forbidden(&at, detail));
+            }
+            ConfigIn::Status if !given => {
+                let detail = format!("{field} must be set in status");
+                errors.push(FieldError::required(&at, detail));
+            }
+            _ => {}
         }
+    }
+    type Check = fn(&str) -> names::Problems;
+    let fields: [(&str, &str, Check); 3] = [
+        ("namespace", &map.namespace, names::dns1123_label),
+        ("name", &map.name, names::dns1123_subdomain),
+        (
+            "kubeletConfigKey",
+            &map.kubelet_config_key,
+            names::config_map_key,
+        ),
+    ];
+    for (field, value, check) in fields {
+        let at = path.child(field);
+        if value.is_empty() {
+            errors.push(FieldError::required(&at, format!("{field} must be set")));
+        } else {
+            invalid(&at, value, check(value), errors);
+        }
+    }
+}
+
+/// Mistakes in taints are reported as if these were metadata, as upstream does.
+fn validate_taints(spec: &NodeSpec, errors: &mut Errors) {
+    let path = Path::root("metadata");
+    let path = path.child("taints");
+    let mut seen = HashSet::new();
+    for (at, taint) in spec.taints.iter().flatten().enumerate() {
+        let path = path.index(at);
+        let key = path.child("key");
+        invalid(&key, &taint.key, names::qualified_name(&taint.key), errors);
+        let value = taint.value.as_deref().unwrap_or_default();
+        let problems = names::label_value(value);
+        if !problems.is_empty() {
+            let detail = problems.join(";");
+            errors.push(FieldError::invalid(&path.child("value"), value, detail));
+        }
+        let effect = path.child("effect");
         match taint.effect.as_str() {
-            "" => errors.push(FieldError::required(&path.child("effect"), "")),
+            "" => errors.push(FieldError::required(&effect, "")),
             known if TAINT_EFFECTS.contains(&known) => {}
-            other => errors.push(FieldError::not_supported(
-                &path.child("effect"),
-                other,
-                &TAINT_EFFECTS,
-            )),
+            other => errors.push(FieldError::not_supported(&effect, other, &TAINT_EFFECTS)),
         }
         if !seen.insert((&taint.key, &taint.effect)) {
-            let value = serde_json::to_value(taint).unwrap_or_default();
-            errors.push(FieldError::duplicate(&path, value));
+            const DETAIL: &str = "taints must be unique by key and effect pair";
+            let error = FieldError::duplicate(&path, json!(taint));
+            errors.push(error.with_detail(DETAIL));
         }
     }
 }
 
 fn validate_pod_cidrs(spec: &NodeSpec, path: &Path<'_>, errors: &mut Errors) {
     let cidrs = spec.pod_cidrs.as_deref().unwrap_or_default();
+    let families: Vec<Option<bool>> = cidrs.iter().map(|cidr| cidr::family(cidr)).collect();
     for (at, cidr) in cidrs.iter().enumerate() {
-        if !is_cidr(cidr) {
-            const DETAIL: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(&path.index(at), cidr.as_str(), DETAIL));
+        if families[at].is_none() {
+            let path = path.index(at);
+            errors.push(FieldError::invalid(&path, cidr.as_str(), cidr::NOT_A_CIDR));
         }
     }
-    if cidrs.len() > 2 {
-        const DETAIL: &str = "may specify no more than one CIDR for each IP family";
-        errors.push(FieldError::invalid(path, serde_json::json!(cidrs), DETAIL));
+    if cidrs.len() < 2 {
+        return;
     }
-}
-
-fn is_cidr(text: &str) -> bool {
-    let Some((ip, bits)) = text.split_once('/') else {
-        return false;
+    let of_version = |v4: bool| {
+        families
+            .iter()
+            .filter(|family| **family == Some(v4))
+            .count()
     };
-    match (ip.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
-        (Ok(ip), Ok(bits)) => bits <= if ip.is_ipv4() { 32 } else { 128 },
-        _ => false,
+    if of_version(true) != 1 || of_version(false) != 1 {
+        const DETAIL: &str = "may specify no more than one CIDR for each IP family";
+        errors.push(FieldError::invalid(path, json!(cidrs), DETAIL));
+    }
+    for (at, cidr) in cidrs.iter().enumerate() {
+        if cidrs[..at].contains(cidr) {
+            errors.push(FieldError::duplicate(&path.index(at), cidr.as_str()));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, changed, created, refused, updated};
@@ -352,7 +432,8 @@ mod tests {
         );
         assert_eq!(errors.len(), 2, "{errors:?}");
         assert!(errors[0].starts_with(
-            "spec.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\""
+            "metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoExecute\""
         ));
+        assert!(errors[1].ends_with(": taints must be unique by key and effect pair"));
     }
 }

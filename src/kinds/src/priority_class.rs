@@ -50,10 +50,9 @@ impl Kind<Here> for PriorityClass {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         let value = self.value.unwrap_or_default();
         if name.starts_with(SYSTEM_PREFIX) {
-            if !SYSTEM_CLASSES.contains(&(name, value)) {
+            if let Err(why) = self.is_known(name) {
                 let detail = format!(
-                    "priority class names with '{SYSTEM_PREFIX}' prefix are reserved for system use only. error: {name} is not a \
-                     known system priority class"
+                    "priority class names with '{SYSTEM_PREFIX}' prefix are reserved for system use only. error: {why}"
                 );
                 errors.push(FieldError::forbidden(
                     &Path::root("metadata").child("name"),
@@ -100,6 +99,29 @@ impl Kind<Here> for PriorityClass {
             self.age_cell(now),
             self.preemption_policy.clone().unwrap_or_default().into(),
         ]
+    }
+}
+
+trait System {
+    fn is_known(&self, name: &str) -> Result<(), String>;
+}
+
+impl System for PriorityClass {
+    /// Whether it is one of those that every cluster has, as every cluster has it.
+    fn is_known(&self, name: &str) -> Result<(), String> {
+        let known = SYSTEM_CLASSES.iter().find(|(known, _)| *known == name);
+        let Some((_, value)) = known else {
+            return Err(format!("{name} is not a known system priority class"));
+        };
+        if self.value != Some(*value) {
+            return Err(format!("value of {name} PriorityClass must be {value}"));
+        }
+        if self.global_default == Some(true) {
+            return Err(format!(
+                "globalDefault of {name} PriorityClass must be false"
+            ));
+        }
+        Ok(())
     }
 }
 

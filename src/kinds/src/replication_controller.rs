@@ -174,7 +174,7 @@ fn validate_template(
     if let Some(policy) = spec
         .restart_policy
         .as_deref()
-        .filter(|policy| matches!(*policy, "OnFailure" | "Never"))
+        .filter(|policy| *policy != "Always")
     {
         errors.push(FieldError::not_supported(
             &path.child("restartPolicy"),

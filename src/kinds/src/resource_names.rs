@@ -300,7 +300,15 @@ fn claim_names(
             errors.push(FieldError::duplicate(&path, format!("{name}/{request}")));
         }
         if !claims.contains(name) {
-            errors.push(FieldError::not_found(&path, name));
+            let mut detail = "must be one of the names in pod.spec.resourceClaims".to_owned();
+            if claims.is_empty() {
+                detail.push_str(" which is empty");
+            } else {
+                let known: Vec<&str> = claims.iter().copied().collect();
+                detail.push_str(": ");
+                detail.push_str(&known.join(", "));
+            }
+            errors.push(FieldError::not_found(&path, name).with_detail(detail));
         }
     }
 }
@@ -362,7 +370,7 @@ mod tests {
             wrong(twice),
             [
                 "r.claims[1]: Duplicate value: \"gpu\"",
-                "r.claims[2]: Not found: \"x\"",
+                "r.claims[2]: Not found: \"x\": must be one of the names in pod.spec.resourceClaims: gpu",
             ]
         );
     }

@@ -2,16 +2,15 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::pod_spec;
+use super::{pod_spec, resource_names};
 use crate::{Here, stored};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::registry::{Kind, Resource};
 use vaquita_api::table::Column;
 use vaquita_api::validate::metadata::{invalid, labels};
-use vaquita_api::validate::resources;
 
 pub(super) fn resource() -> Resource {
     stored::<RuntimeClass>("runtimeclass", false)
@@ -33,14 +32,17 @@ impl Kind<Here> for RuntimeClass {
             names::dns1123_label(&self.handler),
             errors,
         );
+        // Upstream looks at it as if it were a container's limits, and says so.
         let path = Path::root("overhead");
-        let path = path.child("podFixed");
+        let path = path.child("limits");
         let fixed = self
             .overhead
             .iter()
             .flat_map(|overhead| overhead.pod_fixed.iter().flatten());
         for (name, quantity) in fixed {
-            resources::quantity(name, quantity, &path.key(name), errors);
+            let path = path.key(name);
+            resource_names::of_container(name, &path, errors);
+            resource_names::amount(name, quantity, &path, errors);
         }
         let Some(scheduling) = &self.scheduling else {
             return;
@@ -53,7 +55,13 @@ impl Kind<Here> for RuntimeClass {
             errors,
         );
         let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
-        pod_spec::validate_tolerations(tolerations, &path.child("tolerations"), errors);
+        let path = path.child("tolerations");
+        pod_spec::validate_tolerations(tolerations, &path, errors);
+        for (at, toleration) in tolerations.iter().enumerate() {
+            if tolerations[..at].contains(toleration) {
+                errors.push(FieldError::duplicate(&path.index(at), json!(toleration)));
+            }
+        }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {
@@ -73,5 +81,37 @@ impl Kind<Here> for RuntimeClass {
             self.handler.clone().into(),
             self.age_cell(now),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vaquita_api::testing::{assert_stable, created, refused};
+
+    #[test]
+    fn prints_its_handler() {
+        let class = json!({"metadata": {"name": "wasm"}, "handler": "spin"});
+        let class = created(&resource(), class);
+        assert_stable(&resource(), &class);
+        let row = resource().row(&class, Timestamp::UNIX_EPOCH);
+        assert_eq!(row, [json!("wasm"), json!("spin"), json!("0s")]);
+    }
+
+    #[test]
+    fn refuses_what_pods_could_not_be_given() {
+        let toleration = json!({"key": "a", "operator": "Exists"});
+        let class = json!({
+            "metadata": {"name": "w"}, "handler": "H",
+            "overhead": {"podFixed": {"cpu": "-1"}},
+            "scheduling": {"tolerations": [toleration, toleration]},
+        });
+        let errors = refused(&resource(), class);
+        assert!(errors[0].starts_with("handler: Invalid value: \"H\""));
+        assert_eq!(
+            errors[1],
+            "overhead.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"
+        );
+        assert!(errors[2].starts_with("scheduling.tolerations[1]: Duplicate value"));
     }
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::config_map::SIZE_MAX;
 use crate::{Here, stored};
+use vaquita_api::Object;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::registry::{Kind, Resource, SelectableField};
@@ -28,7 +29,7 @@ impl Kind<Here> for Secret {
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::string("Type", "What the secret is for."),
-        Column::integer("Data", "How many keys there are."),
+        Column::string("Data", "How many keys there are."),
         Column::AGE,
     ];
 
@@ -124,7 +125,13 @@ impl TypeRules for Secret {
                     self.need("password", errors);
                 }
             }
-            "kubernetes.io/ssh-auth" => self.need("ssh-privatekey", errors),
+            "kubernetes.io/ssh-auth" => {
+                const KEY: &str = "ssh-privatekey";
+                let key = self.data.as_ref().and_then(|data| data.get(KEY));
+                if key.is_none_or(|key| key.0.is_empty()) {
+                    errors.push(FieldError::required(&Path::root("data").key(KEY), ""));
+                }
+            }
             "kubernetes.io/tls" => {
                 self.need("tls.crt", errors);
                 self.need("tls.key", errors);
@@ -146,7 +153,9 @@ impl TypeRules for Secret {
     fn need_json(&self, key: &str, errors: &mut Errors) {
         self.need(key, errors);
         let value = self.data.as_ref().and_then(|data| data.get(key));
-        if let Some(Err(error)) = value.map(|value| serde_json::from_slice::<Value>(&value.0)) {
+        // Whatever else it holds, it is an object.
+        let parsed = value.map(|value| serde_json::from_slice::<Object>(&value.0));
+        if let Some(Err(error)) = parsed {
             let detail = error.to_string();
             errors.push(FieldError::invalid(
                 &Path::root("data").key(key),
@@ -154,5 +163,78 @@ impl TypeRules for Secret {
                 detail,
             ));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use vaquita_api::registry::Part;
+    use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
+
+    fn secret(kind: &str, data: Value) -> Value {
+        json!({"metadata": {"name": "s"}, "type": kind, "stringData": data})
+    }
+
+    #[test]
+    fn keeps_texts_as_bytes() {
+        let plain =
+            json!({"metadata": {"name": "s"}, "data": {"a": "AA=="}, "stringData": {"a": "b"}});
+        let secret = created(&resource(), plain);
+        assert_eq!(secret["data"], json!({"a": "Yg=="}));
+        assert!(!secret.contains_key("stringData"));
+        assert_stable(&resource(), &secret);
+        let row = resource().row(&secret, Timestamp::UNIX_EPOCH);
+        assert_eq!(row[..3], [json!("s"), json!("Opaque"), json!(1)]);
+    }
+
+    #[test]
+    fn promises_what_its_type_promises() {
+        let cases = [
+            (
+                "kubernetes.io/tls",
+                json!({"tls.crt": ""}),
+                "data[tls.key]: Required value",
+            ),
+            (
+                "kubernetes.io/ssh-auth",
+                json!({"ssh-privatekey": ""}),
+                "data[ssh-privatekey]: Required value",
+            ),
+            (
+                "kubernetes.io/dockerconfigjson",
+                json!({}),
+                "data[.dockerconfigjson]: Required value",
+            ),
+            (
+                SERVICE_ACCOUNT_TOKEN,
+                json!({}),
+                "metadata.annotations[kubernetes.io/service-account.name]: Required value",
+            ),
+        ];
+        for (kind, data, want) in cases {
+            assert_eq!(refused(&resource(), secret(kind, data)), [want]);
+        }
+        let no_object = secret("kubernetes.io/dockercfg", json!({".dockercfg": "[]"}));
+        let errors = refused(&resource(), no_object);
+        assert!(
+            errors[0]
+                .starts_with("data[.dockercfg]: Invalid value: \"<secret contents redacted>\""),
+            "{errors:?}"
+        );
+        let either = secret("kubernetes.io/basic-auth", json!({"password": "p"}));
+        created(&resource(), either);
+    }
+
+    #[test]
+    fn keeps_its_type() {
+        let old = created(&resource(), secret("a/b", json!({})));
+        let other = changed(&old, |secret| secret["type"] = "c/d".into());
+        assert_eq!(
+            causes(updated(&resource(), &old, other, Part::Main)),
+            ["type: Invalid value: \"c/d\": field is immutable"]
+        );
     }
 }

@@ -1,12 +1,9 @@
 //! `v1` `ServiceAccount`.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ServiceAccount;
-use serde_json::Value;
+use k8s_openapi::api::core::v1::{ObjectReference, ServiceAccount};
 
 use crate::{Here, stored};
 use vaquita_api::registry::{Kind, Resource, Verb};
-use vaquita_api::table::Column;
 
 pub(super) fn resource() -> Resource {
     stored::<ServiceAccount>("serviceaccount", true)
@@ -19,14 +16,32 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind<Here> for ServiceAccount {
-    const COLUMNS: &'static [Column] = &[
-        Column::NAME,
-        Column::string("Secrets", "How many secrets the account may use."),
-        Column::AGE,
-    ];
+    fn apply_defaults(&mut self) {
+        // Of the secrets that the account may use, only the names count.
+        for secret in self.secrets.iter_mut().flatten() {
+            *secret = ObjectReference {
+                name: secret.name.take(),
+                ..ObjectReference::default()
+            };
+        }
+    }
+}
 
-    fn row(&self, now: Timestamp) -> Vec<Value> {
-        let secrets = self.secrets.as_ref().map_or(0, Vec::len);
-        vec![self.name_cell(), secrets.into(), self.age_cell(now)]
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use vaquita_api::testing::{assert_stable, created};
+
+    #[test]
+    fn knows_its_secrets_by_name() {
+        let account =
+            json!({"metadata": {"name": "a"}, "secrets": [{"kind": "Secret", "name": "s"}]});
+        let account = created(&resource(), account);
+        assert_eq!(account["secrets"], json!([{"name": "s"}]));
+        assert_stable(&resource(), &account);
+        let row = resource().row(&account, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(row, [json!("a"), json!("0s")]);
     }
 }

@@ -150,7 +150,7 @@ fn finds_mistakes_in_what_containers_may_do() {
         ),
         (
             json!({"resources": {"claims": [{"name": "gpu"}]}}),
-            "resources.claims[0]: Not found: \"gpu\"",
+            "resources.claims[0]: Not found: \"gpu\": must be one of the names in pod.spec.resourceClaims which is empty",
         ),
         (
             json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}}),
