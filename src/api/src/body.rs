@@ -168,7 +168,7 @@ impl<'de> Visitor<'de> for Node<'_> {
             };
             let value = entries.next_value_seed(entry)?;
             if map.contains_key(&key) {
-                self.report(path.to_string());
+                self.report(path.bounded());
             }
             map.insert(key, value);
         }
@@ -368,6 +368,48 @@ mod tests {
             writeln!(bomb, "{next}: &{next} [{repeated}]").unwrap();
         }
         assert!(yaml(bomb.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn says_little_about_much() {
+        // Each of these is a duplicate below a key that is nearly as long as the whole.
+        let long = "k".repeat(1 << 20);
+        let twice = r#""a": 1, "#.repeat(5000);
+        let parsed = json(format!(r#"{{"{long}": {{{twice}"a": 1}}}}"#).as_bytes()).unwrap();
+        assert_eq!(parsed.duplicates.len(), 1);
+        assert!(parsed.duplicates[0].len() < 1024);
+        let many = (0..5000).fold(String::new(), |text, n| text + &format!(r#""x{n}": 1, "#));
+        let mut value =
+            json(format!(r#"{{"metadata": {{"{long}": {{{many}"a": 1}}}}}}"#).as_bytes())
+                .unwrap()
+                .value;
+        let normalised = SCALE.schema().normalise(&mut value).unwrap();
+        assert!(normalised.unknown[0].len() < 1024);
+    }
+
+    #[test]
+    fn refuses_what_is_no_text_or_number() {
+        for bad in [
+            &b"{\"a\": \"\xff\"}"[..],
+            b"{\"\xc3\x28\": 1}",
+            b"{\"a\": 1e999}",
+            b"{\"a\": \"\\ud800\"}",
+            b"{\"a\": NaN}",
+        ] {
+            assert!(json(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+        // Too large for any integer: a number still, for the type to refuse.
+        let huge = json(b"{\"spec\": {\"replicas\": 123456789012345678901234567890}}").unwrap();
+        assert_eq!(SCALE.decode(huge.value).unwrap_err().code(), 400);
+    }
+
+    #[test]
+    fn reads_many_labels_in_no_time() {
+        let labels = (0..10_000).fold(String::new(), |text, n| text + &format!(r#""l{n}": "v","#));
+        let body = format!(r#"{{"metadata": {{"labels": {{{labels} "z": "v"}}}}}}"#);
+        let (scale, unknown) = SCALE.decode(json(body.as_bytes()).unwrap().value).unwrap();
+        assert_eq!(scale.metadata.labels.unwrap().len(), 10_001);
+        assert!(unknown.is_empty());
     }
 
     #[test]

@@ -68,7 +68,33 @@ impl<'a> Path<'a> {
     }
 }
 
+/// How many bytes of a path's text are told where there may be many of them.
+const TOLD_MAX: usize = 512;
+
 impl Path<'_> {
+    /// The text, of which the end is left out if it is very long: keys come from outside, and may be as long as a body.
+    pub(crate) fn bounded(&self) -> String {
+        struct Bounded(String);
+
+        impl fmt::Write for Bounded {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                let room = TOLD_MAX - self.0.len();
+                if text.len() <= room {
+                    self.0.push_str(text);
+                    return Ok(());
+                }
+                self.0.push_str(&text[..text.floor_char_boundary(room)]);
+                Err(fmt::Error)
+            }
+        }
+
+        let mut text = Bounded(String::new());
+        match fmt::write(&mut text, format_args!("{self}")) {
+            Ok(()) => text.0,
+            Err(_) => text.0 + "...",
+        }
+    }
+
     /// The path without list indices: `spec.containers.ports`.
     pub(crate) fn without_indices(&self) -> String {
         let mut text = match self.parent {

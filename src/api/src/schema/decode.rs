@@ -154,7 +154,7 @@ impl<'s> Walk<'s> {
                     return true;
                 }
                 if self.unknown.len() < Normalised::LIMIT {
-                    self.unknown.push(path.to_string());
+                    self.unknown.push(path.bounded());
                 }
                 return false;
             };

@@ -78,8 +78,11 @@ pub enum Operator {
 /// Why a text or object is no label selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LabelSelectorError {
+    /// A requirement of the text makes no sense.
+    #[error("unable to parse requirement: {0}")]
+    Requirement(#[source] Box<LabelSelectorError>),
     /// Something else was expected in the text.
-    #[error("unable to parse requirement: found '{found}', expected: {expected}")]
+    #[error("found '{found}', expected: {expected}")]
     Unexpected {
         /// The token found, "" at the end.
         found: String,
@@ -348,7 +351,13 @@ impl<'t> Parser<'t> {
         let mut requirements = Vec::new();
         self.skip_blanks();
         while !self.left.is_empty() {
-            requirements.push(self.requirement()?);
+            if self.left.starts_with(ENDS) && !self.left.starts_with('!') {
+                return Err(self.unexpected("!, identifier, or 'end of string'"));
+            }
+            let requirement = self.requirement();
+            requirements.push(
+                requirement.map_err(|error| LabelSelectorError::Requirement(Box::new(error)))?,
+            );
             if self.left.is_empty() {
                 break;
             }
@@ -395,7 +404,7 @@ impl<'t> Parser<'t> {
 
     fn key(&mut self) -> Result<&'t str, LabelSelectorError> {
         match self.word() {
-            "" => Err(self.unexpected("!, identifier, or 'end of string'")),
+            "" => Err(self.unexpected("identifier")),
             word => Ok(word),
         }
     }
@@ -437,9 +446,6 @@ impl<'t> Parser<'t> {
 
     /// The next word, "" if a symbol or the end comes first.
     fn word(&mut self) -> &'t str {
-        const ENDS: [char; 12] = [
-            ' ', '\t', '\r', '\n', '=', '!', '(', ')', ',', '>', '<', '\0',
-        ];
         let end = self.left.find(ENDS).unwrap_or(self.left.len());
         let (word, rest) = self.left.split_at(end);
         self.left = rest;
@@ -456,6 +462,10 @@ impl<'t> Parser<'t> {
     }
 }
 
+/// What ends a word.
+const ENDS: [char; 12] = [
+    ' ', '\t', '\r', '\n', '=', '!', '(', ')', ',', '>', '<', '\0',
+];
 const OPERATORS: &str = "in, notin, =, ==, !=, gt, lt";
 
 #[cfg(test)]
