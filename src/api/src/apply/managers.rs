@@ -1,5 +1,7 @@
 //! `metadata.managedFields`: who owns which fields.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -13,7 +15,7 @@ const UPDATES_MAX: usize = 10;
 const ANCIENT: &str = "ancient-changes";
 
 /// The way in which a manager came to own fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Operation {
     /// By server-side apply.
     Apply,
@@ -155,14 +157,12 @@ impl Managers {
         let Value::Array(items) = list else {
             return Ok(Self::default());
         };
-        let mut managers = Self::default();
-        for (index, item) in items.into_iter().enumerate() {
-            let entry = Entry::from_json(item, index)?;
-            match managers.find(&entry) {
-                Some(at) => managers.0[at] = entry,
-                None => managers.0.push(entry),
-            }
-        }
+        let entries = items
+            .into_iter()
+            .enumerate()
+            .map(|(index, item)| Entry::from_json(item, index));
+        let mut managers = Self(entries.collect::<Result<_, _>>()?);
+        managers.unite_twins();
         Ok(managers)
     }
 
@@ -173,61 +173,62 @@ impl Managers {
     /// Drops entries without fields, and keeps the number of updates in bounds.
     pub(super) fn tidy(&mut self) {
         self.0.retain(|entry| !entry.fields.is_empty());
-        let updates = |entries: &[Entry]| {
-            entries
-                .iter()
-                .filter(|entry| entry.operation == Operation::Update)
-                .count()
-        };
-        let mut count = updates(&self.0);
+        let is_update = |entry: &&Entry| entry.operation == Operation::Update;
+        let mut count = self.0.iter().filter(is_update).count();
         if count <= UPDATES_MAX {
             return;
         }
-        self.0.sort_by(Entry::oldest_first);
-        // The first entry of each version, and then the bucket that it becomes: by index, for nothing before moves.
-        let mut firsts: Vec<usize> = Vec::new();
-        let mut at = 0;
-        while at < self.0.len() && count > UPDATES_MAX {
-            let version = |index: usize| &self.0[index].api_version;
-            if self.0[at].operation == Operation::Apply {
-                at += 1;
+        let mut entries = std::mem::take(&mut self.0);
+        entries.sort_by(Entry::oldest_first);
+        // Where the oldest entry of each version is: the second one makes it that version's bucket.
+        let mut firsts: HashMap<String, usize> = HashMap::new();
+        for entry in entries {
+            if !is_update(&&entry) || count <= UPDATES_MAX {
+                self.0.push(entry);
                 continue;
             }
-            match firsts
-                .iter()
-                .copied()
-                .find(|first| version(*first) == version(at))
-            {
+            match firsts.get(&entry.api_version) {
                 None => {
-                    firsts.push(at);
-                    at += 1;
+                    firsts.insert(entry.api_version.clone(), self.0.len());
+                    self.0.push(entry);
                 }
                 Some(first) => {
-                    let merged = self.0.remove(at);
-                    let bucket = &mut self.0[first];
+                    let bucket = &mut self.0[*first];
                     ANCIENT.clone_into(&mut bucket.manager);
                     bucket.subresource.clear();
-                    bucket.fields.unite(merged.fields);
-                    bucket.time = merged.time;
+                    bucket.fields.unite(entry.fields);
+                    bucket.time = entry.time;
                     count -= 1;
                 }
             }
         }
-        self.unite_buckets();
+        self.unite_twins();
     }
 
-    /// Two entries that became the bucket of one version are one.
-    fn unite_buckets(&mut self) {
-        let mut at = 0;
-        while at < self.0.len() {
-            let same = self.0[..at].iter().position(|entry| entry.is(&self.0[at]));
-            match same {
-                Some(first) => {
-                    let twin = self.0.remove(at);
-                    self.0[first].fields.unite(twin.fields);
-                    self.0[first].time = self.0[first].time.max(twin.time);
+    /// Makes one of entries that are the same one.
+    fn unite_twins(&mut self) {
+        if self.0.len() < 2 {
+            return;
+        }
+        let mut places: HashMap<_, usize> = HashMap::with_capacity(self.0.len());
+        for entry in std::mem::take(&mut self.0) {
+            let version = match entry.operation {
+                Operation::Apply => String::new(),
+                Operation::Update => entry.api_version.clone(),
+            };
+            let key = (
+                entry.manager.clone(),
+                entry.subresource.clone(),
+                entry.operation,
+                version,
+            );
+            let place = *places.entry(key).or_insert(self.0.len());
+            match self.0.get_mut(place) {
+                Some(twin) => {
+                    twin.fields.unite(entry.fields);
+                    twin.time = twin.time.max(entry.time);
                 }
-                None => at += 1,
+                None => self.0.push(entry),
             }
         }
     }

@@ -75,16 +75,24 @@ impl Set {
     /// Adds all of `other`.
     pub(super) fn unite(&mut self, other: Self) {
         self.here |= other.here;
-        if self.below.is_empty() {
-            self.below = other.below;
+        if self.below.is_empty() || other.below.is_empty() {
+            self.below.extend(other.below);
             return;
         }
-        for (step, set) in other.below {
-            match self.place(&step) {
-                Ok(at) => self.below[at].1.unite(set),
-                Err(at) => self.below.insert(at, (step, set)),
+        // A merge of both lists: nothing moves more than once, however many there are.
+        let room = self.below.len() + other.below.len();
+        let ours = std::mem::replace(&mut self.below, Vec::with_capacity(room));
+        let mut theirs = other.below.into_iter().peekable();
+        for (step, mut set) in ours {
+            while let Some(less) = theirs.next_if(|(other, _)| *other < step) {
+                self.below.push(less);
             }
+            if let Some((_, same)) = theirs.next_if(|(other, _)| *other == step) {
+                set.unite(same);
+            }
+            self.below.push((step, set));
         }
+        self.below.extend(theirs);
     }
 
     /// Removes the paths of `other`.

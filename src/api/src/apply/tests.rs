@@ -622,6 +622,62 @@ fn custom_kinds_are_owned_by_their_schema() {
     );
 }
 
+/// The walk-through of the documentation: an autoscaler takes over what a person applied.
+#[test]
+fn hands_a_field_over() {
+    let mut play = Play::of::<Deployment>("apps/v1");
+    let wanted = |replicas: Option<i64>| {
+        let template =
+            json!({"spec": {"containers": [{"name": "nginx", "image": "nginx:1.14.2"}]}});
+        let mut spec = json!({"selector": {"matchLabels": {"app": "nginx"}}, "template": template});
+        if let Some(replicas) = replicas {
+            spec["replicas"] = replicas.into();
+        }
+        deployment(&spec)
+    };
+    play.apply("kubectl", wanted(Some(3)));
+    play.change("autoscaler/scale", |new| new["spec"]["replicas"] = 5.into());
+    // Leaving the field out does not take it away from its new owner, nor back to what it was.
+    play.apply("kubectl", wanted(None));
+    assert_eq!(play.at("/spec/replicas"), 5);
+    assert_eq!(
+        play.fields("autoscaler"),
+        json!({"f:spec": {"f:replicas": {}}})
+    );
+    // Somebody may own it for the time between.
+    let mut play = Play::of::<Deployment>("apps/v1");
+    play.apply("kubectl", wanted(Some(3)));
+    play.apply("handover-to-hpa", deployment(&json!({"replicas": 3})));
+    play.apply("kubectl", wanted(None));
+    assert_eq!(play.at("/spec/replicas"), 3);
+    assert_eq!(play.managers(), ["Apply handover-to-hpa", "Apply kubectl"]);
+}
+
+#[test]
+fn costs_no_more_than_the_length() {
+    let data = |odd: usize| -> Map<String, Value> {
+        (0..60_000)
+            .map(|n| (format!("k{}", 2 * n + odd), json!("")))
+            .collect()
+    };
+    let mut play = Play::of::<ConfigMap>("v1");
+    play.apply("a", config_map(&Value::Object(data(0))));
+    play.change("b", |new| {
+        let Some(Value::Object(all)) = new.get_mut("data") else {
+            unreachable!()
+        };
+        all.extend(data(1));
+    });
+    play.apply("a", config_map(&Value::Object(data(1))));
+    assert_eq!(play.at("/data").as_object().unwrap().len(), 60_000);
+    let entry = |n: usize| json!({"manager": format!("m{n}"), "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {"f:data": {format!("f:{n}"): {}}}});
+    play.change("c", |new| {
+        new["metadata"]["managedFields"] = (0..20_000).map(entry).collect();
+        new["data"]["x"] = "1".into();
+    });
+    assert_eq!(play.managers().len(), 10);
+}
+
 #[test]
 fn names_managers() {
     assert_eq!(manager_name("me", "kubectl/v1"), "me");
