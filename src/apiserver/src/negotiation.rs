@@ -1,8 +1,7 @@
 //! Content negotiation: which form and encoding of an answer a client accepts, and what a request body is written in.
 //!
 //! Forms are the parameters `as`, `g` and `v` of `application/json` (Kubernetes' server-side tables and metadata-only
-//! objects, and aggregated discovery). Protobuf is read but not written, and CBOR not spoken: where a client prefers one of them but takes
-//! JSON too, it gets JSON.
+//! objects, and aggregated discovery). CBOR is not spoken: where a client prefers it but takes JSON too, it gets JSON.
 
 use http::{HeaderMap, HeaderValue, header};
 use vaquita_api::protobuf;
@@ -12,6 +11,8 @@ use vaquita_api::protobuf;
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    /// Kubernetes' own envelope around protobuf. What has no form in it is answered in JSON.
+    Protobuf,
 }
 
 impl Encoding {
@@ -19,6 +20,7 @@ impl Encoding {
         HeaderValue::from_static(match self {
             Self::Json => "application/json",
             Self::Yaml => "application/yaml",
+            Self::Protobuf => protobuf::MEDIA_TYPE,
         })
     }
 }
@@ -54,7 +56,8 @@ impl Accepted {
 pub(crate) struct NotAcceptable;
 
 /// The media types that answers can be written in, for error messages.
-pub(crate) const PRODUCED: [&str; 2] = ["application/json", "application/yaml"];
+pub(crate) const PRODUCED: [&str; 3] =
+    ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 /// The media types that bodies may be written in, for error messages.
 pub(crate) const CONSUMED: [&str; 3] =
     ["application/json", "application/yaml", protobuf::MEDIA_TYPE];
@@ -131,18 +134,31 @@ fn accept_ranges(headers: &HeaderMap) -> Vec<MediaRange<'_>> {
     ranges
 }
 
-/// The form and encoding of objects for a client with these headers.
+/// The form and encoding of objects for a client with these headers, where there is no protobuf.
 pub(crate) fn objects(headers: &HeaderMap) -> Result<Accepted, NotAcceptable> {
+    negotiate(headers, false)
+}
+
+/// The same where there is: for objects of built-in kinds.
+pub(crate) fn objects_or_protobuf(headers: &HeaderMap) -> Result<Accepted, NotAcceptable> {
+    negotiate(headers, true)
+}
+
+fn negotiate(headers: &HeaderMap, protobuf: bool) -> Result<Accepted, NotAcceptable> {
     if !headers.contains_key(header::ACCEPT) {
         return Ok(Accepted::PLAIN);
     }
     accept_ranges(headers)
         .iter()
         .find_map(|range| {
-            Some(Accepted {
-                encoding: range.encoding()?,
-                form: range.object_form()?,
-            })
+            let form = range.object_form()?;
+            // The cells of a table can be anything, for which protobuf has no word.
+            let spoken = protobuf && !matches!(form, Form::Table { .. });
+            let encoding = match range.kind {
+                protobuf::MEDIA_TYPE if spoken => Encoding::Protobuf,
+                _ => range.encoding()?,
+            };
+            Some(Accepted { form, encoding })
         })
         .ok_or(NotAcceptable)
 }
@@ -291,6 +307,24 @@ mod tests {
             Err(NotAcceptable)
         );
         assert_eq!(objects(&HeaderMap::new()).unwrap().encoding, Encoding::Json);
+    }
+
+    #[test]
+    fn protobuf_is_answered_where_there_is_some() {
+        let encoding = |value| {
+            objects_or_protobuf(&accept(value)).map(|accepted| (accepted.form, accepted.encoding))
+        };
+        assert_eq!(
+            encoding("application/vnd.kubernetes.protobuf,application/json"),
+            Ok((Form::Object, Encoding::Protobuf))
+        );
+        assert_eq!(
+            encoding("application/json,application/vnd.kubernetes.protobuf"),
+            Ok((Form::Object, Encoding::Json))
+        );
+        let table =
+            "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(encoding(table), Ok((Form::Object, Encoding::Json)));
     }
 
     #[test]

@@ -35,6 +35,15 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// The type of an event.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
+        }
+    }
+
     /// The start of a watch frame, up to the object.
     pub(crate) fn frame_start(self) -> &'static [u8] {
         match self {
@@ -110,6 +119,8 @@ pub(crate) struct Entry {
     stamp: Range<usize>,
     attributes: OnceLock<Attributes>,
     parsed: OnceLock<Arc<Object>>,
+    /// In protobuf, without an envelope.
+    message: OnceLock<Bytes>,
 }
 
 impl Entry {
@@ -163,6 +174,7 @@ impl Entry {
             stamp,
             attributes: OnceLock::new(),
             parsed: OnceLock::new(),
+            message: OnceLock::new(),
         }
     }
 
@@ -194,6 +206,16 @@ impl Entry {
         }
         let parsed = Arc::new(self.value()?);
         Ok(self.parsed.get_or_init(|| parsed).clone())
+    }
+
+    /// The object in protobuf, if somebody has left it here.
+    pub(crate) fn message(&self) -> Option<&Bytes> {
+        self.message.get()
+    }
+
+    /// Leaves the object's form in protobuf here.
+    pub(crate) fn keep_message(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+        self.message.get_or_init(make).clone()
     }
 
     /// The ready frame, if it is one for `change`.

@@ -7,7 +7,7 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
-use vaquita_api::status::Status;
+use vaquita_api::{protobuf, status::Status};
 
 use crate::negotiation::Encoding;
 
@@ -20,14 +20,13 @@ const WARNING_LENGTH: usize = 256;
 
 /// An object's or document's JSON bytes, in the encoding that the client wants.
 pub(crate) fn json(code: StatusCode, json: Bytes, encoding: Encoding) -> Response {
-    let body = match encoding {
-        Encoding::Json => json,
-        Encoding::Yaml => match to_yaml(&json) {
-            Some(yaml) => yaml.into(),
-            None => return status(&Status::internal("the object cannot be written as YAML")),
-        },
-    };
-    self::body(code, Body::from(body), encoding)
+    if encoding != Encoding::Yaml {
+        return body(code, Body::from(json), Encoding::Json);
+    }
+    match to_yaml(&json) {
+        Some(yaml) => body(code, Body::from(yaml), Encoding::Yaml),
+        None => status(&Status::internal("the object cannot be written as YAML")),
+    }
 }
 
 /// A body that is in `encoding` already.
@@ -55,10 +54,18 @@ pub(crate) fn text(code: StatusCode, text: String) -> Response {
     no_store(response)
 }
 
-/// A `Status`, which is always JSON.
+/// A `Status` in JSON.
 pub(crate) fn status(status: &Status) -> Response {
+    status_as(status, Encoding::Json)
+}
+
+/// A `Status` in the encoding that the client wants.
+fn status_as(status: &Status, encoding: Encoding) -> Response {
     let code = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, status.to_bytes().into(), Encoding::Json);
+    let mut response = match encoding {
+        Encoding::Protobuf => body(code, Body::from(protobuf::status(status)), encoding),
+        Encoding::Json | Encoding::Yaml => json(code, status.to_bytes().into(), encoding),
+    };
     let retry_after = status
         .details()
         .map_or(0, |details| details.retry_after_seconds);
@@ -71,8 +78,8 @@ pub(crate) fn status(status: &Status) -> Response {
 }
 
 /// The answer of a handler.
-pub(crate) fn finish(answer: Answer) -> Response {
-    answer.unwrap_or_else(|error| status(&error))
+pub(crate) fn finish(answer: Answer, encoding: Encoding) -> Response {
+    answer.unwrap_or_else(|error| status_as(&error, encoding))
 }
 
 /// Adds `Warning` headers (RFC 7234, code 299), which kubectl prints.

@@ -18,11 +18,12 @@ use super::{
     answer::{self, Answer},
     catalog::Served,
     present::Shape,
+    protobuf,
 };
 use crate::{
     authn::User,
     cache::entry::Entry,
-    negotiation::{self, Accepted, BodyKind},
+    negotiation::{self, Accepted, BodyKind, Encoding},
     query::{BadQuery, ListOptions, Query, WriteOptions, Writing},
     request::RequestInfo,
 };
@@ -117,7 +118,12 @@ impl Call<'_> {
 
     /// The object `entry` as the answer, in the client's shape and encoding.
     pub(crate) fn object(&self, code: StatusCode, entry: &Entry) -> Answer {
-        let object = self.shape()?.object(self.resource, entry)?;
+        let shape = self.shape()?;
+        if self.accepted.encoding == Encoding::Protobuf {
+            let message = protobuf::one(shape, self.resource, entry);
+            return Ok(answer::body(code, Body::from(message), Encoding::Protobuf));
+        }
+        let object = shape.object(self.resource, entry)?;
         Ok(answer::json(code, object, self.accepted.encoding))
     }
 

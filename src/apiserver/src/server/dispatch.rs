@@ -20,8 +20,9 @@ use super::{
     Server,
     answer::{self, Answer},
     call::Call,
+    catalog::Served,
     collection_delete, compress, connect, create, delete, discovery, get, health, list, log,
-    openapi, patch, pod, reviews, scale, token, update, watch,
+    openapi, patch, pod, protobuf, reviews, scale, token, update, watch,
 };
 use crate::{
     authn::{User, impersonate::impersonate},
@@ -103,7 +104,7 @@ async fn resource(
         let message = "Too many requests, please try again later.";
         return answer::status(&Status::too_many_requests(message, 1));
     };
-    let accepted = match accepted(info, parts) {
+    let accepted = match accepted(&served, info, parts) {
         Ok(accepted) => accepted,
         Err(status) => return answer::status(&status),
     };
@@ -125,7 +126,7 @@ async fn resource(
     if let Some(warning) = served.resource.rules.deprecation() {
         call.warn(warning);
     }
-    let mut response = answer::finish(route(&mut call, verb).await);
+    let mut response = answer::finish(route(&mut call, verb).await, accepted.encoding);
     answer::warn(&mut response, call.take_warnings());
     if matches!(verb, Verb::Get | Verb::List) && negotiation::accepts_gzip(&parts.headers) {
         response = compress::compress(response);
@@ -144,11 +145,18 @@ fn is_stream(info: &RequestInfo) -> bool {
 }
 
 /// The form of the answer. A stream has its own, whatever the client would rather have.
-fn accepted(info: &RequestInfo, parts: &Parts) -> Result<Accepted, Status> {
+fn accepted(served: &Served, info: &RequestInfo, parts: &Parts) -> Result<Accepted, Status> {
     if is_stream(info) {
         return Ok(Accepted::PLAIN);
     }
-    negotiation::objects(&parts.headers).map_err(|_| Status::not_acceptable(&negotiation::PRODUCED))
+    let headers = &parts.headers;
+    let (accepted, produced) = if protobuf::is_spoken(&served.resource) {
+        let accepted = negotiation::objects_or_protobuf(headers);
+        (accepted, &negotiation::PRODUCED[..])
+    } else {
+        (negotiation::objects(headers), &negotiation::PRODUCED[..2])
+    };
+    accepted.map_err(|_| Status::not_acceptable(produced))
 }
 
 /// A place among the requests that are worked on at a time. Watches and streams go on for hours and need none.

@@ -20,6 +20,7 @@ use super::{
     answer::{self, Answer},
     call::Call,
     continuation::Continuation,
+    protobuf,
     select::Selection,
 };
 use crate::{
@@ -286,8 +287,14 @@ fn answer(call: &Call<'_>, page: Page) -> Answer {
             metadata.insert("remainingItemCount".to_owned(), remaining.into());
         }
     }
-    let metadata = Value::Object(metadata);
     let shape = call.shape()?;
+    if call.accepted.encoding == Encoding::Protobuf {
+        let entries = page.entries.iter().map(AsRef::as_ref);
+        let list = protobuf::list(shape, call.resource, &metadata, entries);
+        let (code, body) = (http::StatusCode::OK, Body::from(list));
+        return Ok(answer::body(code, body, Encoding::Protobuf));
+    }
+    let metadata = Value::Object(metadata);
     if shape.is_whole() && call.accepted.encoding == Encoding::Json {
         return Ok(concatenated(call, &metadata, page.entries));
     }

@@ -27,6 +27,7 @@ mod openapi;
 mod patch;
 mod pod;
 mod present;
+mod protobuf;
 mod proxy;
 mod reviews;
 mod scale;

@@ -29,6 +29,11 @@ impl Shape {
         Ok(Self { form, include })
     }
 
+    /// The form of the objects.
+    pub(crate) fn form(self) -> Form {
+        self.form
+    }
+
     /// Whether objects are handed out as they are.
     pub(crate) fn is_whole(self) -> bool {
         self.form == Form::Object
@@ -103,10 +108,10 @@ impl Shape {
     pub(crate) fn bookmark_type(self, resource: &Resource) -> (String, String) {
         match self.form {
             Form::Object => (resource.kind.clone(), resource.api_version()),
-            Form::Table { beta } => ("Table".to_owned(), meta_version(beta).to_owned()),
+            Form::Table { beta } => ("Table".to_owned(), partial_version(beta).to_owned()),
             Form::Metadata { beta } => (
                 "PartialObjectMetadata".to_owned(),
-                meta_version(beta).to_owned(),
+                partial_version(beta).to_owned(),
             ),
         }
     }
@@ -156,10 +161,11 @@ pub(crate) fn object(entry: &Entry) -> Result<Object, Status> {
 }
 
 fn set_version(value: &mut Value, beta: bool) {
-    value["apiVersion"] = meta_version(beta).into();
+    value["apiVersion"] = partial_version(beta).into();
 }
 
-fn meta_version(beta: bool) -> &'static str {
+/// The version of tables and partial objects.
+pub(crate) fn partial_version(beta: bool) -> &'static str {
     if beta {
         "meta.k8s.io/v1beta1"
     } else {

@@ -10,7 +10,7 @@ use std::{borrow::Cow, convert::Infallible, pin::pin, sync::Arc, time::Duration}
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt as _, future, stream};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use super::{
     call::Call,
     catalog::Served,
     present::Shape,
+    protobuf,
     select::Selection,
     watch_socket,
 };
@@ -60,17 +61,30 @@ pub(crate) async fn watch(call: &Call<'_>) -> Answer {
     let (namespace, name) = (call.info.namespace.as_deref(), call.info.name.as_deref());
     let selection = Selection::new(call.served, namespace, name, &options)?;
     let shape = call.shape()?;
-    if call.accepted.encoding != Encoding::Json {
-        return Err(Status::not_acceptable(&["application/json"]));
-    }
+    let socket = watch_socket::is_wanted(&call.parts.headers);
+    let protobuf = match call.accepted.encoding {
+        Encoding::Json => false,
+        // Messages of a WebSocket are texts.
+        Encoding::Protobuf => !socket,
+        Encoding::Yaml => {
+            let streams = [
+                "application/json;stream=watch",
+                "application/vnd.kubernetes.protobuf;stream=watch",
+            ];
+            return Err(Status::not_acceptable(&streams));
+        }
+    };
     let begin = begin(call, &options).await?;
     let watcher = Watcher {
         store: call.server.store.clone(),
         served: call.served.clone(),
-        plain: shape.is_whole(),
-        first: true,
         selection,
-        shape,
+        frames: Frames {
+            served: call.served.clone(),
+            shape,
+            protobuf,
+            first: true,
+        },
         begin,
         deadline: Instant::now() + timeout(&options),
         bookmarks: options.bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
@@ -82,7 +96,7 @@ pub(crate) async fn watch(call: &Call<'_>) -> Answer {
         ],
         _counted: call.server.metrics.watcher(&call.served.label),
     };
-    if watch_socket::is_wanted(&call.parts.headers) {
+    if socket {
         return watch_socket::switch(call, watcher);
     }
     let chunks = stream::unfold(Some(watcher), |watcher| async {
@@ -93,11 +107,13 @@ pub(crate) async fn watch(call: &Call<'_>) -> Answer {
             Next::End => None,
         }
     });
-    Ok(answer::body(
-        StatusCode::OK,
-        Body::from_stream(chunks),
-        Encoding::Json,
-    ))
+    let (code, body) = (StatusCode::OK, Body::from_stream(chunks));
+    let mut response = answer::body(code, body, call.accepted.encoding);
+    if protobuf {
+        let kind = HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    }
+    Ok(response)
 }
 
 /// Where a watch is.
@@ -182,11 +198,7 @@ pub(super) struct Watcher {
     store: Arc<dyn Store>,
     served: Arc<Served>,
     selection: Selection,
-    shape: Shape,
-    /// Whether frames are handed on as they are.
-    plain: bool,
-    /// Whether nothing was sent yet.
-    first: bool,
+    frames: Frames,
     begin: Begin,
     deadline: Instant,
     /// When the next bookmark is due, if they are wanted.
@@ -295,16 +307,7 @@ impl Watcher {
                 continue;
             };
             if self.selection.matches(&self.served, &entry) {
-                let first = std::mem::take(&mut self.first);
-                frame(
-                    &self.served,
-                    self.shape,
-                    self.plain,
-                    Change::Added,
-                    &entry,
-                    first,
-                    &mut out,
-                );
+                self.frames.write(Change::Added, &entry, &mut out);
             }
             if out.len() >= CHUNK {
                 last = Some(entry.key.clone());
@@ -328,22 +331,12 @@ impl Watcher {
         &mut self,
         cursor: Revision,
     ) -> Result<(Vec<Arc<Event>>, Revision), Next> {
-        let failed = |error: WatchError| match error {
-            WatchError::Compacted {
-                requested,
-                compacted,
-            } => Next::Last(error_frame(&Status::too_old_resource_version(
-                requested, compacted,
-            ))),
-            WatchError::Closed => Next::End,
-            WatchError::Backend(_) => Next::Last(error_frame(&Status::internal(&error))),
-        };
         let mut history = match self.history.take() {
             Some(history) => history,
             None => self
                 .store
                 .watch(self.served.collection.prefix().clone(), cursor)
-                .map_err(failed)?,
+                .map_err(|error| self.failed(&error))?,
         };
         let batch = tokio::select! {
             batch = history.next() => batch,
@@ -354,16 +347,31 @@ impl Watcher {
             }
         };
         self.history = Some(history);
-        let batch = batch.ok_or(Next::End)?.map_err(failed)?;
+        let batch = batch
+            .ok_or(Next::End)?
+            .map_err(|error| self.failed(&error))?;
         let seen = batch.last().map_or(cursor, |event| event.kv.mod_revision);
         Ok((batch.into_iter().filter_map(event_of).collect(), seen))
+    }
+
+    /// What becomes of a watch whose history cannot be read.
+    fn failed(&self, error: &WatchError) -> Next {
+        let status = match *error {
+            WatchError::Compacted {
+                requested,
+                compacted,
+            } => Status::too_old_resource_version(requested, compacted),
+            WatchError::Closed => return Next::End,
+            WatchError::Backend(_) => Status::internal(error),
+        };
+        Next::Last(self.frames.error(&status))
     }
 
     /// The frames of those events that are selected; `None` if none is.
     fn frames(&mut self, events: &[Arc<Event>]) -> Option<Bytes> {
         let everything = self.selection.is_everything();
         let own = matches!(self.served.resource.storage, Storage::Own);
-        if let ([event], true) = (events, everything && self.plain && own)
+        if let ([event], true) = (events, everything && self.frames.are_ready() && own)
             && event.entry.key.starts_with(&self.selection.scope)
             && let Some(frame) = event.entry.frame(event.change)
         {
@@ -374,16 +382,7 @@ impl Watcher {
             let Some((change, entry)) = self.selected(event) else {
                 continue;
             };
-            let first = std::mem::take(&mut self.first);
-            frame(
-                &self.served,
-                self.shape,
-                self.plain,
-                change,
-                &entry,
-                first,
-                &mut out,
-            );
+            self.frames.write(change, &entry, &mut out);
         }
         (!out.is_empty()).then(|| out.into())
     }
@@ -416,13 +415,16 @@ impl Watcher {
 
     /// A bookmark: everything up to `revision` has been sent.
     fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
-        let (kind, version) = self.shape.bookmark_type(&self.served.resource);
+        let (kind, version) = self.frames.shape.bookmark_type(&self.served.resource);
         let mut metadata =
             json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let object = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        if self.frames.protobuf {
+            return protobuf::bookmark(&object).into();
+        }
         line("BOOKMARK", &object)
     }
 }
@@ -434,27 +436,46 @@ async fn ended(token: Option<&CancellationToken>) {
     }
 }
 
-/// Appends the frame of one event.
-fn frame(
-    served: &Served,
+/// How events are written.
+struct Frames {
+    served: Arc<Served>,
     shape: Shape,
-    plain: bool,
-    change: Change,
-    entry: &Entry,
+    /// In protobuf, not in JSON.
+    protobuf: bool,
+    /// Whether nothing was written yet.
     first: bool,
-    out: &mut Vec<u8>,
-) {
-    if plain {
-        entry.write_frame(change, out);
-        return;
+}
+
+impl Frames {
+    /// Whether the entries' own frames are what is written.
+    fn are_ready(&self) -> bool {
+        self.shape.is_whole() && !self.protobuf
     }
-    // What cannot be shown in this shape, which nothing that we wrote is, is left out.
-    let Ok(object) = shape.watched(&served.resource, entry, first) else {
-        return;
-    };
-    out.extend_from_slice(change.frame_start());
-    out.extend_from_slice(&object);
-    out.extend_from_slice(b"}\n");
+
+    /// Appends the frame of one event.
+    fn write(&mut self, change: Change, entry: &Entry, out: &mut Vec<u8>) {
+        let (first, resource) = (std::mem::take(&mut self.first), &self.served.resource);
+        if self.are_ready() {
+            entry.write_frame(change, out);
+        } else if self.protobuf {
+            let event = protobuf::event(self.shape, resource, change.as_str(), entry);
+            out.extend_from_slice(&event);
+        // What cannot be shown in this shape, which nothing that we wrote is, is left out.
+        } else if let Ok(object) = self.shape.watched(resource, entry, first) {
+            out.extend_from_slice(change.frame_start());
+            out.extend_from_slice(&object);
+            out.extend_from_slice(b"}\n");
+        }
+    }
+
+    /// The frame of an error.
+    fn error(&self, status: &Status) -> Bytes {
+        if self.protobuf {
+            return vaquita_api::protobuf::event("ERROR", &vaquita_api::protobuf::status(status))
+                .into();
+        }
+        line("ERROR", &status.to_value())
+    }
 }
 
 /// An event of the store's history, as the cache would have made it.
@@ -485,10 +506,6 @@ fn event_of(event: StoreEvent) -> Option<Arc<Event>> {
         entry: Arc::new(entry.ok()?),
         previous,
     }))
-}
-
-fn error_frame(status: &Status) -> Bytes {
-    line("ERROR", &status.to_value())
 }
 
 fn line(kind: &str, object: &Value) -> Bytes {

@@ -282,14 +282,13 @@ async fn metadata_alone() {
 #[tokio::test]
 async fn what_cannot_be_produced_is_not_acceptable() {
     let api = maps(1).await;
-    let refused = api
-        .accept(MAPS, "application/vnd.kubernetes.protobuf")
-        .await;
-    assert_eq!(
-        (refused.refused().0, refused.refused().1),
-        (406, "NotAcceptable")
-    );
-    api.accept(MAPS, "application/vnd.kubernetes.protobuf,application/json")
-        .await
-        .ok();
+    for media_type in [
+        "text/html",
+        "application/cbor",
+        "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1",
+    ] {
+        let refused = api.accept(MAPS, media_type).await;
+        let message = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        assert_eq!(refused.refused(), (406, "NotAcceptable", message));
+    }
 }

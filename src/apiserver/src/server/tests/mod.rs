@@ -7,6 +7,7 @@ mod deletes;
 mod discovery;
 mod lists;
 mod logs;
+mod protobuf;
 mod reviews;
 mod served;
 mod watches;
