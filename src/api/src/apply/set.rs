@@ -79,7 +79,16 @@ impl Set {
             self.below.extend(other.below);
             return;
         }
-        // A merge of both lists: nothing moves more than once, however many there are.
+        // A few find their places one by one; many come in by one merge of both lists. Neither is ever dear.
+        if other.below.len() < self.below.len() / 16 {
+            for (step, set) in other.below {
+                match self.place(&step) {
+                    Ok(at) => self.below[at].1.unite(set),
+                    Err(at) => self.below.insert(at, (step, set)),
+                }
+            }
+            return;
+        }
         let room = self.below.len() + other.below.len();
         let ours = std::mem::replace(&mut self.below, Vec::with_capacity(room));
         let mut theirs = other.below.into_iter().peekable();
