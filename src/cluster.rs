@@ -402,7 +402,9 @@ fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer, root_ca: &s
     supervisor.start("controllers", PART_DEADLINE, |stop| {
         vaquita_controllers::run(client, options, stop)
     });
-    let client = local::client(api.router(), User::in_process("system:kube-scheduler"));
+    // It needs nothing beyond its role.
+    let user = User::new::<String>("system:kube-scheduler", []);
+    let client = local::client(api.router(), user);
     supervisor.start("scheduler", PART_DEADLINE, |stop| {
         vaquita_scheduler::run(client, vaquita_scheduler::Options::default(), stop)
     });

@@ -173,9 +173,9 @@ mod tests {
                 namespace: String::new(),
             }],
         };
-        let roles = [role("hers", rules), role("big", &[rule("pods", &["*"])])].map(Arc::new);
+        let both = [role("hers", rules), role("big", &[rule("pods", &["*"])])].map(Arc::new);
         let jane = User::new("jane", ["dev"]);
-        (Policy::new(roles, [Arc::new(binding)]), jane)
+        (Policy::new(both, [Arc::new(binding)]), jane)
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Reconciler for Controller {
 /// roles.
 fn sum(selectors: &[LabelSelector], roles: &[Arc<ClusterRole>]) -> Vec<PolicyRule> {
     let mut seen = HashSet::new();
-    let mut rules = Vec::new();
+    let mut sum = Vec::new();
     for selector in selectors {
         // One that cannot be read was refused by the API server, and matches nothing here.
         let selector =
@@ -102,12 +102,12 @@ fn sum(selectors: &[LabelSelector], roles: &[Arc<ClusterRole>]) -> Vec<PolicyRul
             }
             for rule in role.rules.iter().flatten() {
                 if seen.insert(json!(rule).to_string()) {
-                    rules.push(rule.clone());
+                    sum.push(rule.clone());
                 }
             }
         }
     }
-    rules
+    sum
 }
 
 #[cfg(test)]

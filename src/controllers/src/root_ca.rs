@@ -69,8 +69,8 @@ struct Controller {
 }
 
 impl Controller {
-    fn data(&self) -> Option<BTreeMap<String, String>> {
-        Some(BTreeMap::from([(KEY.to_owned(), self.certificate.clone())]))
+    fn data(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([(KEY.to_owned(), self.certificate.clone())])
     }
 }
 
@@ -90,10 +90,10 @@ impl Reconciler for Controller {
         let api = Api::<ConfigMap>::namespaced(self.context.client.clone(), namespace);
         let present = self.maps.store().get(&ObjectKey::new(namespace, NAME));
         let outcome = match present {
-            Some(map) if map.data == self.data() => return Ok(Next::Wait),
+            Some(map) if map.data.as_ref() == Some(&self.data()) => return Ok(Next::Wait),
             Some(map) => {
                 let mut map = ConfigMap::clone(&map);
-                map.data = self.data();
+                map.data = Some(self.data());
                 let replaced = api.replace(NAME, &PostParams::default(), &map).await;
                 replaced.map_err(SyncError::Update)
             }
@@ -103,7 +103,7 @@ impl Reconciler for Controller {
                         name: Some(NAME.to_owned()),
                         ..ObjectMeta::default()
                     },
-                    data: self.data(),
+                    data: Some(self.data()),
                     ..ConfigMap::default()
                 };
                 let created = api.create(&PostParams::default(), &map).await;
@@ -156,7 +156,7 @@ mod tests {
         let is_there = |api: &FakeApi| certificate(api, "shop") == Some("PEM".into());
         api.until("the certificate", is_there).await;
         api.edit(MAPS, "shop", NAME, |map| {
-            map["data"] = json!({"ca.crt": "other"})
+            map["data"] = json!({"ca.crt": "other"});
         });
         api.until("it put right", is_there).await;
         api.remove(MAPS, "shop", NAME);

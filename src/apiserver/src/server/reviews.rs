@@ -166,7 +166,7 @@ fn decide(call: &Call<'_>, user: &User, spec: &SubjectAccessReviewSpec) -> Value
     let decision = match (&spec.resource_attributes, &spec.non_resource_attributes) {
         (Some(asked), _) => call.server.authorize(user, &resource(asked)),
         (None, Some(NonResourceAttributes { path, verb })) => {
-            let wanted = Attributes::path(text(verb), text(path));
+            let wanted = Attributes::path(text(verb.as_ref()), text(path.as_ref()));
             call.server.authorize(user, &wanted)
         }
         (None, None) => Decision::Refused(Vec::new()),
@@ -179,17 +179,17 @@ fn decide(call: &Call<'_>, user: &User, spec: &SubjectAccessReviewSpec) -> Value
     status
 }
 
-fn text(text: &Option<String>) -> &str {
-    text.as_deref().unwrap_or_default()
+fn text(text: Option<&String>) -> &str {
+    text.map_or("", String::as_str)
 }
 
 fn resource(asked: &ResourceAttributes) -> Attributes<'_> {
     let resource = Resource {
-        group: text(&asked.group),
-        resource: text(&asked.resource),
-        subresource: text(&asked.subresource),
-        namespace: text(&asked.namespace),
-        name: text(&asked.name),
+        group: text(asked.group.as_ref()),
+        resource: text(asked.resource.as_ref()),
+        subresource: text(asked.subresource.as_ref()),
+        namespace: text(asked.namespace.as_ref()),
+        name: text(asked.name.as_ref()),
     };
-    Attributes::resource(text(&asked.verb), resource)
+    Attributes::resource(text(asked.verb.as_ref()), resource)
 }

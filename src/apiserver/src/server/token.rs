@@ -64,7 +64,7 @@ pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
     let key = call.server.access.key();
     let key = key.ok_or_else(|| Status::internal("there is no key to sign tokens with"))?;
     let token = key.sign(&claims).map_err(Status::internal)?;
-    let answer = answered(call, &spec, &claims, token);
+    let answer = answered(call, &spec, &claims, &token);
     let code = StatusCode::CREATED;
     Ok(answer::value(code, &answer, call.accepted.encoding))
 }
@@ -91,9 +91,12 @@ fn bound(
     let Some(wanted) = wanted else {
         return Ok(None);
     };
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (version, kind) = (text(&wanted.api_version), text(&wanted.kind));
-    let (name, uid) = (text(&wanted.name), text(&wanted.uid));
+    let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+    let (version, kind) = (
+        text(wanted.api_version.as_ref()),
+        text(wanted.kind.as_ref()),
+    );
+    let (name, uid) = (text(wanted.name.as_ref()), text(wanted.uid.as_ref()));
     let Some(bound) = Bound::of(&version, &kind) else {
         let (group, version) = version.split_once('/').unwrap_or(("", &version));
         return Err(Status::bad_request(format!(
@@ -152,7 +155,7 @@ fn reference(object: &Object) -> Reference {
     }
 }
 
-fn answered(call: &Call<'_>, spec: &TokenRequestSpec, claims: &Claims, token: String) -> Value {
+fn answered(call: &Call<'_>, spec: &TokenRequestSpec, claims: &Claims, token: &str) -> Value {
     // The holder is to think that the token lasts as long as was asked for, and to come again by then.
     let expires = claims.kubernetes.warnafter.or(claims.exp);
     let expires = expires.and_then(|second| Timestamp::from_second(second).ok());

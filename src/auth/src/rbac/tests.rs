@@ -263,8 +263,8 @@ fn some_rule() -> impl Strategy<Value = Rule> {
         .prop_map(|(api_groups, resources, verbs, resource_names)| Rule {
             api_groups,
             resources,
-            verbs,
             resource_names,
+            verbs,
             ..Rule::default()
         })
 }

@@ -65,12 +65,12 @@ fn request<'r>(seconds: i64, bound: Option<BoundObject>) -> Request<'r> {
     }
 }
 
-fn to_pod() -> Option<BoundObject> {
-    Some(BoundObject {
+fn to_pod() -> BoundObject {
+    BoundObject {
         kind: Bound::Pod,
         reference: reference("web-0", "p1"),
         node: Some(reference("one", "n1")),
-    })
+    }
 }
 
 struct Fixture {
@@ -97,7 +97,10 @@ impl Fixture {
 #[test]
 fn a_token_names_its_account_pod_and_node() {
     let fixture = Fixture::new();
-    let token = fixture.key.sign(&request(600, to_pod()).claims()).unwrap();
+    let token = fixture
+        .key
+        .sign(&request(600, Some(to_pod())).claims())
+        .unwrap();
     let verified = fixture.verify(&token, NOW, &Objects::usual()).unwrap();
     let user = verified.user;
     assert_eq!(&*user.name, "system:serviceaccount:shop:web");
@@ -132,10 +135,10 @@ fn a_key_survives_being_written_down() {
 
 #[test]
 fn the_token_that_pods_get_lives_for_a_year_and_warns_after_an_hour() {
-    let claims = request(3607, to_pod()).claims();
+    let claims = request(3607, Some(to_pod())).claims();
     assert_eq!(claims.exp, Some(NOW + 365 * 24 * 3600));
     assert_eq!(claims.kubernetes.warnafter, Some(NOW + 3607));
-    let mut elsewhere = request(3607, to_pod());
+    let mut elsewhere = request(3607, Some(to_pod()));
     elsewhere.audiences = vec!["vault".to_owned()];
     assert_eq!(elsewhere.claims().exp, Some(NOW + 3607));
 }
@@ -169,7 +172,10 @@ fn times_and_audiences_hold() {
 #[test]
 fn what_a_token_is_bound_to_must_live() {
     let fixture = Fixture::new();
-    let token = fixture.key.sign(&request(600, to_pod()).claims()).unwrap();
+    let token = fixture
+        .key
+        .sign(&request(600, Some(to_pod())).claims())
+        .unwrap();
     let objects = Objects::usual();
     objects.put(Bound::Pod, "shop", "web-0", "p1", Some(NOW));
     assert!(fixture.verify(&token, NOW + 60, &objects).is_ok());

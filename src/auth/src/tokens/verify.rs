@@ -1,8 +1,14 @@
 //! Whose a token is, and whether it still is.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 use super::{
@@ -17,6 +23,8 @@ const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 const LEEWAY: i64 = 60;
 /// How long a token is good after its object has begun to go: a pod that shuts down still has to say things.
 const AFTER_DELETION: i64 = 60;
+/// How many tokens are remembered whose signature was right.
+const REMEMBERED: usize = 1024;
 /// The longest token that is looked at; ours have under two thousand characters.
 const MAX_TOKEN: usize = 16 << 10;
 
@@ -77,16 +85,23 @@ pub struct Verified {
 }
 
 /// Says whose tokens are.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Verifier {
     key: SigningKey,
     issuer: String,
+    /// What tokens say whose signature was right, by their digest. A signature stays right; everything else about a token
+    /// is looked at each time.
+    signed: Mutex<HashMap<[u8; 32], Arc<Claims>>>,
 }
 
 impl Verifier {
     /// Verifies what `key` has signed in the name of `issuer`.
     pub fn new(key: SigningKey, issuer: String) -> Self {
-        Self { key, issuer }
+        Self {
+            key,
+            issuer,
+            signed: Mutex::default(),
+        }
     }
 
     /// Whose `token` is. `None` if it does not even claim to come from us, so that others may know it. `wanted` are the
@@ -108,7 +123,23 @@ impl Verifier {
         }
     }
 
-    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+    /// The claims of a token that we have signed.
+    fn claims(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let known = || self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claims) = known().get(&digest) {
+            return Ok(claims.clone());
+        }
+        let claims = Arc::new(self.decode(token)?);
+        let mut known = known();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(digest, claims.clone());
+        Ok(claims)
+    }
+
+    fn decode(&self, token: &str) -> Result<Claims, TokenError> {
         let mut validation = Validation::new(Algorithm::ES256);
         // Times and audiences are looked at below, where they have their own errors.
         validation.validate_exp = false;
@@ -171,7 +202,7 @@ impl Verifier {
             secret: Some(secret),
             account: Some(account),
             uid: Some(uid),
-        } = claims.legacy
+        } = claims.legacy.clone()
         else {
             return Err(TokenError::Claims);
         };

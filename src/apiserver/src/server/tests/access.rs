@@ -53,8 +53,8 @@ impl Api {
             namespace => (format!("{RBAC}/namespaces/{namespace}"), "Role"),
         };
         let plural = kind.to_lowercase();
-        let role = json!({"metadata": {"name": name}, "rules": [rule]});
-        self.post(&format!("{base}/{plural}s"), role).await.ok();
+        let object = json!({"metadata": {"name": name}, "rules": [rule]});
+        self.post(&format!("{base}/{plural}s"), object).await.ok();
         let binding = json!({
             "metadata": {"name": name},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name},
@@ -219,10 +219,10 @@ async fn nobody_gives_away_more_than_they_have() {
          {APIGroups:[\"\"], Resources:[\"secrets\"], Verbs:[\"get\"]}"
     );
     let path = format!("{roles}/roles");
-    let patch = json!([{"op": "add", "path": "/rules/-", "value": rule(&["secrets"], &["get"])}]);
+    let added = json!([{"op": "add", "path": "/rules/-", "value": rule(&["secrets"], &["get"])}]);
     let mut request = Request::patch(&path)
         .header("content-type", "application/json-patch+json")
-        .body(Body::from(patch.to_string()))
+        .body(Body::from(added.to_string()))
         .unwrap();
     request.extensions_mut().insert(jane.clone());
     let patched = Reply::of(api.send_as_is(request).await).await;
