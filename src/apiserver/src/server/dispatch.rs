@@ -21,8 +21,8 @@ use super::{
     answer::{self, Answer},
     call::Call,
     catalog::Served,
-    collection_delete, compress, connect, create, delete, discovery, get, health, list, log,
-    openapi, patch, pod, protobuf, reviews, scale, token, update, watch,
+    collection_delete, compress, connect, create, delete, discovery, eviction, get, health, list,
+    log, openapi, patch, pod, protobuf, reviews, scale, token, update, watch,
 };
 use crate::{
     authn::{User, impersonate::impersonate},
@@ -237,7 +237,7 @@ async fn subresource(call: &mut Call<'_>, name: &str, verb: Verb) -> Answer {
         ("token", Verb::Create) => token::create(call).await,
         _ if connect::is_connection(call.info) => connect::connect(call, name).await,
         ("binding", Verb::Create) => pod::bind(call).await,
-        ("eviction", Verb::Create) => pod::evict(call).await,
+        ("eviction", Verb::Create) => eviction::evict(call).await,
         ("scale", Verb::Get) => scale::get(call),
         ("scale", Verb::Update) => scale::update(call).await,
         ("scale", Verb::Patch) => scale::patch(call).await,

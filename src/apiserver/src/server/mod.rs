@@ -19,6 +19,7 @@ mod delete;
 mod discovery;
 pub(crate) mod dispatch;
 pub(crate) mod events;
+mod eviction;
 mod get;
 mod health;
 mod list;

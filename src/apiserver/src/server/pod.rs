@@ -1,4 +1,4 @@
-//! Subresources of pods that are verbs in disguise: `binding` and `eviction`.
+//! `pods/binding`: a pod is put on a node.
 
 use axum::response::Response;
 use http::StatusCode;
@@ -11,7 +11,6 @@ use vaquita_kinds::pod;
 use super::{
     answer::{self, Answer},
     call::Call,
-    delete::{Deletion, delete_one},
     update::{modify, modify_at},
 };
 use crate::query::Writing;
@@ -57,28 +56,8 @@ pub(crate) async fn bind_by_body(call: &mut Call<'_>) -> Answer {
     Ok(created(call))
 }
 
-/// Deletes a pod on behalf of whoever drains its node.
-pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
-    let options = call.write_options(Writing::Create)?;
-    let (eviction, _) = body::EVICTION.decode(
-        call.parse_body_as(|bytes| body::EVICTION.parse_protobuf(bytes))
-            .await?
-            .value,
-    )?;
-    let name = eviction.metadata.name.as_deref().unwrap_or_default();
-    if !name.is_empty() && name != call.name() {
-        return Err(Status::bad_request(
-            "name in URL does not match name in Eviction object",
-        ));
-    }
-    let mut deletion = Deletion::new(eviction.delete_options.unwrap_or_default())?;
-    deletion.dry_run |= options.dry_run;
-    delete_one(call.server, call.served, call.entry()?, &deletion).await?;
-    Ok(created(call))
-}
-
 /// 201 with a bare success, as both are answered.
-fn created(call: &Call<'_>) -> Response {
+pub(crate) fn created(call: &Call<'_>) -> Response {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     answer::value(StatusCode::CREATED, &status, call.accepted.encoding)
 }

@@ -2,9 +2,11 @@
 
 mod access;
 mod apply;
+mod connections;
 mod custom;
 mod deletes;
 mod discovery;
+mod evictions;
 mod lists;
 mod logs;
 mod protobuf;
