@@ -170,7 +170,6 @@ class Kinds(Suite):
             (client.RbacAuthorizationV1Api().list_cluster_role, ()),
             (client.SchedulingV1Api().list_priority_class, ()),
             (client.NodeV1Api().list_runtime_class, ()),
-            (client.EventsV1Api().list_event_for_all_namespaces, ()),
             (client.CertificatesV1Api().list_certificate_signing_request, ()),
             (client.AdmissionregistrationV1Api().list_mutating_webhook_configuration, ()),
             (client.ApiextensionsV1Api().list_custom_resource_definition, ()),
