@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod body;
+pub mod continuation;
 pub mod field;
 mod go;
 pub mod meta;

@@ -31,7 +31,7 @@ use self::{
 pub(crate) mod attributes;
 
 /// What every key of ours begins with.
-pub(crate) const ROOT: &[u8] = b"/registry/";
+pub(crate) use vaquita_api::continuation::ROOT;
 
 /// Where a resource's objects are stored: `/registry/{group or "core"}/{plural}/`.
 pub(crate) fn resource_prefix(group: &str, plural: &str) -> Bytes {

@@ -11,6 +11,7 @@ use futures::stream;
 use http::{HeaderValue, header};
 use serde_json::{Map, Value};
 use vaquita_api::{
+    continuation::Continuation,
     field::{FieldError, Path},
     status::Status,
 };
@@ -19,7 +20,6 @@ use vaquita_store::{Range, ReadError, Revision};
 use super::{
     answer::{self, Answer},
     call::Call,
-    continuation::Continuation,
     protobuf,
     select::Selection,
 };

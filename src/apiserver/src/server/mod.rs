@@ -12,7 +12,6 @@ pub(crate) mod catalog;
 mod collection_delete;
 mod compress;
 mod connect;
-mod continuation;
 mod create;
 pub(crate) mod custom;
 mod delete;

@@ -6,10 +6,9 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
-use vaquita_store::Revision;
 
-use crate::cache::ROOT;
-
+/// What every key begins with, and tokens leave out.
+pub const ROOT: &[u8] = b"/registry/";
 /// The longest token that is looked at.
 const MAX_LENGTH: usize = 4096;
 /// What tokens of this form are marked by.
@@ -17,11 +16,11 @@ const VERSION: &str = "meta.k8s.io/v1";
 
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Continuation {
+pub struct Continuation {
     /// The revision of the whole list; `None` for what is there now, whatever the pages before were of.
-    pub(crate) revision: Option<Revision>,
+    pub revision: Option<u64>,
     /// The last key of the page before.
-    pub(crate) after: Vec<u8>,
+    pub after: Vec<u8>,
 }
 
 /// The token as JSON.
@@ -37,11 +36,11 @@ struct Wire {
 /// The token does not say where to go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid continue token: continue key is not valid: {0}")]
-pub(crate) struct BadToken(String);
+pub struct BadToken(String);
 
 impl Continuation {
     /// The token.
-    pub(crate) fn token(&self) -> String {
+    pub fn token(&self) -> String {
         let key = self.after.strip_prefix(ROOT).unwrap_or(&self.after);
         let wire = Wire {
             v: VERSION.to_owned(),
@@ -55,7 +54,7 @@ impl Continuation {
     }
 
     /// Reads a token.
-    pub(crate) fn read(token: &str) -> Result<Self, BadToken> {
+    pub fn read(token: &str) -> Result<Self, BadToken> {
         let bad = |why: &dyn std::fmt::Display| BadToken(why.to_string());
         if token.len() > MAX_LENGTH {
             return Err(bad(&"it is too long"));
