@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::reconcile::reconcile;
 use super::set::Set;
-use crate::Object;
-use crate::meta;
+use crate::schema::Schema;
+use crate::{Object, meta};
 
 /// How many entries of updates an object keeps apart; the older ones become one for each version.
 const UPDATES_MAX: usize = 10;
@@ -163,6 +164,15 @@ impl Managers {
             .map(|(index, item)| Entry::from_json(item, index));
         let mut managers = Self(entries.collect::<Result<_, _>>()?);
         managers.unite_twins();
+        Ok(managers)
+    }
+
+    /// The list of a live object, in line with its schema.
+    pub(super) fn of(schema: &Schema, live: &Object, list: &Value) -> Result<Self, DecodeError> {
+        let mut managers = Self::from_json(list.clone())?;
+        for entry in &mut managers.0 {
+            reconcile(schema, live, &mut entry.fields);
+        }
         Ok(managers)
     }
 

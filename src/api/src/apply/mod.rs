@@ -15,6 +15,7 @@ mod last_applied;
 mod managers;
 mod merge;
 mod owned;
+mod reconcile;
 mod set;
 mod walk;
 
@@ -202,7 +203,10 @@ pub fn track(schema: &Schema, old: Option<&Object>, new: &mut Object, manager: &
             meta::metadata_mut(new).insert("managedFields".to_owned(), live.clone());
             return;
         }
-        (None, Some(live)) => Managers::from_json(live.clone()).unwrap_or_default(),
+        (None, Some(list)) => {
+            let live = old.unwrap_or(new);
+            Managers::of(schema, live, list).unwrap_or_default()
+        }
         (None, None) => Managers::default(),
     };
     if managers.0.is_empty() && old.is_some() {
@@ -308,51 +312,7 @@ pub fn apply(
     manager: &Manager,
     force: bool,
 ) -> Result<Object, ApplyError> {
-    let found = configuration
-        .get("apiVersion")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if found != manager.api_version {
-        return Err(ApplyError::Version {
-            found: found.to_owned(),
-            expected: manager.api_version.clone(),
-        });
-    }
-    if meta::at(configuration, &["metadata", "managedFields"]).is_some_and(|list| !list.is_null()) {
-        return Err(ApplyError::ManagedFields);
-    }
-    let wanted =
-        owned::owned(schema, configuration).map_err(|mistakes| ApplyError::Configuration {
-            object: describe(configuration),
-            mistakes,
-        })?;
-    let mut before = match live.and_then(managed_fields) {
-        Some(list) => Managers::from_json(list.clone())?,
-        None => Managers::default(),
-    };
-    let mut base = live.cloned().unwrap_or_default();
-    if let Some(Value::Object(metadata)) = base.get_mut("metadata") {
-        metadata.remove("managedFields");
-    }
-    if before.0.is_empty() && live.is_some() {
-        let nobody = Manager {
-            name: BEFORE_FIRST_APPLY.to_owned(),
-            ..manager.clone()
-        };
-        update(
-            &mut before,
-            changes(schema, None, &base, manager.reset),
-            &nobody,
-        );
-    }
-    let attempt = Attempt {
-        schema,
-        base,
-        before,
-        configuration,
-        wanted,
-        manager,
-    };
+    let attempt = Attempt::new(schema, live, configuration, manager)?;
     let (mut object, managers) = attempt.run(force).or_else(|conflicts| {
         let left = last_applied::without_own(&attempt, live, conflicts);
         if left.is_empty() {
@@ -367,6 +327,24 @@ pub fn apply(
     }
     managers.store(&mut object);
     Ok(object)
+}
+
+/// Refuses what no configuration may say.
+fn check(configuration: &Object, manager: &Manager) -> Result<(), ApplyError> {
+    let found = configuration
+        .get("apiVersion")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if found != manager.api_version {
+        return Err(ApplyError::Version {
+            found: found.to_owned(),
+            expected: manager.api_version.clone(),
+        });
+    }
+    match meta::at(configuration, &["metadata", "managedFields"]) {
+        None | Some(Value::Null) => Ok(()),
+        Some(_) => Err(ApplyError::ManagedFields),
+    }
 }
 
 /// `namespace/name; group/version, Kind=kind`.
@@ -399,7 +377,45 @@ struct Attempt<'a> {
     manager: &'a Manager,
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
+    fn new(
+        schema: &'a Schema,
+        live: Option<&Object>,
+        configuration: &'a Object,
+        manager: &'a Manager,
+    ) -> Result<Self, ApplyError> {
+        check(configuration, manager)?;
+        let mistaken = |mistakes| ApplyError::Configuration {
+            object: describe(configuration),
+            mistakes,
+        };
+        let wanted = owned::owned(schema, configuration).map_err(mistaken)?;
+        let mut base = live.cloned().unwrap_or_default();
+        if let Some(Value::Object(metadata)) = base.get_mut("metadata") {
+            metadata.remove("managedFields");
+        }
+        let mut before = match live.and_then(managed_fields) {
+            Some(list) => Managers::of(schema, &base, list)?,
+            None => Managers::default(),
+        };
+        if before.0.is_empty() && live.is_some() {
+            let nobody = Manager {
+                name: BEFORE_FIRST_APPLY.to_owned(),
+                ..manager.clone()
+            };
+            let all = changes(schema, None, &base, manager.reset);
+            update(&mut before, all, &nobody);
+        }
+        Ok(Self {
+            schema,
+            base,
+            before,
+            configuration,
+            wanted,
+            manager,
+        })
+    }
+
     fn run(&self, force: bool) -> Result<(Object, Managers), Vec<Conflict>> {
         let mut managers = self.before.clone();
         let mut own = self.manager.entry(Operation::Apply, self.wanted.clone());

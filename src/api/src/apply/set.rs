@@ -48,6 +48,17 @@ impl Set {
         self.below.iter().map(|(step, set)| (step.as_str(), set))
     }
 
+    pub(super) fn steps_mut(&mut self) -> impl Iterator<Item = (&str, &mut Self)> {
+        self.below
+            .iter_mut()
+            .map(|(step, set)| (step.as_str(), set))
+    }
+
+    /// Whether nothing is below.
+    pub(super) fn is_leaf(&self) -> bool {
+        self.below.is_empty()
+    }
+
     /// Puts a whole set below a step that has none yet. [`Set::sort`] has to follow.
     pub(super) fn push(&mut self, step: String, set: Self) {
         if !set.is_empty() {

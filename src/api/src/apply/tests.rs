@@ -622,6 +622,36 @@ fn custom_kinds_are_owned_by_their_schema() {
     );
 }
 
+#[test]
+fn follows_a_schema_that_changes() {
+    let of = |list: ListType, grain: Grain| {
+        let mut builder = Builder::new();
+        let list = Type::List(Box::new(Type::String), list);
+        let map = Type::Map(Box::new(Type::String), grain);
+        let fields = vec![Field::new("list", list), Field::new("map", map)];
+        let root = builder.resource("Web", fields, false);
+        builder.finish(Builder::granular(root))
+    };
+    let web = |list: &[&str], map: Value| json!({"apiVersion": "x/v1", "kind": "Web", "list": list, "map": map});
+    let mut play = Play::with(of(ListType::Set, Grain::Granular), "x/v1");
+    play.apply("a", web(&["a"], json!({"a": "1"})));
+    play.schema = of(ListType::Atomic, Grain::Atomic);
+    assert_eq!(
+        play.conflicts("b", web(&["b"], json!({"b": "1"}))),
+        [r#""a" .list"#, r#""a" .map"#]
+    );
+    play.try_apply("b", web(&["b"], json!({"b": "1"})), true)
+        .unwrap();
+    assert_eq!(play.fields("b"), json!({"f:list": {}, "f:map": {}}));
+    play.schema = of(ListType::Set, Grain::Granular);
+    play.apply("c", web(&["c"], json!({"c": "1"})));
+    assert_eq!(
+        play.conflicts("c", web(&["c"], json!({"b": "2"}))),
+        [r#""b" .map.b"#]
+    );
+    assert_eq!(play.at("/list"), json!(["b", "c"]));
+}
+
 /// The walk-through of the documentation: an autoscaler takes over what a person applied.
 #[test]
 fn hands_a_field_over() {

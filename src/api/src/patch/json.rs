@@ -36,26 +36,12 @@ pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> 
             go::json_type(odd)
         )));
     }
-    let (mut copied, mut moved) = (0, 0_usize);
+    let mut work = Work::default();
     for operation in operations {
         // Operations that don't exist, or lack something, fail in their turn.
         let operation: PatchOperation = serde_json::from_value(operation)
             .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
-        if let PatchOperation::Copy(copy) = &operation {
-            copied += copy.from.resolve(target).map_or(0, size);
-        }
-        moved = moved.saturating_add(length_around(target, operation.path()));
-        if let PatchOperation::Move(from) = &operation {
-            moved = moved.saturating_add(length_around(target, &from.from));
-        }
-        if copied > GROWTH_MAX {
-            let message = "the copies of the JSON patch make the object too large";
-            return Err(PatchError::Inapplicable(message.to_owned()));
-        }
-        if moved > MOVED_MAX {
-            let message = "the operations of the JSON patch amount to too much work";
-            return Err(PatchError::TooLarge(message.to_owned()));
-        }
+        work.add(&operation, target)?;
         // What is not there is null.
         if let PatchOperation::Test(test) = &operation
             && test.value.is_null()
@@ -67,6 +53,37 @@ pub(super) fn apply(target: &mut Value, patch: Value) -> Result<(), PatchError> 
             .map_err(|error| PatchError::Inapplicable(error.to_string()))?;
     }
     Ok(())
+}
+
+/// What the operations of a patch have cost.
+#[derive(Default)]
+struct Work {
+    copied: usize,
+    moved: usize,
+}
+
+impl Work {
+    /// Counts an operation that is about to be applied; fails if it would be too much.
+    fn add(&mut self, operation: &PatchOperation, target: &Value) -> Result<(), PatchError> {
+        if let PatchOperation::Copy(copy) = operation {
+            self.copied += copy.from.resolve(target).map_or(0, size);
+        }
+        self.moved = self
+            .moved
+            .saturating_add(length_around(target, operation.path()));
+        if let PatchOperation::Move(from) = operation {
+            self.moved = self.moved.saturating_add(length_around(target, &from.from));
+        }
+        if self.copied > GROWTH_MAX {
+            let message = "the copies of the JSON patch make the object too large";
+            return Err(PatchError::Inapplicable(message.to_owned()));
+        }
+        if self.moved > MOVED_MAX {
+            let message = "the operations of the JSON patch amount to too much work";
+            return Err(PatchError::TooLarge(message.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 /// The length of the list that the value behind `pointer` is in, or goes to.

@@ -85,17 +85,9 @@ impl<'s> Writer<'s> {
                     });
                 }
             }
-            (Type::Quantity, Value::String(text)) => {
-                sink.nested(number, |sink| sink.bytes(1, text.as_bytes()));
+            (Type::Quantity | Type::IntOrString, value) => {
+                sink.nested(number, |sink| number_or_text(ty, value, sink));
             }
-            (Type::IntOrString, Value::String(text)) => sink.nested(number, |sink| {
-                sink.integer(1, 1);
-                sink.bytes(3, text.as_bytes());
-            }),
-            (Type::IntOrString, Value::Number(value)) => sink.nested(number, |sink| {
-                sink.integer(1, 0);
-                sink.integer(2, value.as_i64().unwrap_or_default());
-            }),
             (Type::Bytes, value) => {
                 if let Ok(ByteString(bytes)) = serde_json::from_value(value.clone()) {
                     sink.bytes(number, &bytes);
@@ -143,6 +135,21 @@ impl<'s> Writer<'s> {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+/// The inside of the messages for quantities, and for numbers that may have names.
+fn number_or_text(ty: &Type, value: &Value, sink: &mut Sink) {
+    match (ty, value) {
+        (Type::Quantity, Value::String(text)) => sink.bytes(1, text.as_bytes()),
+        (_, Value::String(text)) => {
+            sink.integer(1, 1);
+            sink.bytes(3, text.as_bytes());
+        }
+        (_, value) => {
+            sink.integer(1, 0);
+            sink.integer(2, value.as_i64().unwrap_or_default());
         }
     }
 }

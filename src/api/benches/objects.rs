@@ -1,12 +1,12 @@
-//! What recording the owners of fields adds to each write of a pod or `ConfigMap`.
+//! What recording the owners of fields adds to each write of a pod or `ConfigMap`, and what an answer in protobuf costs.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::{Value, json};
-use vaquita_api::Object;
 use vaquita_api::apply::{Manager, Reset, apply, track};
 use vaquita_api::schema::Schema;
+use vaquita_api::{Object, protobuf};
 
 fn object(value: Value) -> Object {
     match value {
@@ -96,5 +96,20 @@ fn tracking(bench: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, tracking);
+fn answering(bench: &mut Criterion) {
+    let schema = Schema::of::<Pod>();
+    let pod = pod();
+    bench.bench_function("a pod as JSON", |bencher| {
+        bencher.iter(|| serde_json::to_vec(&pod));
+    });
+    bench.bench_function("a pod as protobuf", |bencher| {
+        bencher.iter(|| protobuf::encode(&pod, &schema));
+    });
+    let bytes = protobuf::encode(&pod, &schema);
+    bench.bench_function("a pod from protobuf", |bencher| {
+        bencher.iter(|| protobuf::decode(&bytes, &schema, "v1"));
+    });
+}
+
+criterion_group!(benches, tracking, answering);
 criterion_main!(benches);
