@@ -121,6 +121,7 @@ fn names_tell_what_they_count() {
     assert_eq!(counted_resource("requests.cpu"), None);
 }
 
+#[allow(clippy::needless_pass_by_value)] // reads better where it is called
 fn counts(quota: Value, plural: &str, value: Value) -> bool {
     let (mut quota, object) = (object(json!({"spec": quota})), object(value));
     meta::object_mut(&mut quota, "spec").insert(
