@@ -33,3 +33,11 @@ pub fn resources() -> Vec<Resource> {
     ];
     groups.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn laws_hold() {
+        vaquita_api::testing::laws::hold(super::resources());
+    }
+}

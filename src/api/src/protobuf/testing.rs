@@ -35,10 +35,11 @@ pub(crate) fn every_field_has_a_number(resource: &Resource) {
                 seen.push(id);
                 let structure = resource.schema().get(id);
                 let known = numbers.fields(&structure.name);
-                let is_root = seen.len() == 1;
+                // An object inside of another has no type of its own there, and gets it from its place.
+                let is_object = structure.field("metadata").is_some() || seen.len() == 1;
                 for field in structure.fields() {
                     let path = format!("{}.{}", structure.name, field.name);
-                    if is_root && matches!(field.name.as_str(), "apiVersion" | "kind")
+                    if is_object && matches!(field.name.as_str(), "apiVersion" | "kind")
                         || UNKNOWN.contains(&path.as_str())
                     {
                         continue;
