@@ -57,13 +57,16 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Reads the objects of `store` into memory and makes what is missing of what every cluster has: the namespaces
-    /// `default`, `kube-system`, `kube-public` and `kube-node-lease`, and the Service `kubernetes`.
+    /// `default`, `kube-system`, `kube-public` and `kube-node-lease`, the Service `kubernetes`, the default roles and
+    /// bindings, priority classes, flow schemas and priority levels.
     pub async fn start(store: Arc<dyn Store>, mut config: Config) -> Result<Self, StartError> {
         let registry = server::built_in();
         let kept = registry
             .iter()
             .filter(|resource| !matches!(resource.storage, Storage::Nowhere));
         let prefixes = kept.map(|resource| catalog::home(resource));
+        // Reading what a cluster begins with takes about as long as reading what is there.
+        tokio::task::spawn_blocking(bootstrap::prepare);
         let window = Window {
             events: config.window_events.max(1),
             bytes: config.window_bytes,

@@ -107,33 +107,14 @@ fn bound(
         Bound::Node => "",
         _ => call.namespace(),
     };
-    let find = |kind: Bound, namespace: &str, name: &str| {
-        call.server.core_object(kind.plural(), namespace, name)
-    };
-    let object = find(bound, namespace, &name)
+    let object = call
+        .server
+        .core_object(bound.plural(), namespace, &name)
         .ok_or_else(|| Status::not_found("", bound.plural(), &name))?;
-    let mut node = None;
-    if bound == Bound::Pod {
-        let spec = |field: &str| {
-            meta::at(&object, &["spec", field])
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
-        if spec("serviceAccountName") != call.name() {
-            return Err(Status::bad_request(format!(
-                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
-                call.name()
-            )));
-        }
-        node = Some(spec("nodeName"))
-            .filter(|node| !node.is_empty())
-            .map(|node| Reference {
-                name: node.to_owned(),
-                uid: find(Bound::Node, "", node)
-                    .map(|node| meta::uid(&node).to_owned())
-                    .unwrap_or_default(),
-            });
-    }
+    let node = match bound {
+        Bound::Pod => node_of(call, &object)?,
+        _ => None,
+    };
     if !uid.is_empty() && uid != meta::uid(&object) {
         let why = format!(
             "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
@@ -145,6 +126,30 @@ fn bound(
         kind: bound,
         reference: reference(&object),
         node,
+    }))
+}
+
+/// The node of a pod that runs as the account, if it has one.
+fn node_of(call: &Call<'_>, pod: &Object) -> Result<Option<Reference>, Status> {
+    let spec = |field: &str| {
+        meta::at(pod, &["spec", field])
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    if spec("serviceAccountName") != call.name() {
+        return Err(Status::bad_request(format!(
+            "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+            call.name()
+        )));
+    }
+    let name = spec("nodeName");
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let node = call.server.core_object("nodes", "", name);
+    Ok(Some(Reference {
+        name: name.to_owned(),
+        uid: node.map_or_else(String::new, |node| meta::uid(&node).to_owned()),
     }))
 }
 

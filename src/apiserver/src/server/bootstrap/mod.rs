@@ -33,6 +33,12 @@ pub struct BootstrapError {
     message: String,
 }
 
+/// Reads the policies. Whoever bootstraps does so too, but may then have to wait for it.
+pub(crate) fn prepare() {
+    // What is wrong with them is reported when they are needed.
+    let _ = manifests::all();
+}
+
 /// Makes what is missing, by the way that every request takes, and brings roles and bindings up to date.
 pub(crate) async fn bootstrap(server: &Arc<Server>) -> Result<(), BootstrapError> {
     keep(server).await?;
