@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 /// Prints maps as `map[a:1 b:[x y]]`.
-pub(crate) struct Printed<'v>(pub(crate) &'v Value);
+pub struct Printed<'v>(pub &'v Value);
 
 impl fmt::Display for Printed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

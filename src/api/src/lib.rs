@@ -9,7 +9,7 @@ pub mod apply;
 pub mod body;
 pub mod continuation;
 pub mod field;
-mod go;
+pub mod go;
 pub mod meta;
 pub mod names;
 pub mod patch;

@@ -132,12 +132,12 @@ impl Metrics {
         let streams = Streams::new(&mut registry);
         Self {
             registry,
-            streams,
             requests,
             durations,
             objects,
             watchers,
             rejected,
+            streams,
         }
     }
 

@@ -258,7 +258,7 @@ impl Entry {
     pub(crate) fn shown_as(&self, object: &Object) -> Result<Self, serde_json::Error> {
         let stored = encode(object)?;
         let shown = Self::from_stored(self.key.clone(), &stored, self.revision, self.change);
-        shown.map_err(|error| serde::ser::Error::custom(error))
+        shown.map_err(serde::ser::Error::custom)
     }
 
     /// Whether `stored`, an encoded object, is this state, whatever its revision.

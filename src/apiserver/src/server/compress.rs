@@ -33,7 +33,7 @@ pub(super) fn compress(response: Response) -> Response {
         chunks: body.into_data_stream(),
         encoder: GzEncoder::new(Vec::new(), Compression::new(LEVEL)),
     };
-    let packed = stream::unfold(Some(packer), |packer| async {
+    let chunks = stream::unfold(Some(packer), |packer| async {
         let mut packer = packer?;
         match packer.next().await {
             Ok(Some(chunk)) => Some((Ok(chunk), Some(packer))),
@@ -44,7 +44,7 @@ pub(super) fn compress(response: Response) -> Response {
             Err(error) => Some((Err(error), None)),
         }
     });
-    Response::from_parts(parts, Body::from_stream(packed))
+    Response::from_parts(parts, Body::from_stream(chunks))
 }
 
 struct Packer {

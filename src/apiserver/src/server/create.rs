@@ -36,9 +36,6 @@ const NAME_ATTEMPTS: usize = 8;
 /// Creates the object in the body.
 pub(crate) async fn create(call: &mut Call<'_>) -> Answer {
     let options = call.write_options(Writing::Create)?;
-    if call.resource.namespaced && call.info.namespace.is_none() {
-        return Err(Status::method_not_allowed_here());
-    }
     let parsed = call.parse_body().await?;
     let object = incoming_body(call, parsed, &options)?;
     let (group, plural) = (&call.resource.group, &call.resource.plural);

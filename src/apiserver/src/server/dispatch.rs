@@ -89,9 +89,12 @@ async fn resource(
     };
     // Before anything is said about what exists.
     let creates = connect::needs_create(&parts.method, &parts.headers, info);
-    let allowed = authz::resource(server, user, verb, info, &query).and_then(|()| match creates {
-        true => authz::resource(server, user, Verb::Create, info, &query),
-        false => Ok(()),
+    let allowed = authz::resource(server, user, verb, info, &query).and_then(|()| {
+        if creates {
+            authz::resource(server, user, Verb::Create, info, &query)
+        } else {
+            Ok(())
+        }
     });
     if let Err(status) = allowed {
         return answer::status(&status);
@@ -198,6 +201,7 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
         return passing(call).await;
     }
     let named = call.info.name.is_some();
+    let everywhere = call.resource.namespaced && call.info.namespace.is_none();
     match verb {
         Verb::Get => get::get(call).await,
         Verb::List => list::list(call).await,
@@ -205,6 +209,10 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
         // An object has a name, a new one is sent to its collection.
         Verb::Create if named => Err(Status::method_not_allowed_here()),
         Verb::Update | Verb::Patch if !named => Err(Status::method_not_allowed_here()),
+        // Across namespaces there is only reading.
+        Verb::Create | Verb::DeleteCollection if everywhere => {
+            Err(Status::method_not_allowed_here())
+        }
         Verb::Create => create::create(call).await,
         Verb::Update => update::update(call, Part::Main).await,
         Verb::Patch => patch::patch(call, Part::Main).await,

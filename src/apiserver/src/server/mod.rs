@@ -3,6 +3,8 @@
 //! [`dispatch::dispatch`] is the one entry: it finds out who asks and for what, and hands the request to the module of its
 //! verb. All of them work on one [`Server`].
 
+#![allow(clippy::similar_names, reason = "a server, and what is served by it")]
+
 mod admission;
 pub(crate) mod answer;
 mod apply;

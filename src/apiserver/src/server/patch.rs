@@ -1,12 +1,11 @@
 //! PATCH of an object or a part of it: JSON patch, JSON merge patch, strategic merge patch.
 
-use std::fmt::Write as _;
-
 use http::StatusCode;
 use serde_json::Value;
 use vaquita_api::{
     body,
     field::{FieldError, Path},
+    go::Printed,
     patch::{self, PatchType},
     registry::Part,
     schema::Schema,
@@ -57,7 +56,7 @@ impl Patch {
     /// of it.
     fn refused(&self, call: &Call<'_>, entry: &Entry, why: &str) -> Status {
         let shown = match self.kind {
-            PatchType::Strategic => shown(&self.value),
+            PatchType::Strategic => Printed(&self.value).to_string(),
             PatchType::Json | PatchType::Merge => {
                 let mut patched = Value::Object(entry.value().unwrap_or_default());
                 match self.apply(&mut patched, call.resource.schema()) {
@@ -86,43 +85,6 @@ fn understood(call: &Call<'_>) -> &'static [&'static str] {
     } else {
         &CUSTOM
     }
-}
-
-/// A value as Go prints it: `map[spec:map[replicas:2]]`.
-fn shown(value: &Value) -> String {
-    fn write(value: &Value, out: &mut String) {
-        match value {
-            Value::Null => out.push_str("<nil>"),
-            Value::String(text) => out.push_str(text),
-            Value::Bool(_) | Value::Number(_) => {
-                let _ = write!(out, "{value}");
-            }
-            Value::Array(items) => {
-                out.push('[');
-                for (at, item) in items.iter().enumerate() {
-                    if at > 0 {
-                        out.push(' ');
-                    }
-                    write(item, out);
-                }
-                out.push(']');
-            }
-            Value::Object(fields) => {
-                out.push_str("map[");
-                for (at, (key, value)) in fields.iter().enumerate() {
-                    if at > 0 {
-                        out.push(' ');
-                    }
-                    let _ = write!(out, "{key}:");
-                    write(value, out);
-                }
-                out.push(']');
-            }
-        }
-    }
-    let mut out = String::new();
-    write(value, &mut out);
-    out
 }
 
 /// Patches `part` of the object. If somebody else changes it meanwhile, the patch is applied to the new state, unless it
@@ -160,18 +122,4 @@ pub(crate) fn patched(patch: &Patch, target: Value, schema: &Schema) -> Result<V
     let mut target = target;
     patch.apply(&mut target, schema)?;
     object_of(target).map(Value::Object)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    #[test]
-    fn values_are_shown_as_go_prints_them() {
-        let value = json!({"spec": {"replicas": 2, "on": true, "list": ["a", null]}});
-        assert_eq!(
-            super::shown(&value),
-            "map[spec:map[list:[a <nil>] on:true replicas:2]]"
-        );
-    }
 }

@@ -403,13 +403,12 @@ impl Watcher {
                     after.unwrap_or_else(|| Cow::Owned(Arc::new(before.deleted(event.revision()))));
                 Some((Change::Deleted, last.into_owned()))
             }
-            (Change::Deleted, None, _) => None,
+            (Change::Deleted, None, _) | (_, None, None) => None,
             (_, Some(_), Some(after)) => Some((Change::Modified, after.into_owned())),
             (_, None, Some(after)) => Some((Change::Added, after.into_owned())),
             (_, Some(before), None) => {
                 Some((Change::Deleted, Arc::new(before.deleted(event.revision()))))
             }
-            (_, None, None) => None,
         }
     }
 

@@ -30,6 +30,7 @@ fn owner(manager: &str, operation: &str, keys: &[&str]) -> (String, String, Vec<
     (manager.to_owned(), operation.to_owned(), keys)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
 fn map(data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data})
 }

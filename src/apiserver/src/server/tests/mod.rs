@@ -7,6 +7,7 @@ mod custom;
 mod deletes;
 mod discovery;
 mod evictions;
+mod hostile;
 mod lists;
 mod logs;
 mod protobuf;
@@ -87,6 +88,14 @@ impl Reply {
             self.body["reason"].as_str().unwrap(),
             self.body["message"].as_str().unwrap(),
         )
+    }
+
+    /// The code alone, of a failure that has no reason.
+    #[track_caller]
+    pub(in crate::server) fn refused_code(&self) -> u16 {
+        assert_eq!(self.body["kind"], "Status", "{}", self.body);
+        assert_eq!(self.body["code"], self.code);
+        self.code
     }
 
     pub(in crate::server) fn warnings(&self) -> Vec<&str> {
