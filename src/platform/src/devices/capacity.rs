@@ -17,6 +17,21 @@ fn parsed(quantity: &resource::Quantity) -> Quantity {
     quantity.0.parse().unwrap_or(Quantity::ZERO)
 }
 
+/// Makes 0 of an amount that was left out.
+pub(super) fn or_zero(quantity: &mut resource::Quantity) {
+    if quantity.0.is_empty() {
+        "0".clone_into(&mut quantity.0);
+    }
+}
+
+pub(super) fn apply_defaults(capacity: &mut DeviceCapacity) {
+    or_zero(&mut capacity.value);
+    let range = capacity.request_policy.as_mut();
+    if let Some(range) = range.and_then(|policy| policy.valid_range.as_mut()) {
+        or_zero(&mut range.min);
+    }
+}
+
 /// A capacity of a device, which may be `shared` by several claims.
 pub(super) fn validate(
     capacity: &DeviceCapacity,

@@ -31,6 +31,22 @@ static VERSION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
+/// Amounts that were left out are nothing.
+pub(super) fn apply_defaults(device: &mut Device) {
+    for capacity in device.capacity.iter_mut().flat_map(BTreeMap::values_mut) {
+        capacity::apply_defaults(capacity);
+    }
+    for consumption in device.consumes_counters.iter_mut().flatten() {
+        default_counters(&mut consumption.counters);
+    }
+}
+
+pub(super) fn default_counters(counters: &mut BTreeMap<String, Counter>) {
+    for counter in counters.values_mut() {
+        capacity::or_zero(&mut counter.value);
+    }
+}
+
 /// `chosen` says that each device of the slice chooses its own nodes.
 pub(super) fn validate(
     device: &Device,

@@ -43,6 +43,14 @@ impl Kind<Here> for ResourceSlice {
         Column::AGE,
     ];
 
+    fn apply_defaults(&mut self) {
+        let devices = self.spec.devices.iter_mut().flatten();
+        devices.for_each(device::apply_defaults);
+        for set in self.spec.shared_counters.iter_mut().flatten() {
+            device::default_counters(&mut set.counters);
+        }
+    }
+
     fn prepare_create(object: &mut Object) {
         let now = meta::at(object, &["metadata", "creationTimestamp"]).cloned();
         date_taints(object, &now.unwrap_or_default());
