@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use crate::testing::{Fixture, World};
 
-    fn world(limits: Value) -> World {
+    fn world(limits: &Value) -> World {
         World::default().with(
             "",
             "limitranges",
@@ -157,14 +157,14 @@ mod tests {
         )
     }
 
-    fn pod(resources: Value) -> Fixture {
+    fn pod(resources: &Value) -> Fixture {
         Fixture::pod(json!({
             "metadata": {"name": "web"},
             "spec": {"containers": [{"name": "c", "image": "x", "resources": resources}]},
         }))
     }
 
-    async fn refused(limits: Value, resources: Value) -> String {
+    async fn refused(limits: &Value, resources: &Value) -> String {
         match pod(resources).validate(&LimitRanger, &world(limits)).await {
             Ok(()) => String::new(),
             Err(status) => status.message().to_owned(),
@@ -176,8 +176,8 @@ mod tests {
         let limits = json!([{
             "type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "500m"},
         }]);
-        let mut pod = pod(json!({"requests": {"memory": "1Mi"}, "limits": {"cpu": "2"}}));
-        pod.mutate(&LimitRanger, &world(limits)).await.unwrap();
+        let mut pod = pod(&json!({"requests": {"memory": "1Mi"}, "limits": {"cpu": "2"}}));
+        pod.mutate(&LimitRanger, &world(&limits)).await.unwrap();
         let pod = pod.object();
         assert_eq!(
             pod["spec"]["containers"][0]["resources"],
@@ -192,14 +192,11 @@ mod tests {
     #[tokio::test]
     async fn another_namespaces_ranges_do_not_matter() {
         let limits = json!([{"type": "Container", "default": {"cpu": "1"}, "max": {"cpu": "1"}}]);
-        let mut other = pod(json!({})).namespace("other");
-        other
-            .mutate(&LimitRanger, &world(limits.clone()))
-            .await
-            .unwrap();
+        let mut other = pod(&json!({})).namespace("other");
+        other.mutate(&LimitRanger, &world(&limits)).await.unwrap();
         assert!(other.object()["metadata"].get("annotations").is_none());
-        let other = pod(json!({})).namespace("other");
-        assert!(other.validate(&LimitRanger, &world(limits)).await.is_ok());
+        let other = pod(&json!({})).namespace("other");
+        assert!(other.validate(&LimitRanger, &world(&limits)).await.is_ok());
     }
 
     #[tokio::test]
@@ -208,11 +205,11 @@ mod tests {
             "type": "Container", "min": {"cpu": "100m"}, "max": {"cpu": "1"}, "maxLimitRequestRatio": {"cpu": "2"},
         }]);
         let fits = json!({"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}});
-        assert_eq!(refused(limits.clone(), fits).await, "");
+        assert_eq!(refused(&limits, &fits).await, "");
         assert_eq!(
             refused(
-                limits.clone(),
-                json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "1500m"}})
+                &limits,
+                &json!({"requests": {"cpu": "50m"}, "limits": {"cpu": "1500m"}})
             )
             .await,
             "pods \"web\" is forbidden: [minimum cpu usage per Container is 100m, but request is 50m, maximum cpu usage \
@@ -220,7 +217,7 @@ mod tests {
              ratio is 30.000000]"
         );
         assert_eq!(
-            refused(limits, json!({})).await,
+            refused(&limits, &json!({})).await,
             "pods \"web\" is forbidden: [minimum cpu usage per Container is 100m.  No request is specified, maximum cpu \
              usage per Container is 1.  No limit is specified, cpu max limit to request ratio per Container is 2, but no \
              request is specified or request is 0]"
@@ -232,8 +229,8 @@ mod tests {
         let limits = json!([{"type": "Pod", "max": {"memory": "1Gi"}}]);
         assert_eq!(
             refused(
-                limits,
-                json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "2Gi"}})
+                &limits,
+                &json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "2Gi"}})
             )
             .await,
             "pods \"web\" is forbidden: maximum memory usage per Pod is 1Gi, but limit is 2Gi"
@@ -246,7 +243,7 @@ mod tests {
                 json!({"metadata": {"name": "data"}, "spec": {"resources": {"requests": {"storage": storage}}}}),
             )
         };
-        let world = world(limits);
+        let world = world(&limits);
         assert!(claim("1Gi").validate(&LimitRanger, &world).await.is_ok());
         let status = claim("3Gi")
             .validate(&LimitRanger, &world)

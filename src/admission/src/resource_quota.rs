@@ -220,14 +220,14 @@ mod tests {
     use super::*;
     use crate::testing::{Fixture, World};
 
-    fn world(spec: Value, status: Value) -> World {
+    fn world(spec: &Value, status: &Value) -> World {
         let quota = json!({
             "metadata": {"name": "q", "namespace": "ns", "resourceVersion": "1"}, "spec": spec, "status": status,
         });
         World::default().with("", "resourcequotas", quota)
     }
 
-    fn pod(resources: Value) -> Fixture {
+    fn pod(resources: &Value) -> Fixture {
         Fixture::pod(json!({
             "metadata": {"name": "web"},
             "spec": {"containers": [{"name": "c", "image": "x", "resources": resources}]},
@@ -245,17 +245,17 @@ mod tests {
     async fn refuses_what_is_too_much_and_counts_the_rest() {
         let hard = json!({"pods": "2", "requests.cpu": "1"});
         let world = world(
-            json!({"hard": hard}),
-            json!({"hard": hard, "used": {"pods": "1", "requests.cpu": "600m"}}),
+            &json!({"hard": hard}),
+            &json!({"hard": hard, "used": {"pods": "1", "requests.cpu": "600m"}}),
         );
-        let asks = |cpu: &str| pod(json!({"requests": {"cpu": cpu}}));
+        let asks = |cpu: &str| pod(&json!({"requests": {"cpu": cpu}}));
         assert_eq!(
             answer(asks("500m"), &world).await,
             "pods \"web\" is forbidden: exceeded quota: q, requested: requests.cpu=500m, used: requests.cpu=600m, \
              limited: requests.cpu=1"
         );
         assert_eq!(
-            answer(pod(json!({})), &world).await,
+            answer(pod(&json!({})), &world).await,
             "pods \"web\" is forbidden: failed quota: q: must specify requests.cpu for: c"
         );
         assert_eq!(world.replaced(), [Value::Null; 0]);
@@ -270,16 +270,16 @@ mod tests {
     async fn waits_for_the_first_count() {
         let hard = json!({"count/configmaps": "1"});
         let map = || Fixture::creation("", "configmaps", json!({"metadata": {"name": "settings"}}));
-        let new = world(json!({"hard": hard}), json!({}));
+        let new = world(&json!({"hard": hard}), &json!({}));
         assert_eq!(answer(map(), &new).await, "");
-        let uncounted = world(json!({"hard": hard}), json!({"hard": hard}));
+        let uncounted = world(&json!({"hard": hard}), &json!({"hard": hard}));
         assert_eq!(
             answer(map(), &uncounted).await,
             "configmaps \"settings\" is forbidden: status unknown for quota: q, resources: count/configmaps"
         );
         let full = json!({"hard": hard, "used": hard});
         assert_eq!(
-            answer(map(), &world(json!({"hard": hard}), full)).await,
+            answer(map(), &world(&json!({"hard": hard}), &full)).await,
             "configmaps \"settings\" is forbidden: exceeded quota: q, requested: count/configmaps=1, used: \
              count/configmaps=1, limited: count/configmaps=1"
         );
@@ -291,25 +291,25 @@ mod tests {
         let quota = |scope: &str| {
             let used = json!({"pods": "0", "limits.memory": "0"});
             world(
-                json!({"hard": hard, "scopes": [scope]}),
-                json!({"hard": hard, "used": used}),
+                &json!({"hard": hard, "scopes": [scope]}),
+                &json!({"hard": hard, "used": used}),
             )
         };
-        assert_eq!(answer(pod(json!({})), &quota("NotBestEffort")).await, "");
-        assert_ne!(answer(pod(json!({})), &quota("BestEffort")).await, "");
-        assert_eq!(answer(pod(json!({})), &World::default()).await, "");
+        assert_eq!(answer(pod(&json!({})), &quota("NotBestEffort")).await, "");
+        assert_ne!(answer(pod(&json!({})), &quota("BestEffort")).await, "");
+        assert_eq!(answer(pod(&json!({})), &World::default()).await, "");
     }
 
     #[tokio::test]
     async fn tries_again_after_others_and_gives_up_in_the_end() {
         let hard = json!({"pods": "5"});
         let status = json!({"hard": hard, "used": {"pods": "0"}});
-        let busy = world(json!({"hard": hard}), status.clone()).stale(3);
-        assert_eq!(answer(pod(json!({})), &busy).await, "");
+        let busy = world(&json!({"hard": hard}), &status).stale(3);
+        assert_eq!(answer(pod(&json!({})), &busy).await, "");
         assert_eq!(busy.replaced().len(), 4);
-        let busier = world(json!({"hard": hard}), status).stale(usize::MAX);
+        let busier = world(&json!({"hard": hard}), &status).stale(usize::MAX);
         assert!(
-            answer(pod(json!({})), &busier)
+            answer(pod(&json!({})), &busier)
                 .await
                 .contains("please apply your changes")
         );
@@ -319,10 +319,10 @@ mod tests {
     async fn a_rehearsal_leaves_no_trace() {
         let hard = json!({"pods": "5"});
         let world = world(
-            json!({"hard": hard}),
-            json!({"hard": hard, "used": {"pods": "0"}}),
+            &json!({"hard": hard}),
+            &json!({"hard": hard, "used": {"pods": "0"}}),
         );
-        assert_eq!(answer(pod(json!({})).rehearsed(), &world).await, "");
+        assert_eq!(answer(pod(&json!({})).rehearsed(), &world).await, "");
         assert_eq!(world.replaced(), [Value::Null; 0]);
     }
 }

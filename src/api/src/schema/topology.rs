@@ -160,6 +160,10 @@ pub(super) fn always(owner: &str, siblings: &[&str], name: &str) -> bool {
     if siblings.contains(&"metadata") && matches!(name, "metadata" | "spec" | "status") {
         return true;
     }
+    // In `autoscaling/v1` the reference is one value (see [`refine`]), and an empty one is not `{}`.
+    if name == "scaleTargetRef" && siblings.contains(&"targetCPUUtilizationPercentage") {
+        return false;
+    }
     let fields = ALWAYS.iter().find(|(of, _)| *of == owner);
     fields.is_some_and(|(_, fields)| fields.split(' ').any(|field| field == name))
 }

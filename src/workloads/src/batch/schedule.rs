@@ -224,6 +224,8 @@ fn number(text: &str) -> Result<i64, ScheduleError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -244,6 +246,21 @@ mod tests {
             ", * * * *",
         ] {
             assert_eq!(check(text), Ok(()), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_five_numbers_within_bounds_are_a_schedule(
+            minute in 0..60, hour in 0..24, day in 1..32, month in 1..13, weekday in 0..7, step in 1..99,
+        ) {
+            let text = format!("{minute}/{step} {hour} {day}-31/{step} */{step},{month} {weekday}");
+            prop_assert_eq!(check(&text), Ok(()));
+        }
+
+        #[test]
+        fn survives_any_text(text in "([0-9*/,?@TZ=a-z-]{1,9} ?){0,6}", other in ".{0,20}") {
+            let _ = (check(&text), check(&other));
         }
     }
 

@@ -14,6 +14,7 @@ mod protobuf;
 mod reviews;
 mod served;
 mod watches;
+mod workloads;
 mod writes;
 
 use std::{sync::Arc, time::Duration};

@@ -92,6 +92,10 @@ pub(super) fn overlap(one: &str, other: &str, completions: i32) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -112,6 +116,42 @@ mod tests {
             ("0-2,2", "non-increasing order, previous: 2, current: 2"),
         ] {
             assert_eq!(count(text, 5).unwrap_err().to_string(), message);
+        }
+    }
+
+    /// The set as text, in the fewest intervals.
+    fn text_of(indexes: &BTreeSet<i64>) -> String {
+        let mut intervals: Vec<Interval> = Vec::new();
+        for index in indexes {
+            match intervals.last_mut() {
+                Some((_, end)) if *end + 1 == *index => *end = *index,
+                _ => intervals.push((*index, *index)),
+            }
+        }
+        let shown = intervals.iter().map(|(first, end)| {
+            if first == end {
+                first.to_string()
+            } else {
+                format!("{first}-{end}")
+            }
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_sets(
+            one in proptest::collection::btree_set(0..40_i64, 0..20),
+            other in proptest::collection::btree_set(0..40_i64, 0..20),
+        ) {
+            let (a, b) = (text_of(&one), text_of(&other));
+            prop_assert_eq!(count(&a, 40), Ok(i64::try_from(one.len()).unwrap()));
+            prop_assert_eq!(overlap(&a, &b, 40), one.intersection(&other).next().copied());
+        }
+
+        #[test]
+        fn survives_any_text(text in "[0-9,-]{0,12}", other in ".{0,12}") {
+            let _ = (count(&text, 40), count(&other, 40), overlap(&text, &other, 40));
         }
     }
 
