@@ -63,7 +63,27 @@ pub(crate) struct Admission<'a> {
     pub(crate) dry_run: bool,
 }
 
+impl<'a> Admission<'a> {
+    /// That of a stream to what the path names.
+    pub(crate) fn connection(call: &Call<'a>) -> Self {
+        let info = call.info;
+        Self {
+            operation: Operation::Connect,
+            subresource: info.subresource.as_deref().unwrap_or_default(),
+            name: info.name.as_deref().unwrap_or_default(),
+            old: None,
+            dry_run: false,
+        }
+    }
+}
+
 impl Admission<'_> {
+    /// Lets plugins refuse what has no object.
+    pub(crate) async fn ask(&self, call: &Call<'_>) -> Result<(), Status> {
+        self.mutate(call, None).await?;
+        self.validate(call, None).await
+    }
+
     /// Lets plugins change or refuse `object`; before it is prepared and validated.
     pub(crate) async fn mutate(
         &self,

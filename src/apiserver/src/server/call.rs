@@ -11,7 +11,9 @@ use http::{StatusCode, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use vaquita_api::{Object, body, protobuf::ProtobufError, registry::Resource, status::Status};
+use vaquita_api::{
+    Object, body, meta, protobuf::ProtobufError, registry::Resource, status::Status,
+};
 
 use super::{
     Server,
@@ -179,13 +181,20 @@ impl Call<'_> {
         })
     }
 
-    /// Checks that `object`, which came in the body, is the one that the path names.
+    /// Checks that `object`, which came in the body, is the one that the path names, as far as it says.
     pub(crate) fn check_name(&self, object: &Object) -> Result<(), Status> {
-        let name = vaquita_api::meta::name(object);
+        let (name, namespace) = (meta::name(object), meta::namespace(object));
         if !name.is_empty() && name != self.name() {
             let message = format!(
                 "the name of the object ({name}) does not match the name on the URL ({})",
                 self.name()
+            );
+            return Err(Status::bad_request(message));
+        }
+        let here = self.namespace();
+        if !(here.is_empty() || namespace.is_empty() || namespace == here) {
+            let message = format!(
+                "the namespace of the object ({namespace}) does not match the namespace on the request ({here})"
             );
             return Err(Status::bad_request(message));
         }

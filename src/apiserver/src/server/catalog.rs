@@ -188,7 +188,6 @@ impl Server {
     /// Serves `resources` from now on. For every group and plural among them, they replace all versions that were served.
     ///
     /// Objects that the store has of them already are served too. Fails if they cannot be read; then nothing has changed.
-    #[allow(dead_code, reason = "for kinds that are declared at run time")]
     pub(crate) async fn install(&self, resources: Vec<Resource>) -> Result<(), LoadError> {
         let _turn = self.installing.lock().await;
         let new: Vec<Arc<Resource>> = resources.into_iter().map(Arc::new).collect();
@@ -209,7 +208,6 @@ impl Server {
 
     /// Serves the resources of this group and plural no longer, in any version. Their objects stay in the store; whoever
     /// wants them gone deletes them before.
-    #[allow(dead_code, reason = "for kinds that are declared at run time")]
     pub(crate) async fn uninstall(&self, group: &str, plural: &str) {
         let _turn = self.installing.lock().await;
         self.replace(|old| old.group == group && old.plural == plural, Vec::new());

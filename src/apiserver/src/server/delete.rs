@@ -264,8 +264,7 @@ pub(crate) async fn delete_admitted(
         old: Some(&old),
         dry_run: deletion.dry_run,
     };
-    admission.mutate(call, None).await?;
-    admission.validate(call, None).await?;
+    admission.ask(call).await?;
     delete_one(call.server, call.served, entry, deletion).await
 }
 

@@ -18,6 +18,7 @@ use vaquita_api::{
 
 use super::{
     Server,
+    admission::Admission,
     answer::{self, Answer},
     call::Call,
     catalog::Served,
@@ -243,7 +244,10 @@ async fn subresource(call: &mut Call<'_>, name: &str, verb: Verb) -> Answer {
     match (name, verb) {
         ("log", Verb::Get) => log::log(call).await,
         ("token", Verb::Create) => token::create(call).await,
-        _ if connect::is_connection(call.info) => connect::connect(call, name).await,
+        _ if connect::is_connection(call.info) => {
+            Admission::connection(call).ask(call).await?;
+            connect::connect(call, name).await
+        }
         ("binding", Verb::Create) => pod::bind(call).await,
         ("eviction", Verb::Create) => eviction::evict(call).await,
         ("scale", Verb::Get) => scale::get(call),

@@ -35,6 +35,12 @@ pub(crate) async fn update(call: &mut Call<'_>, part: Part) -> Answer {
     let options = call.write_options(Writing::Update)?;
     let parsed = call.parse_body().await?;
     let object = incoming_body(call, parsed, &options)?;
+    if meta::name(&object).is_empty() {
+        let name = call.name();
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     call.check_name(&object)?;
     let wanted = precondition(&object)?;
     for _ in 0..ATTEMPTS {

@@ -94,6 +94,15 @@ async fn the_body_must_be_about_the_path() {
     let other = api.put(&format!("{MAPS}/a"), config_map("b", "v")).await;
     let message = "the name of the object (b) does not match the name on the URL (a)";
     assert_eq!(other.refused(), (400, "BadRequest", message));
+    let nameless = api.put(&format!("{MAPS}/a"), json!({"data": {}})).await;
+    let message =
+        "the name of the object (a based on URL) was undeterminable: name must be provided";
+    assert_eq!(nameless.refused(), (400, "BadRequest", message));
+    let mut moved = config_map("a", "v");
+    moved["metadata"]["namespace"] = "kube-system".into();
+    let moved = api.put(&format!("{MAPS}/a"), moved).await;
+    let message = "the namespace of the object (kube-system) does not match the namespace on the request (default)";
+    assert_eq!(moved.refused(), (400, "BadRequest", message));
     let kind = api.post(MAPS, pod("p")).await;
     assert_eq!((kind.refused().0, kind.refused().1), (400, "BadRequest"));
     let mut elsewhere = config_map("c", "v");
