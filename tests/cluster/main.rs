@@ -13,4 +13,5 @@ mod layering;
 mod pods;
 mod python;
 mod restart;
+mod rust_client;
 mod watches;
