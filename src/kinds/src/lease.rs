@@ -89,7 +89,7 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, created, refused};
 
-    fn lease(spec: Value) -> Value {
+    fn lease(spec: &Value) -> Value {
         json!({"metadata": {"name": "l"}, "spec": spec})
     }
 
@@ -97,7 +97,7 @@ mod tests {
     fn prints_its_holder() {
         let lease = created(
             &resource(),
-            lease(json!({"holderIdentity": "me", "renewTime": "1970-01-01T00:00:00.5Z"})),
+            lease(&json!({"holderIdentity": "me", "renewTime": "1970-01-01T00:00:00.5Z"})),
         );
         assert_eq!(lease["spec"]["renewTime"], "1970-01-01T00:00:00.500000Z");
         assert_stable(&resource(), &lease);
@@ -126,7 +126,7 @@ mod tests {
             ),
         ];
         for (spec, want) in cases {
-            assert_eq!(refused(&resource(), lease(spec)), [want]);
+            assert_eq!(refused(&resource(), lease(&spec)), [want]);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `v1` LimitRange: what a container, pod or claim of a namespace gets and may ask for.
+//! `v1` `LimitRange`: what a container, pod or claim of a namespace gets and may ask for.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
     use vaquita_api::testing::{assert_stable, created, refused};
 
-    fn range(item: Value) -> Value {
+    fn range(item: &Value) -> Value {
         json!({"metadata": {"name": "l"}, "spec": {"limits": [item]}})
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let range = created(
             &resource(),
             range(
-                json!({"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "100m", "memory": "1Mi"}}),
+                &json!({"type": "Container", "max": {"cpu": "2"}, "min": {"cpu": "100m", "memory": "1Mi"}}),
             ),
         );
         assert_eq!(
@@ -305,7 +305,7 @@ mod tests {
             ),
         ];
         for (item, want) in cases {
-            assert_eq!(refused(&resource(), range(item)), [want]);
+            assert_eq!(refused(&resource(), range(&item)), [want]);
         }
     }
 }

@@ -255,6 +255,9 @@ enum ConfigIn {
     Status,
 }
 
+/// What a text must look like.
+type Check = fn(&str) -> names::Problems;
+
 fn validate_config(
     source: &NodeConfigSource,
     place: ConfigIn,
@@ -285,7 +288,6 @@ fn validate_config(
             _ => {}
         }
     }
-    type Check = fn(&str) -> names::Problems;
     let fields: [(&str, &str, Check); 3] = [
         ("namespace", &map.namespace, names::dns1123_label),
         ("name", &map.name, names::dns1123_subdomain),

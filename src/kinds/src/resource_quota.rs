@@ -277,7 +277,7 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, causes, changed, created, object, refused, updated};
 
-    fn quota(spec: Value) -> Value {
+    fn quota(spec: &Value) -> Value {
         json!({"metadata": {"name": "q"}, "spec": spec})
     }
 
@@ -285,7 +285,7 @@ mod tests {
     fn prints_what_is_used() {
         let mut quota = created(
             &resource(),
-            quota(json!({"hard": {"pods": 5, "limits.cpu": "2"}})),
+            quota(&json!({"hard": {"pods": 5, "limits.cpu": "2"}})),
         );
         assert_eq!(quota["status"], json!({}));
         assert_stable(&resource(), &quota);
@@ -329,7 +329,7 @@ mod tests {
             ),
         ];
         for (spec, want) in cases {
-            assert_eq!(refused(&resource(), quota(spec))[0], want);
+            assert_eq!(refused(&resource(), quota(&spec))[0], want);
         }
     }
 
@@ -337,7 +337,7 @@ mod tests {
     fn keeps_its_scopes() {
         let old = created(
             &resource(),
-            quota(json!({"hard": {"pods": 1}, "scopes": ["BestEffort"]})),
+            quota(&json!({"hard": {"pods": 1}, "scopes": ["BestEffort"]})),
         );
         let other = changed(&old, |quota| quota["spec"]["scopes"] = json!([]));
         assert_eq!(

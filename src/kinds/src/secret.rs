@@ -174,7 +174,7 @@ mod tests {
     use vaquita_api::registry::Part;
     use vaquita_api::testing::{assert_stable, causes, changed, created, refused, updated};
 
-    fn secret(kind: &str, data: Value) -> Value {
+    fn secret(kind: &str, data: &Value) -> Value {
         json!({"metadata": {"name": "s"}, "type": kind, "stringData": data})
     }
 
@@ -215,22 +215,22 @@ mod tests {
             ),
         ];
         for (kind, data, want) in cases {
-            assert_eq!(refused(&resource(), secret(kind, data)), [want]);
+            assert_eq!(refused(&resource(), secret(kind, &data)), [want]);
         }
-        let no_object = secret("kubernetes.io/dockercfg", json!({".dockercfg": "[]"}));
+        let no_object = secret("kubernetes.io/dockercfg", &json!({".dockercfg": "[]"}));
         let errors = refused(&resource(), no_object);
         assert!(
             errors[0]
                 .starts_with("data[.dockercfg]: Invalid value: \"<secret contents redacted>\""),
             "{errors:?}"
         );
-        let either = secret("kubernetes.io/basic-auth", json!({"password": "p"}));
+        let either = secret("kubernetes.io/basic-auth", &json!({"password": "p"}));
         created(&resource(), either);
     }
 
     #[test]
     fn keeps_its_type() {
-        let old = created(&resource(), secret("a/b", json!({})));
+        let old = created(&resource(), secret("a/b", &json!({})));
         let other = changed(&old, |secret| secret["type"] = "c/d".into());
         assert_eq!(
             causes(updated(&resource(), &old, other, Part::Main)),

@@ -5,7 +5,9 @@
 
 use k8s_openapi::api::core::v1::{
     AWSElasticBlockStoreVolumeSource, AzureDiskVolumeSource, FCVolumeSource, FlockerVolumeSource,
-    GCEPersistentDiskVolumeSource, HostPathVolumeSource, NFSVolumeSource, QuobyteVolumeSource,
+    GCEPersistentDiskVolumeSource, HostPathVolumeSource, NFSVolumeSource,
+    PhotonPersistentDiskVolumeSource, PortworxVolumeSource, QuobyteVolumeSource,
+    VsphereVirtualDiskVolumeSource,
 };
 
 use vaquita_api::field::{Errors, FieldError, Path};
@@ -362,7 +364,55 @@ fn is_qualified(name: &str) -> bool {
             .any(|byte| reserved(byte) || byte.is_ascii_whitespace())
 }
 
-/// What pods and volumes say about StorageOS.
+/// The machines of a Ceph cluster that are asked first.
+pub(crate) fn monitors(monitors: &[String], path: &Path<'_>, errors: &mut Errors) {
+    if monitors.is_empty() {
+        errors.push(FieldError::required(&path.child("monitors"), ""));
+    }
+}
+
+pub(crate) fn rbd(addresses: &[String], image: &str, path: &Path<'_>, errors: &mut Errors) {
+    monitors(addresses, path, errors);
+    required(Some(image), &path.child("image"), errors);
+}
+
+pub(crate) fn vsphere(
+    source: &VsphereVirtualDiskVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    required(Some(&source.volume_path), &path.child("volumePath"), errors);
+}
+
+pub(crate) fn photon_disk(
+    source: &PhotonPersistentDiskVolumeSource,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    required(Some(&source.pd_id), &path.child("pdID"), errors);
+}
+
+pub(crate) fn portworx(source: &PortworxVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+    required(Some(&source.volume_id), &path.child("volumeID"), errors);
+}
+
+/// What pods and volumes say about `ScaleIO`.
+pub(crate) fn scale_io(
+    [gateway, system]: [&str; 2],
+    volume: Option<&str>,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
+    let volume = volume.unwrap_or_default();
+    let fields = [
+        ("gateway", gateway),
+        ("system", system),
+        ("volumeName", volume),
+    ];
+    all_required(&fields, path, errors);
+}
+
+/// What pods and volumes say about `StorageOS`.
 pub(crate) fn storage_os(
     volume: Option<&str>,
     namespace: Option<&str>,

@@ -1,15 +1,13 @@
 //! `v1` `PersistentVolume`, and in [`claim`] what asks for them.
 
 pub(crate) mod claim;
+mod sources;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{
-    ISCSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeSpec};
 use serde_json::{Value, json};
 
 use crate::resource_names;
-use crate::volume_sources::{self, Iscsi, Sources, all_required, required};
 use crate::{Here, pod_spec, print, stored};
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
@@ -27,8 +25,6 @@ const ACCESS_MODES: [(&str, &str); 4] = [
 ];
 const RECLAIM_POLICIES: [&str; 3] = ["Delete", "Recycle", "Retain"];
 const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
-/// The longest volume name, colon and target portal together, in bytes.
-const PORTAL_MAX: usize = 64;
 
 pub(crate) fn resource() -> Resource {
     stored::<PersistentVolume>("persistentvolume", false)
@@ -58,7 +54,7 @@ impl Kind<Here> for PersistentVolume {
         };
         fill(&mut spec.persistent_volume_reclaim_policy, "Retain");
         fill(&mut spec.volume_mode, "Filesystem");
-        apply_source_defaults(spec);
+        sources::apply_defaults(spec);
         fill(&mut self.status.get_or_insert_default().phase, "Pending");
     }
 
@@ -179,33 +175,6 @@ fn note_transition(new: &mut Object, from: Option<(&Object, Timestamp)>) {
     }
 }
 
-fn apply_source_defaults(spec: &mut PersistentVolumeSpec) {
-    let fill = |field: &mut Option<String>, value: &str| {
-        field.get_or_insert_with(|| value.to_owned());
-    };
-    if let Some(source) = &mut spec.host_path {
-        source.type_.get_or_insert_default();
-    }
-    if let Some(source) = &mut spec.iscsi {
-        fill(&mut source.iscsi_interface, "default");
-    }
-    if let Some(source) = &mut spec.rbd {
-        fill(&mut source.pool, "rbd");
-        fill(&mut source.user, "admin");
-        fill(&mut source.keyring, "/etc/ceph/keyring");
-    }
-    if let Some(source) = &mut spec.scale_io {
-        fill(&mut source.storage_mode, "ThinProvisioned");
-        fill(&mut source.fs_type, "xfs");
-    }
-    if let Some(source) = &mut spec.azure_disk {
-        fill(&mut source.caching_mode, "ReadWrite");
-        fill(&mut source.kind, "Shared");
-        fill(&mut source.fs_type, "ext4");
-        source.read_only.get_or_insert(false);
-    }
-}
-
 fn validate_spec(spec: &PersistentVolumeSpec, name: &str, path: &Path<'_>, errors: &mut Errors) {
     let modes = access_modes(spec.access_modes.as_ref());
     let at = path.child("accessModes");
@@ -237,7 +206,7 @@ fn validate_spec(spec: &PersistentVolumeSpec, name: &str, path: &Path<'_>, error
             )),
         }
     }
-    validate_sources(spec, name, path, errors);
+    sources::validate(spec, name, path, errors);
     let root = spec
         .host_path
         .as_ref()
@@ -292,236 +261,6 @@ fn validate_capacity(spec: &PersistentVolumeSpec, path: &Path<'_>, errors: &mut 
         let path = path.key(name);
         resource_names::basic(quantity, &path, errors);
         resource_names::positive(quantity, &path, errors);
-    }
-}
-
-/// A reference to a secret in any namespace, both parts of which must be there.
-fn secret(reference: Option<&SecretReference>, path: &Path<'_>, errors: &mut Errors) {
-    let Some(reference) = reference else { return };
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
-    let (name, namespace) = (text(&reference.name), text(&reference.namespace));
-    all_required(&[("name", &name), ("namespace", &namespace)], path, errors);
-}
-
-/// The same, and both parts must be well-formed.
-fn strict_secret(reference: Option<&SecretReference>, path: &Path<'_>, errors: &mut Errors) {
-    secret(reference, path, errors);
-    let Some(reference) = reference else { return };
-    if let Some(name) = reference.name.as_deref().filter(|name| !name.is_empty()) {
-        let problems = names::dns1123_subdomain(name);
-        invalid(&path.child("name"), name, problems, errors);
-    }
-    if let Some(name) = reference
-        .namespace
-        .as_deref()
-        .filter(|name| !name.is_empty())
-    {
-        let problems = names::dns1123_label(name);
-        invalid(&path.child("namespace"), name, problems, errors);
-    }
-}
-
-fn validate_sources(spec: &PersistentVolumeSpec, name: &str, path: &Path<'_>, errors: &mut Errors) {
-    let mut sources = Sources::at(path, errors);
-    sources.one(
-        spec.host_path.as_ref(),
-        "hostPath",
-        volume_sources::host_path,
-    );
-    sources.named(
-        spec.gce_persistent_disk.as_ref(),
-        ["gcePersistentDisk", "persistentDisk"],
-        volume_sources::gce_disk,
-    );
-    sources.one(
-        spec.aws_elastic_block_store.as_ref(),
-        "awsElasticBlockStore",
-        volume_sources::aws_disk,
-    );
-    sources.one(
-        spec.glusterfs.as_ref(),
-        "glusterfs",
-        |source, path, errors| {
-            all_required(
-                &[("endpoints", &source.endpoints), ("path", &source.path)],
-                path,
-                errors,
-            );
-            let at = path.child("endpointsNamespace");
-            match source.endpoints_namespace.as_deref() {
-                Some("") => errors.push(FieldError::invalid(
-                    &at,
-                    "",
-                    "if the endpointnamespace is set, it must be a valid namespace name",
-                )),
-                Some(name) => invalid(&at, name, names::dns1123_label(name), errors),
-                None => {}
-            }
-        },
-    );
-    sources.one(spec.flocker.as_ref(), "flocker", volume_sources::flocker);
-    sources.one(spec.nfs.as_ref(), "nfs", volume_sources::nfs);
-    sources.one(spec.rbd.as_ref(), "rbd", |source, path, errors| {
-        if source.monitors.is_empty() {
-            errors.push(FieldError::required(&path.child("monitors"), ""));
-        }
-        required(Some(&source.image), &path.child("image"), errors);
-    });
-    sources.one(spec.quobyte.as_ref(), "quobyte", volume_sources::quobyte);
-    sources.named(
-        spec.cephfs.as_ref(),
-        ["cephFS", "cephfs"],
-        |source, path, errors| {
-            if source.monitors.is_empty() {
-                errors.push(FieldError::required(&path.child("monitors"), ""));
-            }
-        },
-    );
-    sources.one(spec.iscsi.as_ref(), "iscsi", |source, path, errors| {
-        validate_iscsi(source, name, path, errors);
-    });
-    sources.one(spec.cinder.as_ref(), "cinder", |source, path, errors| {
-        required(Some(&source.volume_id), &path.child("volumeID"), errors);
-        secret(source.secret_ref.as_ref(), &path.child("secretRef"), errors);
-    });
-    sources.one(spec.fc.as_ref(), "fc", volume_sources::fibre_channel);
-    validate_other_sources(spec, path, sources);
-}
-
-/// The rest of the sources, in their order.
-fn validate_other_sources(spec: &PersistentVolumeSpec, path: &Path<'_>, mut sources: Sources<'_>) {
-    sources.one(
-        spec.flex_volume.as_ref(),
-        "flexVolume",
-        |source, path, errors| {
-            let options = source.options.iter().flatten().map(|(key, _)| key);
-            volume_sources::flex(&source.driver, options, path, errors);
-        },
-    );
-    sources.one(
-        spec.azure_file.as_ref(),
-        "azureFile",
-        |source, path, errors| {
-            all_required(
-                &[
-                    ("secretName", &source.secret_name),
-                    ("shareName", &source.share_name),
-                ],
-                path,
-                errors,
-            );
-            if source.secret_namespace.as_deref() == Some("") {
-                errors.push(FieldError::required(&path.child("secretNamespace"), ""));
-            }
-        },
-    );
-    sources.one(
-        spec.vsphere_volume.as_ref(),
-        "vsphereVolume",
-        |source, path, errors| {
-            required(Some(&source.volume_path), &path.child("volumePath"), errors);
-        },
-    );
-    sources.one(
-        spec.photon_persistent_disk.as_ref(),
-        "photonPersistentDisk",
-        |source, path, errors| required(Some(&source.pd_id), &path.child("pdID"), errors),
-    );
-    sources.one(
-        spec.portworx_volume.as_ref(),
-        "portworxVolume",
-        |source, path, errors| {
-            required(Some(&source.volume_id), &path.child("volumeID"), errors);
-        },
-    );
-    sources.one(
-        spec.azure_disk.as_ref(),
-        "azureDisk",
-        volume_sources::azure_disk,
-    );
-    sources.one(spec.scale_io.as_ref(), "scaleIO", |source, path, errors| {
-        let volume = source.volume_name.as_deref().unwrap_or_default();
-        let fields = [
-            ("gateway", source.gateway.as_str()),
-            ("system", &source.system),
-            ("volumeName", volume),
-        ];
-        all_required(&fields, path, errors);
-    });
-    let has_affinity = spec.node_affinity.is_some();
-    sources.one(spec.local.as_ref(), "local", |source, inside, errors| {
-        required(Some(&source.path), &inside.child("path"), errors);
-        volume_sources::no_backsteps(&source.path, &inside.child("path"), errors);
-        if !has_affinity {
-            const DETAIL: &str = "Local volume requires node affinity";
-            errors.push(FieldError::required(&path.child("nodeAffinity"), DETAIL));
-        }
-    });
-    sources.one(
-        spec.storageos.as_ref(),
-        "storageos",
-        |source, path, errors| {
-            let volume = source.volume_name.as_deref();
-            volume_sources::storage_os(volume, source.volume_namespace.as_deref(), path, errors);
-            if let Some(reference) = &source.secret_ref {
-                let path = path.child("secretRef");
-                required(reference.name.as_deref(), &path.child("name"), errors);
-                let namespace = reference.namespace.as_deref();
-                required(namespace, &path.child("namespace"), errors);
-            }
-        },
-    );
-    sources.one(spec.csi.as_ref(), "csi", |source, path, errors| {
-        volume_sources::csi_driver(&source.driver, &path.child("driver"), errors);
-        let handle = path.child("volumeHandle");
-        required(Some(&source.volume_handle), &handle, errors);
-        for (field, reference) in [
-            (
-                "controllerPublishSecretRef",
-                &source.controller_publish_secret_ref,
-            ),
-            (
-                "controllerExpandSecretRef",
-                &source.controller_expand_secret_ref,
-            ),
-            ("nodePublishSecretRef", &source.node_publish_secret_ref),
-            ("nodeExpandSecretRef", &source.node_expand_secret_ref),
-        ] {
-            strict_secret(reference.as_ref(), &path.child(field), errors);
-        }
-    });
-    sources.end();
-}
-
-fn validate_iscsi(
-    source: &ISCSIPersistentVolumeSource,
-    name: &str,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
-    let portal = source.target_portal.as_str();
-    if source.initiator_name.is_some() && name.len() + 1 + portal.len() > PORTAL_MAX {
-        const DETAIL: &str = "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if \
-            iscsi.initiatorName is specified.";
-        errors.push(FieldError::invalid(
-            &path.child("targetportal"),
-            portal,
-            DETAIL,
-        ));
-    }
-    let chap = [source.chap_auth_discovery, source.chap_auth_session];
-    let common = Iscsi {
-        portal,
-        iqn: &source.iqn,
-        lun: source.lun,
-        initiator: source.initiator_name.as_deref(),
-        lacks_secret: chap.contains(&Some(true)) && source.secret_ref.is_none(),
-        unknown_sort: "must be valid format",
-    };
-    common.validate(path, errors);
-    if let Some(reference) = &source.secret_ref {
-        let path = path.child("secretRef");
-        required(reference.name.as_deref(), &path.child("name"), errors);
     }
 }
 
@@ -691,6 +430,9 @@ mod tests {
         );
     }
 
+    /// A change and the mistake that it is.
+    type Case = (fn(&mut Value), &'static str);
+
     #[test]
     fn refuses_what_is_no_volume() {
         let with = |change: fn(&mut Value)| {
@@ -698,7 +440,7 @@ mod tests {
             change(&mut volume["spec"]);
             refused(&resource(), volume)
         };
-        let cases: [(fn(&mut Value), &str); 7] = [
+        let cases: [Case; 7] = [
             (
                 |spec| spec["hostPath"] = Value::Null,
                 "spec: Required value: must specify a volume type",

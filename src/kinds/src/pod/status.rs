@@ -144,14 +144,14 @@ fn validate_transitions(
         if policy == "Always" {
             continue;
         }
-        let stays = |status: &&ContainerStatus| !restarted.contains(status.name.as_str());
-        stays_ended(new, (old, &stays), policy, &path.child(field), errors);
+        stays_ended((new, old), &restarted, policy, &path.child(field), errors);
     }
 }
 
+/// Of the containers of one sort; those that are `restarted` by policies of their own may come back.
 fn stays_ended(
-    new: &[ContainerStatus],
-    (old, stays): (&[ContainerStatus], &dyn Fn(&&ContainerStatus) -> bool),
+    (new, old): (&[ContainerStatus], &[ContainerStatus]),
+    restarted: &HashSet<&str>,
     policy: &str,
     path: &Path<'_>,
     errors: &mut Errors,
@@ -164,7 +164,10 @@ fn stays_ended(
         .iter()
         .map(|container| (container.name.as_str(), container))
         .collect();
-    for (at, before) in old.iter().enumerate().filter(|(_, before)| stays(before)) {
+    for (at, before) in old.iter().enumerate() {
+        if restarted.contains(before.name.as_str()) {
+            continue;
+        }
         let Some(code) = exit_code(&before.state) else {
             continue;
         };
@@ -340,15 +343,15 @@ fn asked_for(
     name: &str,
     resources: &k8s_openapi::api::core::v1::ResourceRequirements,
 ) -> Result<(), &'static str> {
+    const NO_CLAIM: &str = "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or \
+        'claim:<claimName>' if request is empty";
     if let Some(wanted) = name.strip_prefix("claim:") {
         let mut claims = resources.claims.iter().flatten();
         let found = claims.any(|claim| match claim.request.as_deref() {
             None | Some("") => claim.name == wanted,
             Some(request) => wanted.split_once('/') == Some((&claim.name, request)),
         });
-        const DETAIL: &str = "must match one of the container's resource claims in a format 'claim:<claimName>/<request>' or \
-            'claim:<claimName>' if request is empty";
-        return if found { Ok(()) } else { Err(DETAIL) };
+        return if found { Ok(()) } else { Err(NO_CLAIM) };
     }
     let requests = resources.requests.as_ref();
     if requests.is_some_and(|requests| requests.contains_key(name)) {

@@ -322,6 +322,9 @@ fn is_resized_within_its_class_of_service() {
     );
 }
 
+/// A change and the mistake that it is.
+type Case = (fn(&mut Value), &'static str);
+
 #[test]
 fn reports_of_its_status_keep_to_their_bounds() {
     let mut once = pod();
@@ -345,7 +348,7 @@ fn reports_of_its_status_keep_to_their_bounds() {
     assert_eq!(status["observedGeneration"], 1);
     assert_eq!(status["conditions"][0]["observedGeneration"], 1);
     assert_eq!(status["qosClass"], "BestEffort");
-    let cases: [(fn(&mut Value), &str); 5] = [
+    let cases: [Case; 5] = [
         (
             |status| status["qosClass"] = "Guaranteed".into(),
             "status.qosClass: Invalid value: \"Guaranteed\": field is immutable",

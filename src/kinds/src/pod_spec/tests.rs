@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// What is wrong with a pod of this specification, which gets its defaults first.
-fn wrong(spec: Value) -> Vec<String> {
+fn wrong(spec: &Value) -> Vec<String> {
     let mut pod: k8s_openapi::api::core::v1::Pod =
         serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
     let spec = pod.spec.get_or_insert_default();
@@ -28,7 +28,7 @@ fn container_mistakes(cases: &[(Value, &str)]) {
         let volumes = json!([
             {"name": "v"}, {"name": "claim", "persistentVolumeClaim": {"claimName": "c"}},
         ]);
-        let errors = wrong(json!({"containers": [container], "volumes": volumes}));
+        let errors = wrong(&json!({"containers": [container], "volumes": volumes}));
         assert_eq!(errors, [format!("spec.containers[0].{want}")], "{fields}");
     }
 }
@@ -40,7 +40,7 @@ fn pod_mistakes(cases: &[(Value, &str)]) {
         for (field, value) in fields.as_object().unwrap() {
             spec[field] = value.clone();
         }
-        assert_eq!(wrong(spec), [format!("spec.{want}")], "{fields}");
+        assert_eq!(wrong(&spec), [format!("spec.{want}")], "{fields}");
     }
 }
 
@@ -229,12 +229,12 @@ fn accepts_a_claim_that_is_made_for_the_pod() {
     let template = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let volume = json!({"name": "v", "ephemeral": {"volumeClaimTemplate": template}});
     assert_eq!(
-        wrong(json!({"containers": [container()], "volumes": [volume]})),
+        wrong(&json!({"containers": [container()], "volumes": [volume]})),
         [""; 0]
     );
     let borrowed = json!({"name": "w", "persistentVolumeClaim": {"claimName": "p-v"}});
     assert_eq!(
-        wrong(json!({"containers": [container()], "volumes": [volume, borrowed]})),
+        wrong(&json!({"containers": [container()], "volumes": [volume, borrowed]})),
         [
             "spec.volumes[1].persistentVolumeClaim.claimName: Invalid value: \"p-v\": must not reference a PVC that gets created for an ephemeral volume"
         ]
@@ -345,7 +345,7 @@ fn matches_ports_in_the_hosts_network() {
     let spec =
         json!({"hostNetwork": true, "containers": [{"name": "c", "image": "x", "ports": port}]});
     assert_eq!(
-        wrong(spec),
+        wrong(&spec),
         [
             "spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true"
         ]

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::{
-    CSIVolumeSource, EphemeralVolumeSource, ISCSIVolumeSource, KeyToPath, Volume,
+    AzureFileVolumeSource, CSIVolumeSource, EphemeralVolumeSource, ISCSIVolumeSource, KeyToPath,
+    Volume,
 };
 
 use super::spec::{Known, one_of};
@@ -142,10 +143,7 @@ fn validate_sources(volume: &Volume, holder: Holder<'_>, path: &Path<'_>, errors
         },
     );
     sources.one(volume.rbd.as_ref(), "rbd", |source, path, errors| {
-        if source.monitors.is_empty() {
-            errors.push(FieldError::required(&path.child("monitors"), ""));
-        }
-        required(Some(&source.image), &path.child("image"), errors);
+        volume_sources::rbd(&source.monitors, &source.image, path, errors);
     });
     sources.one(volume.cinder.as_ref(), "cinder", |source, path, errors| {
         required(Some(&source.volume_id), &path.child("volumeID"), errors);
@@ -157,11 +155,7 @@ fn validate_sources(volume: &Volume, holder: Holder<'_>, path: &Path<'_>, errors
     sources.named(
         volume.cephfs.as_ref(),
         ["cephFS", "cephfs"],
-        |source, path, errors| {
-            if source.monitors.is_empty() {
-                errors.push(FieldError::required(&path.child("monitors"), ""));
-            }
-        },
+        |source, path, errors| volume_sources::monitors(&source.monitors, path, errors),
     );
     sources.one(volume.quobyte.as_ref(), "quobyte", volume_sources::quobyte);
     validate_other_sources(volume, holder, path, sources);
@@ -202,35 +196,21 @@ fn validate_other_sources(
             validate_items(source.items.as_deref(), &path.child("items"), errors);
         },
     );
-    sources.one(
-        volume.azure_file.as_ref(),
-        "azureFile",
-        |source, path, errors| {
-            let fields = [
-                ("secretName", source.secret_name.as_str()),
-                ("shareName", &source.share_name),
-            ];
-            all_required(&fields, path, errors);
-        },
-    );
+    sources.one(volume.azure_file.as_ref(), "azureFile", validate_azure_file);
     sources.one(
         volume.vsphere_volume.as_ref(),
         "vsphereVolume",
-        |source, path, errors| {
-            required(Some(&source.volume_path), &path.child("volumePath"), errors);
-        },
+        volume_sources::vsphere,
     );
     sources.one(
         volume.photon_persistent_disk.as_ref(),
         "photonPersistentDisk",
-        |source, path, errors| required(Some(&source.pd_id), &path.child("pdID"), errors),
+        volume_sources::photon_disk,
     );
     sources.one(
         volume.portworx_volume.as_ref(),
         "portworxVolume",
-        |source, path, errors| {
-            required(Some(&source.volume_id), &path.child("volumeID"), errors);
-        },
+        volume_sources::portworx,
     );
     sources.one(
         volume.azure_disk.as_ref(),
@@ -254,13 +234,8 @@ fn validate_other_sources(
         volume.scale_io.as_ref(),
         "scaleIO",
         |source, path, errors| {
-            let name = source.volume_name.as_deref().unwrap_or_default();
-            let fields = [
-                ("gateway", source.gateway.as_str()),
-                ("system", &source.system),
-                ("volumeName", name),
-            ];
-            all_required(&fields, path, errors);
+            let machines = [source.gateway.as_str(), &source.system];
+            volume_sources::scale_io(machines, source.volume_name.as_deref(), path, errors);
         },
     );
     sources.one(volume.csi.as_ref(), "csi", validate_csi);
@@ -309,6 +284,14 @@ fn validate_iscsi(
             iscsi.initiatorName is specified.";
         errors.push(FieldError::invalid(&volume.child("name"), name, DETAIL));
     }
+}
+
+fn validate_azure_file(source: &AzureFileVolumeSource, path: &Path<'_>, errors: &mut Errors) {
+    let fields = [
+        ("secretName", source.secret_name.as_str()),
+        ("shareName", &source.share_name),
+    ];
+    all_required(&fields, path, errors);
 }
 
 fn validate_csi(source: &CSIVolumeSource, path: &Path<'_>, errors: &mut Errors) {

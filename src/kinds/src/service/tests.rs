@@ -252,7 +252,7 @@ fn keeps_to_its_balancer() {
         ]
     );
     let cluster = with(Part::Main, |s| {
-        s["spec"]["externalTrafficPolicy"] = "Cluster".into()
+        s["spec"]["externalTrafficPolicy"] = "Cluster".into();
     });
     assert_eq!(health_check_port(&cluster.unwrap()), 0);
     let ingress = with(Part::Status, |s| {
