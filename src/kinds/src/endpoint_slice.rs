@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 use serde_json::Value;
 
 use super::print;
@@ -20,6 +20,10 @@ const ENDPOINTS_MAX: usize = 1000;
 const ADDRESSES_MAX: usize = 100;
 const PORTS_MAX: usize = 20_000;
 const TOPOLOGY_MAX: usize = 16;
+/// How many zones or nodes an endpoint may be meant for.
+const HINTS_MAX: usize = 8;
+/// The label of topology that has a field of its own, which counts.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn resource() -> Resource {
     stored::<EndpointSlice>("endpointslice", true)
@@ -37,7 +41,14 @@ impl Kind<Here> for EndpointSlice {
     ];
 
     fn apply_defaults(&mut self) {
-        self.endpoints.get_or_insert_default();
+        for endpoint in self.endpoints.get_or_insert_default() {
+            if let Some(topology) = &mut endpoint.deprecated_topology {
+                topology.remove(ZONE);
+            }
+            endpoint
+                .deprecated_topology
+                .take_if(|topology| topology.is_empty());
+        }
         for port in self.ports.iter_mut().flatten() {
             port.name.get_or_insert_default();
             port.protocol.get_or_insert_with(|| "TCP".to_owned());
@@ -145,23 +156,14 @@ fn validate_endpoint(
         validate_address(address, address_type, &addresses.index(at), errors);
     }
     if let Some(node) = &endpoint.node_name {
-        invalid(
-            &path.child("nodeName"),
-            node,
-            names::dns1123_subdomain(node),
-            errors,
-        );
-    }
-    if let Some(hostname) = &endpoint.hostname {
-        invalid(
-            &path.child("hostname"),
-            hostname,
-            names::dns1123_label(hostname),
-            errors,
-        );
+        let problems = names::dns1123_subdomain(node);
+        invalid(&path.child("nodeName"), node, problems, errors);
     }
     if let Some(topology) = &endpoint.deprecated_topology {
         let path = path.child("deprecatedTopology");
+        if topology.len() > TOPOLOGY_MAX {
+            errors.push(FieldError::too_many(&path, topology.len(), TOPOLOGY_MAX));
+        }
         labels(
             topology
                 .iter()
@@ -169,11 +171,47 @@ fn validate_endpoint(
             &path,
             errors,
         );
-        if topology.len() > TOPOLOGY_MAX {
-            errors.push(FieldError::too_many(&path, topology.len(), TOPOLOGY_MAX));
+    }
+    if let Some(hostname) = &endpoint.hostname {
+        let problems = names::dns1123_label(hostname);
+        invalid(&path.child("hostname"), hostname, problems, errors);
+    }
+    if let Some(hints) = &endpoint.hints {
+        validate_hints(hints, &path.child("hints"), errors);
+    }
+}
+
+/// For whom an endpoint is meant, as a hint: some zones, or some nodes, each once.
+fn validate_hints(hints: &EndpointHints, path: &Path<'_>, errors: &mut Errors) {
+    let zones = hints.for_zones.iter().flatten().map(|zone| &zone.name);
+    let nodes = hints.for_nodes.iter().flatten().map(|node| &node.name);
+    let lists: [(&str, Vec<&String>, Check); 2] = [
+        ("forZones", zones.collect(), names::label_value),
+        ("forNodes", nodes.collect(), names::dns1123_subdomain),
+    ];
+    for (field, targets, check) in lists {
+        let list = path.child(field);
+        if targets.len() > HINTS_MAX {
+            errors.push(FieldError::too_many(&list, targets.len(), HINTS_MAX));
+            return;
+        }
+        let mut seen = HashSet::new();
+        for (at, name) in targets.into_iter().enumerate() {
+            let path = list.index(at);
+            let path = path.child("name");
+            if !seen.insert(name) {
+                errors.push(FieldError::duplicate(&path, name.as_str()));
+            } else if name.is_empty() {
+                errors.push(FieldError::required(&path, ""));
+            } else {
+                invalid(&path, name, check(name), errors);
+            }
         }
     }
 }
+
+/// What a text must look like.
+type Check = fn(&str) -> names::Problems;
 
 fn validate_address(address: &str, address_type: &str, path: &Path<'_>, errors: &mut Errors) {
     match (address_type, address.parse::<IpAddr>()) {
@@ -195,7 +233,13 @@ fn validate_address(address: &str, address_type: &str, path: &Path<'_>, errors: 
         }
         ("FQDN", _) => {
             let name = address.strip_suffix('.').unwrap_or(address);
-            invalid(path, address, names::dns1123_subdomain(name), errors);
+            let problems = names::dns1123_subdomain(name);
+            if problems.is_empty() && !name.contains('.') {
+                const DETAIL: &str =
+                    "should be a domain with at least two segments separated by dots";
+                errors.push(FieldError::invalid(path, name, DETAIL));
+            }
+            invalid(path, name, problems, errors);
         }
         // The type itself has been complained about.
         _ => {}
@@ -285,6 +329,41 @@ mod tests {
             Part::Main,
         );
         assert!(new.is_err());
+    }
+
+    #[test]
+    fn refuses_hints_and_topology_that_say_too_much() {
+        let with = |field: &str, value: Value| {
+            let mut slice = slice();
+            slice["endpoints"][0][field] = value;
+            refused(&resource(), slice)
+        };
+        let zones = json!({"forZones": [{"name": "a"}, {"name": "a"}]});
+        assert_eq!(
+            with("hints", zones),
+            ["endpoints[0].hints.forZones[1].name: Duplicate value: \"a\""]
+        );
+        let many: Vec<Value> = (0..9).map(|n| json!({"name": format!("n{n}")})).collect();
+        assert_eq!(
+            with("hints", json!({"forNodes": many})),
+            ["endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items"]
+        );
+        let mut zoned = slice();
+        zoned["endpoints"][0]["deprecatedTopology"] = json!({ZONE: "a", "b": "c"});
+        let zoned = created(&resource(), zoned);
+        assert_eq!(
+            zoned["endpoints"][0]["deprecatedTopology"],
+            json!({"b": "c"})
+        );
+        let mut named = slice();
+        named["addressType"] = "FQDN".into();
+        named["endpoints"][0]["addresses"] = json!(["localhost"]);
+        assert_eq!(
+            refused(&resource(), named),
+            [
+                "endpoints[0].addresses[0]: Invalid value: \"localhost\": should be a domain with at least two segments separated by dots"
+            ]
+        );
     }
 
     #[test]
