@@ -12,7 +12,7 @@ use crate::{cache::entry::Entry, query::ListOptions};
 /// The objects that are asked for.
 #[derive(Clone)]
 pub(crate) struct Selection {
-    /// What their keys begin with.
+    /// What their keys begin with, and others' maybe too.
     pub(crate) scope: Bytes,
     labels: LabelSelector,
     fields: FieldSelector,
@@ -37,8 +37,14 @@ impl Selection {
         fields
             .check(|field| served.field(field).is_some())
             .map_err(|error| bad(&error))?;
+        let apart = namespace.is_some() || !served.resource.namespaced;
+        let scope = match fields.requires("metadata.name") {
+            // One object, so that no other is looked at but those whose keys begin like its own.
+            Some(name) if apart && !name.is_empty() => served.collection.key(namespace, name),
+            _ => served.collection.scope(namespace),
+        };
         Ok(Self {
-            scope: served.collection.scope(namespace),
+            scope,
             labels: LabelSelector::parse(labels).map_err(|error| bad(&error))?,
             fields,
         })

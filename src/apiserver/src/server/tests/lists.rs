@@ -89,7 +89,14 @@ async fn selectors_choose() {
     let select = async |query: &str| names(&api.get(&format!("{PODS}?{query}")).await.ok());
     assert_eq!(select("labelSelector=app%3Da").await, ["a"]);
     assert_eq!(select("labelSelector=app+in+(a,b),app!%3Da").await, ["b"]);
+    api.post(PODS, pod("bb")).await.ok();
     assert_eq!(select("fieldSelector=metadata.name%3Db").await, ["b"]);
+    assert_eq!(
+        select("fieldSelector=metadata.name!%3Db").await,
+        ["a", "bb"]
+    );
+    let everywhere = "/api/v1/pods?fieldSelector=metadata.name%3Dbb";
+    assert_eq!(names(&api.get(everywhere).await.ok()), ["bb"]);
     assert_eq!(
         select("fieldSelector=status.phase%3DRunning").await,
         [""; 0]
