@@ -5,6 +5,7 @@
 //! are brought up to date at start, as [`rbac`] says; other objects are made if they are missing and then left alone.
 
 mod cluster;
+mod flows;
 mod manifests;
 mod rbac;
 #[cfg(test)]
@@ -65,7 +66,15 @@ async fn bring(server: &Arc<Server>, manifest: &Manifest) -> Result<(), Bootstra
     let collection = manifest.collection();
     let name = manifest.name();
     let Some(present) = manifest.present(server) else {
-        return post(server, &collection, manifest.object()).await;
+        post(server, &collection, manifest.object()).await?;
+        return match manifest.resource() {
+            "flowschemas" => {
+                let path = format!("{collection}/{name}/status");
+                let connected = flows::connected(manifest.object());
+                send(server, Method::PUT, &path, Some(&connected)).await
+            }
+            _ => Ok(()),
+        };
     };
     let better = match manifest.resource() {
         "clusterroles" | "roles" => rbac::role(manifest.object(), &present),

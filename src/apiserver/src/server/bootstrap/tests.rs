@@ -31,6 +31,9 @@ async fn everything_in_the_policies_is_made() {
             assert_eq!(present.get("rules"), Some(rules), "{name}");
         }
     }
+    let flows = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/exempt";
+    let condition = &api.get(flows).await.ok()["status"]["conditions"][0];
+    assert_eq!(condition["status"], "False");
     let admin = api.get(&format!("{ROLES}/cluster-admin")).await.ok();
     assert_eq!(
         admin["metadata"]["labels"]["kubernetes.io/bootstrapping"],
