@@ -348,11 +348,11 @@ mod tests {
             with("hints", json!({"forNodes": many})),
             ["endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items"]
         );
-        let mut zoned = slice();
-        zoned["endpoints"][0]["deprecatedTopology"] = json!({ZONE: "a", "b": "c"});
-        let zoned = created(&resource(), zoned);
+        let mut old = slice();
+        old["endpoints"][0]["deprecatedTopology"] = json!({ZONE: "a", "b": "c"});
+        let stored = created(&resource(), old);
         assert_eq!(
-            zoned["endpoints"][0]["deprecatedTopology"],
+            stored["endpoints"][0]["deprecatedTopology"],
             json!({"b": "c"})
         );
         let mut named = slice();
