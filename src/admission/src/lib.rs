@@ -7,11 +7,14 @@
 //!
 //! Plugins see the cluster through [`Cluster`], so that none of them does I/O of its own.
 
+mod default_classes;
 mod limit_ranger;
 mod namespace_lifecycle;
+mod pod_security;
 mod priority;
 mod request;
 mod resource_quota;
+mod runtime_class;
 mod service_account;
 #[cfg(test)]
 mod testing;
@@ -96,8 +99,12 @@ impl Chain {
             Box::new(namespace_lifecycle::NamespaceLifecycle),
             Box::new(limit_ranger::LimitRanger),
             Box::new(service_account::ServiceAccount),
+            Box::new(pod_security::PodSecurity),
             Box::new(priority::Priority),
             Box::new(tolerations::DefaultTolerationSeconds),
+            Box::new(default_classes::DefaultStorageClass),
+            Box::new(runtime_class::RuntimeClass),
+            Box::new(default_classes::DefaultIngressClass),
             Box::new(resource_quota::ResourceQuota),
         ])
     }
