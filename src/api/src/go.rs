@@ -1,10 +1,10 @@
-//! JSON values as Go prints them (`%v`), for the few error texts that show clients whole values.
+//! JSON values as Go prints them, for the few error texts that show clients whole values.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// Prints maps as `map[a:1 b:[x y]]`.
+/// Prints maps as `map[a:1 b:[x y]]` (`%v`).
 pub struct Printed<'v>(pub &'v Value);
 
 impl fmt::Display for Printed<'_> {
@@ -27,6 +27,34 @@ impl fmt::Display for Printed<'_> {
                     write!(f, "{blank}{key}:{}", Printed(item))?;
                 }
                 f.write_str("]")
+            }
+            other => other.fmt(f),
+        }
+    }
+}
+
+/// Prints values as Go's source would have them (`%#v`).
+pub(crate) struct Source<'v>(pub(crate) &'v Value);
+
+impl fmt::Display for Source<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("interface {}(nil)"),
+            Value::Array(items) => {
+                f.write_str("[]interface {}{")?;
+                for (index, item) in items.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    write!(f, "{comma}{}", Source(item))?;
+                }
+                f.write_str("}")
+            }
+            Value::Object(map) => {
+                f.write_str("map[string]interface {}{")?;
+                for (index, (key, item)) in map.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    write!(f, "{comma}{key:?}:{}", Source(item))?;
+                }
+                f.write_str("}")
             }
             other => other.fmt(f),
         }
@@ -70,6 +98,11 @@ mod tests {
         assert_eq!(
             Printed(&value).to_string(),
             "map[a:map[c:true] b:[1 x <nil>]]"
+        );
+        assert_eq!(
+            Source(&value).to_string(),
+            "map[string]interface {}{\"a\":map[string]interface {}{\"c\":true}, \
+             \"b\":[]interface {}{1, \"x\", interface {}(nil)}}"
         );
     }
 }

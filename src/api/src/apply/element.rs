@@ -26,9 +26,9 @@ pub(super) enum NoStep {
     #[error("associative list with keys may not have non-map elements")]
     NoObject,
     #[error(
-        "associative list with keys has an element that omits all key fields {0:?} (and doesn't have default values for any key fields)"
+        "associative list with keys has an element that omits all key fields [{0}] (and doesn't have default values for any key fields)"
     )]
-    NoKeys(Vec<String>),
+    NoKeys(String),
     #[error("associative list without keys has an element that's a map type")]
     Object,
     #[error("not supported: associative list with lists as elements")]
@@ -70,8 +70,8 @@ pub(super) fn item(list: &ListType, item: &Value) -> Result<String, NoStep> {
         }
     }
     if step.len() == start {
-        let names = keys.iter().map(|key| key.name.clone()).collect();
-        return Err(NoStep::NoKeys(names));
+        let names: Vec<String> = keys.iter().map(|key| format!("{:?}", key.name)).collect();
+        return Err(NoStep::NoKeys(names.join(" ")));
     }
     step.push('}');
     Ok(step)

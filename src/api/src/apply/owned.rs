@@ -8,11 +8,13 @@ use super::element;
 use super::set::Set;
 use super::walk;
 use crate::Object;
-use crate::go::{self, Printed};
+use crate::go::{self, Printed, Source};
 use crate::schema::{Grain, ListType, Schema, Type};
 
 /// How many mistakes of a configuration are told.
 const ERRORS_MAX: usize = 100;
+/// How many bytes are told of each: paths and values come from outside, and may be as long as a body.
+const ERROR_MAX: usize = 4 << 10;
 
 /// The paths of a configuration: its leaves, items of lists, entries of maps, and whatever is empty.
 ///
@@ -53,13 +55,19 @@ struct Walk<'s> {
 
 impl<'s> Walk<'s> {
     fn error(&mut self, message: impl std::fmt::Display) {
-        if self.errors.len() < ERRORS_MAX {
-            self.errors.push(if self.at.is_empty() {
-                message.to_string()
-            } else {
-                format!("{}: {message}", self.at)
-            });
+        if self.errors.len() >= ERRORS_MAX {
+            return;
         }
+        let mut text = if self.at.is_empty() {
+            message.to_string()
+        } else {
+            format!("{}: {message}", self.at)
+        };
+        if text.len() > ERROR_MAX {
+            text.truncate(text.floor_char_boundary(ERROR_MAX));
+            text.push_str("...");
+        }
+        self.errors.push(text);
     }
 
     fn below<T>(&mut self, step: &str, run: impl FnOnce(&mut Self) -> T) -> T {
@@ -102,10 +110,7 @@ impl<'s> Walk<'s> {
 
     fn scalar(&mut self, ty: &Type, value: &Value) {
         let whole = matches!(value, Value::Array(_) | Value::Object(_));
-        let got = || match value {
-            Value::String(text) => format!("&value.valueUnstructured{{Value:{text:?}}}"),
-            other => format!("&value.valueUnstructured{{Value:{}}}", Printed(other)),
-        };
+        let got = || format!("&value.valueUnstructured{{Value:{}}}", Source(value));
         match ty {
             _ if value.is_null() => {}
             Type::String | Type::Bytes | Type::Time | Type::MicroTime if !value.is_string() => {

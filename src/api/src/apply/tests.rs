@@ -617,7 +617,7 @@ fn custom_kinds_are_owned_by_their_schema() {
     );
     assert_eq!(
         play.mistakes(web(json!({"items": [{"value": 1}]}))),
-        ".spec.items: element 0: associative list with keys has an element that omits all key fields [\"a\", \"b\"] \
+        ".spec.items: element 0: associative list with keys has an element that omits all key fields [\"a\" \"b\"] \
          (and doesn't have default values for any key fields)"
     );
 }
