@@ -129,11 +129,7 @@ impl Custom {
         if errors.len() > before {
             const DETAIL: &str = "some validation rules were not checked because the object was invalid; correct the \
                                   existing errors to complete validation";
-            errors.push(FieldError::invalid(
-                &Path::root("<nil>"),
-                Value::Null,
-                DETAIL,
-            ));
+            errors.push(FieldError::invalid(&Path::root("<nil>"), "null", DETAIL));
             return;
         }
         self.rules.validate(&new, old.as_ref(), None, errors);
@@ -186,6 +182,10 @@ impl Rules for Custom {
 
     fn open_api(&self) -> Option<&Value> {
         Some(&self.open_api)
+    }
+
+    fn thinks_long(&self) -> bool {
+        !self.rules.is_empty()
     }
 
     fn deprecation(&self) -> Option<&str> {

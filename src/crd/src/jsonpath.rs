@@ -1,4 +1,4 @@
-//! JSONPath, as columns of tables and scales use it: `.spec.replicas`, `.status.conditions[?(@.type=="Ready")].status`.
+//! `JSONPath`, as columns of tables and scales use it: `.spec.replicas`, `.status.conditions[?(@.type=="Ready")].status`.
 //!
 //! Names behind dots (a backslash escapes), quoted names and places in brackets, `*`, `..`, and filters that compare a
 //! field with a constant (k8s.io/client-go `util/jsonpath`).
@@ -122,8 +122,7 @@ fn closing(text: &str) -> Option<usize> {
             (Some(_), '\\') => {
                 chars.next();
             }
-            (Some(open), c) if c == open => quote = None,
-            (Some(_), _) => {}
+            (Some(open), c) => quote = Some(open).filter(|open| *open != c),
             (None, '\'' | '"') => quote = Some(c),
             (None, '[') => depth += 1,
             (None, ']') => {

@@ -93,20 +93,16 @@ fn set(object: &mut Object, new: &CustomResourceDefinitionCondition, now: Timest
         "message": new.message,
         "lastTransitionTime": meta::time(now),
     });
-    match list.iter_mut().find(|old| old["type"] == value["type"]) {
-        Some(old) => {
-            if old["status"] == value["status"] {
-                value["lastTransitionTime"] = old["lastTransitionTime"].clone();
-            }
-            let changed = *old != value;
-            *old = value;
-            changed
-        }
-        None => {
-            list.push(value);
-            true
-        }
+    let Some(old) = list.iter_mut().find(|old| old["type"] == value["type"]) else {
+        list.push(value);
+        return true;
+    };
+    if old["status"] == value["status"] {
+        value["lastTransitionTime"] = old["lastTransitionTime"].clone();
     }
+    let changed = *old != value;
+    *old = value;
+    changed
 }
 
 fn condition(

@@ -82,6 +82,9 @@ pub trait Kind<Here>:
         0
     }
 
+    /// Whether validation may take longer than a few milliseconds.
+    const THINKS_LONG: bool = false;
+
     /// Changes an object whose deletion begins, beyond its metadata's times: adds whoever has to do something before it
     /// may go.
     fn begin_deletion(_object: &mut Object, _now: Timestamp) {}
@@ -141,6 +144,10 @@ pub trait Rules: Send + Sync {
     /// The kind's `OpenAPI` v3 schema as whoever declared the kind wrote it; `None` where the type itself is the schema.
     fn open_api(&self) -> Option<&Value> {
         None
+    }
+    /// Whether validation may take longer than a few milliseconds, as with rules that somebody else wrote.
+    fn thinks_long(&self) -> bool {
+        false
     }
     /// What clients are warned of whenever they use this version of the kind.
     fn deprecation(&self) -> Option<&str> {
@@ -283,6 +290,10 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
 
     fn begin_deletion(&self, object: &mut Object, now: Timestamp) {
         K::begin_deletion(object, now);
+    }
+
+    fn thinks_long(&self) -> bool {
+        K::THINKS_LONG
     }
 
     fn columns(&self) -> &[Column] {

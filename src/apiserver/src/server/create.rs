@@ -22,7 +22,7 @@ use super::{
     admission::Admission,
     answer::Answer,
     call::Call,
-    write::{Outcome, incoming_body, rehearsed},
+    write::{Outcome, incoming_body, rehearsed, unhurried},
 };
 use crate::{
     authz::{self, escalation},
@@ -96,7 +96,7 @@ pub(crate) async fn make(
         certificates::set_requester(&mut object, &user_info(call.user));
     }
     escalation::check(call.server, call.user, call.resource, &object, None)?;
-    call.resource.validate_create(&object)?;
+    unhurried(call.resource, || call.resource.validate_create(&object))?;
     let services = &call.server.services;
     let claim = services.claim(call.resource, &mut object, None)?;
     admission.validate(call, Some(&mut object)).await?;

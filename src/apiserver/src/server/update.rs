@@ -22,7 +22,7 @@ use super::{
     catalog::Served,
     create::{Made, make},
     delete::is_finished,
-    write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed},
+    write::{ATTEMPTS, Outcome, incoming_body, precondition, rehearsed, unhurried},
 };
 use crate::{
     authz::escalation,
@@ -119,7 +119,9 @@ pub(crate) async fn replace(
     call.resource
         .prepare_update(&mut new, &old, part, Timestamp::now())?;
     escalation::check(call.server, call.user, call.resource, &new, Some(&old))?;
-    call.resource.validate_update(&new, &old, part)?;
+    unhurried(call.resource, || {
+        call.resource.validate_update(&new, &old, part)
+    })?;
     let claim = match part {
         Part::Main => Some(
             call.server

@@ -9,7 +9,7 @@ use vaquita_api::{
     body::Parsed,
     field::{FieldError, Path},
     meta,
-    registry::field_warnings,
+    registry::{Resource, field_warnings},
     status::Status,
 };
 use vaquita_store::{CommitError, Expect, Revision, Write};
@@ -69,6 +69,17 @@ fn invalid_version(text: &str) -> Status {
     let path = metadata.child("resourceVersion");
     let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
     Status::invalid("", "", "", &[FieldError::invalid(&path, text, why)])
+}
+
+/// Validates; where that may take a while, other requests go on on other threads meanwhile.
+pub(crate) fn unhurried<T>(resource: &Resource, validate: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let flavor = Handle::try_current().map(|handle| handle.runtime_flavor());
+    if resource.rules.thinks_long() && matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
+        tokio::task::block_in_place(validate)
+    } else {
+        validate()
+    }
 }
 
 /// What became of a write.

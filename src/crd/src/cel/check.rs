@@ -455,12 +455,12 @@ impl Checker<'_> {
     /// The names of a loop's variables.
     fn names<'n>(&mut self, args: &'n [IdedExpr]) -> Option<Vec<&'n str>> {
         args.iter()
-            .map(|arg| match &arg.expr {
-                Expr::Ident(name) => Some(name.as_str()),
-                _ => {
-                    self.error(arg.id, "argument must be a simple name");
-                    None
+            .map(|arg| {
+                if let Expr::Ident(name) = &arg.expr {
+                    return Some(name.as_str());
                 }
+                self.error(arg.id, "argument must be a simple name");
+                None
             })
             .collect()
     }

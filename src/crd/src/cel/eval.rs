@@ -316,12 +316,11 @@ impl<'a> State<'a> {
         match what {
             Loop::All if !passed => return Ok(Some(Val::Bool(false))),
             Loop::Exists if passed => return Ok(Some(Val::Bool(true))),
-            Loop::All | Loop::Exists => {}
             Loop::ExistsOne => self.count += usize::from(passed),
             Loop::Filter if passed => self.items.push(key),
             Loop::Map => self.items.extend(value),
             Loop::MapEntries => self.entries.extend(value.map(|value| (key, value))),
-            Loop::Filter => {}
+            Loop::All | Loop::Exists | Loop::Filter => {}
         }
         Ok(None)
     }

@@ -131,15 +131,12 @@ impl Machine<'_> {
     /// Pays for `steps` steps.
     fn spend(&mut self, steps: usize) -> Result<(), Fault> {
         let steps = u64::try_from(steps).unwrap_or(u64::MAX).max(1);
-        match self.left.checked_sub(steps) {
-            Some(left) => {
-                self.left = left;
-                Ok(())
-            }
-            None => {
-                self.left = 0;
-                Err(Fault::TooExpensive)
-            }
+        if let Some(left) = self.left.checked_sub(steps) {
+            self.left = left;
+            Ok(())
+        } else {
+            self.left = 0;
+            Err(Fault::TooExpensive)
         }
     }
 

@@ -309,8 +309,9 @@ impl P {
         match (self, ty) {
             (Self::A, _) => bind(&mut bindings.a),
             (Self::B, _) => bind(&mut bindings.b),
-            (Self::Dyn, _) | (_, Ty::Dyn) => true,
-            (Self::Bool, Ty::Bool)
+            (Self::Dyn, _)
+            | (_, Ty::Dyn)
+            | (Self::Bool, Ty::Bool)
             | (Self::Int, Ty::Int)
             | (Self::Uint, Ty::Uint)
             | (Self::Double, Ty::Double)

@@ -169,9 +169,8 @@ impl<'a> Val<'a> {
         match self {
             Self::Null => "null_type".to_owned(),
             Self::List(_) | Self::Json(Value::Array(_), _) => "list".to_owned(),
-            Self::Map(_) => "map".to_owned(),
             Self::Json(_, Ty::Object(_)) => "object".to_owned(),
-            Self::Json(..) => "map".to_owned(),
+            Self::Map(_) | Self::Json(..) => "map".to_owned(),
             Self::Optional(_) => "optional_type".to_owned(),
             other => other.ty().to_string(),
         }

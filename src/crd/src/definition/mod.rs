@@ -42,6 +42,8 @@ pub fn resource() -> Resource {
 impl Kind<Here> for CustomResourceDefinition {
     const GENERATION: bool = true;
     const UNCONDITIONAL_UPDATE: bool = false;
+    // The rules of schemas are parsed.
+    const THINKS_LONG: bool = true;
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::date("Created At", "When the definition was created."),

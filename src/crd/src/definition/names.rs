@@ -39,6 +39,7 @@ pub(super) fn validate(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
+    const MIXED: &str = "may have mixed case, but should otherwise match: ";
     let mut label = |path: &Path<'_>, value: &str, checked: &str, prefix: &str| {
         let problems = dns1035_label(checked);
         if !value.is_empty() && !problems.is_empty() {
@@ -50,7 +51,6 @@ pub(super) fn validate(
     label(&path.child("plural"), &names.plural, &names.plural, "");
     label(&path.child("singular"), singular, singular, "");
     let list_kind = names.list_kind.as_deref().unwrap_or_default();
-    const MIXED: &str = "may have mixed case, but should otherwise match: ";
     for (field, kind) in [("kind", names.kind.as_str()), ("listKind", list_kind)] {
         label(&path.child(field), kind, &kind.to_lowercase(), MIXED);
     }

@@ -140,7 +140,6 @@ fn unsupported(schema: &JSONSchemaProps, path: &Path<'_>, context: &Context, err
         let detail = format!("must not be set {reason}");
         errors.push(FieldError::forbidden(&path.child("default"), detail));
     }
-    let some = |map: bool| map;
     let forbidden = [
         (
             "id",
@@ -154,22 +153,18 @@ fn unsupported(schema: &JSONSchemaProps, path: &Path<'_>, context: &Context, err
         ),
         (
             "patternProperties",
-            some(
-                schema
-                    .pattern_properties
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty()),
-            ),
+            schema
+                .pattern_properties
+                .as_ref()
+                .is_some_and(|map| !map.is_empty()),
             "patternProperties is not supported",
         ),
         (
             "definitions",
-            some(
-                schema
-                    .definitions
-                    .as_ref()
-                    .is_some_and(|map| !map.is_empty()),
-            ),
+            schema
+                .definitions
+                .as_ref()
+                .is_some_and(|map| !map.is_empty()),
             "definitions is not supported",
         ),
         (
@@ -260,10 +255,10 @@ fn below(schema: &JSONSchemaProps, path: &Path<'_>, context: &Context, errors: &
 }
 
 fn map_type(schema: &JSONSchemaProps, path: &Path<'_>, errors: &mut Errors) {
+    const DETAIL: &str = "must be object if x-kubernetes-map-type is specified";
     let Some(map_type) = schema.x_kubernetes_map_type.as_deref() else {
         return;
     };
-    const DETAIL: &str = "must be object if x-kubernetes-map-type is specified";
     must_be("object", schema, DETAIL, path, errors);
     if !matches!(map_type, "atomic" | "granular") {
         errors.push(FieldError::not_listed(
@@ -292,16 +287,16 @@ fn must_be(
 }
 
 fn list_type(schema: &JSONSchemaProps, path: &Path<'_>, errors: &mut Errors) {
+    const KEYS: &str = "must be map if x-kubernetes-list-map-keys is non-empty";
+    const ARRAY: &str = "must be array if x-kubernetes-list-type is specified";
     let keys = schema.x_kubernetes_list_map_keys.as_deref().unwrap_or(&[]);
     let at = path.child("x-kubernetes-list-type");
-    const KEYS: &str = "must be map if x-kubernetes-list-map-keys is non-empty";
     let Some(list_type) = schema.x_kubernetes_list_type.as_deref() else {
         if !keys.is_empty() {
             errors.push(FieldError::required(&at, KEYS));
         }
         return;
     };
-    const ARRAY: &str = "must be array if x-kubernetes-list-type is specified";
     let is_array = must_be("array", schema, ARRAY, path, errors);
     if !matches!(list_type, "atomic" | "set" | "map") {
         let allowed = ["atomic", "set", "map"];

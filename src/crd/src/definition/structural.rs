@@ -1,6 +1,8 @@
 //! What makes a schema structural: each place has one type, and what is nested in `allOf` and its like only narrows what
 //! the schema proper has said already.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     JSONSchemaProps, JSONSchemaPropsOrBool,
 };
@@ -104,6 +106,7 @@ fn extensions(
     path: &Path<'_>,
     errors: &mut Vec<FieldError>,
 ) {
+    const EMBEDDED: &str = "must be object if x-kubernetes-embedded-resource is true";
     let either = is(schema.x_kubernetes_int_or_string);
     let preserve = is(schema.x_kubernetes_preserve_unknown_fields);
     let embedded = is(schema.x_kubernetes_embedded_resource);
@@ -117,7 +120,6 @@ fn extensions(
             errors.push(FieldError::invalid(&path.child(name), true, DETAIL));
         }
     }
-    const EMBEDDED: &str = "must be object if x-kubernetes-embedded-resource is true";
     match ty(schema) {
         "" if embedded => errors.push(FieldError::required(&type_path, EMBEDDED)),
         other if embedded && other != "object" => {
@@ -142,7 +144,7 @@ fn extensions(
             DETAIL,
         ));
     }
-    let bare = schema.properties.as_ref().is_none_or(|map| map.is_empty());
+    let bare = schema.properties.as_ref().is_none_or(BTreeMap::is_empty);
     if embedded && !preserve && bare {
         const DETAIL: &str = "must not be empty if x-kubernetes-embedded-resource is true without \
                               x-kubernetes-preserve-unknown-fields";
@@ -225,12 +227,11 @@ fn values(
         let at = path.child(name);
         for (index, branch) in list.iter().flatten().enumerate() {
             let skip = skip_first_all && name == "allOf" && index == 0;
-            let in_all = name == "allOf";
-            nested(branch, skip, in_all, &at.index(index), errors);
+            nested(branch, skip, &at.index(index), errors);
         }
     }
     if let Some(not) = &schema.not {
-        nested(not, false, false, &path.child("not"), errors);
+        nested(not, false, &path.child("not"), errors);
     }
     if let Some(pattern) = schema
         .pattern
@@ -244,25 +245,19 @@ fn values(
 }
 
 /// A schema below a junctor. It may narrow values, and say nothing about what there is.
-fn nested(
-    schema: &JSONSchemaProps,
-    skip_any: bool,
-    in_all: bool,
-    path: &Path<'_>,
-    errors: &mut Vec<FieldError>,
-) {
-    values(schema, skip_any, false, path, errors);
-    if let Some(items) = items(schema) {
-        nested(items, false, in_all, &path.child("items"), errors);
-    }
-    let properties = path.child("properties");
-    for (name, property) in schema.properties.iter().flatten() {
-        nested(property, false, in_all, &properties.key(name), errors);
-    }
-    let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+fn nested(schema: &JSONSchemaProps, skip_any: bool, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     const EMPTY: &str = "must be empty to be structural";
     const UNDEFINED: &str = "must be undefined to be structural";
     const FALSE: &str = "must be false to be structural";
+    values(schema, skip_any, false, path, errors);
+    if let Some(items) = items(schema) {
+        nested(items, false, &path.child("items"), errors);
+    }
+    let properties = path.child("properties");
+    for (name, property) in schema.properties.iter().flatten() {
+        nested(property, false, &properties.key(name), errors);
+    }
+    let text = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
     let keys = schema.x_kubernetes_list_map_keys.as_ref();
     let forbidden = [
         ("type", text(&schema.type_), EMPTY),

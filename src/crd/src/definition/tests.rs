@@ -1,5 +1,11 @@
 //! Definitions that are accepted, and those that are not.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    reason = "tables of cases"
+)]
+
 use serde_json::{Value, json};
 use vaquita_api::Object;
 use vaquita_api::registry::Part;

@@ -237,6 +237,9 @@ fn validate_subresources(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
+    const SPEC: &str = "should be a json path under .spec";
+    const STATUS: &str = "should be a json path under .status";
+    const EITHER: &str = "should be a json path under either .spec or .status";
     let Some(scale) = &subresources.scale else {
         return;
     };
@@ -248,9 +251,6 @@ fn validate_subresources(
             errors.push(FieldError::invalid(&at, value, detail));
         }
     };
-    const SPEC: &str = "should be a json path under .spec";
-    const STATUS: &str = "should be a json path under .status";
-    const EITHER: &str = "should be a json path under either .spec or .status";
     check(
         "scale.specReplicasPath",
         &scale.spec_replicas_path,

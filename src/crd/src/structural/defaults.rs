@@ -26,7 +26,9 @@ impl Node {
             }),
             Value::Array(items) => {
                 if let Some(item) = &self.items {
-                    items.iter_mut().for_each(|value| item.drop_nulls(value));
+                    for value in items {
+                        item.drop_nulls(value);
+                    }
                 }
             }
             _ => {}

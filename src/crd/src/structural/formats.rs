@@ -27,7 +27,7 @@ patterns! {
     URI = "^([A-Za-z][A-Za-z0-9+.-]*:|/)[^\\s\\x00-\\x1f\\x7f]*$";
 }
 
-fn matches(pattern: &Option<Regex>, text: &str) -> bool {
+fn matches(pattern: &LazyLock<Option<Regex>>, text: &str) -> bool {
     pattern
         .as_ref()
         .is_some_and(|pattern| pattern.is_match(text))
@@ -79,9 +79,6 @@ fn date_time(text: &str) -> bool {
 
 /// A duration as Go writes it (`1h30m`), or a number with the name of its unit (`22 ns`, `3 days`).
 fn duration(text: &str) -> bool {
-    if crate::cel::duration::parse(text).is_some() {
-        return true;
-    }
     const UNITS: [&str; 27] = [
         "ns",
         "nano",
@@ -112,6 +109,9 @@ fn duration(text: &str) -> bool {
         "hour",
     ];
     const LONG: [&str; 8] = ["hours", "hr", "d", "day", "days", "w", "week", "weeks"];
+    if crate::cel::duration::parse(text).is_some() {
+        return true;
+    }
     let text = text.trim();
     let end = text
         .find(|c: char| !c.is_ascii_digit())

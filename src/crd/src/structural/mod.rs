@@ -150,6 +150,10 @@ pub struct Constraints {
 }
 
 /// One place of a schema.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "a schema has as many switches"
+)]
 #[derive(Clone, Debug, Default)]
 pub struct Node {
     /// `type`.

@@ -1,5 +1,11 @@
 //! Laws of schemas, and the words of validation.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    reason = "tables of cases"
+)]
+
 use proptest::prelude::*;
 use serde_json::json;
 use vaquita_api::field::Errors;

@@ -118,7 +118,7 @@ async fn objects_are_pruned_defaulted_and_validated() {
     assert_eq!(
         reply.refused().2,
         "Widget.example.com \"a\" is invalid: [spec.color: Unsupported value: \"green\": supported values: \"red\", \
-         \"blue\", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; \
+         \"blue\", <nil>: Invalid value: \"null\": some validation rules were not checked because the object was invalid; \
          correct the existing errors to complete validation]"
     );
     value["spec"]["color"] = "red".into();
