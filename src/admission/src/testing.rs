@@ -154,6 +154,14 @@ impl Fixture {
         plugin.mutate(&mut request, world).await
     }
 
+    /// What a plugin warns of in an object that it lets pass.
+    pub(crate) async fn warnings(&mut self, plugin: &dyn Plugin, world: &World) -> Vec<String> {
+        let mut request = self.request();
+        assert!(plugin.handles(&request));
+        plugin.validate(&mut request, world).await.unwrap();
+        request.warnings
+    }
+
     pub(crate) async fn validate(
         mut self,
         plugin: &dyn Plugin,

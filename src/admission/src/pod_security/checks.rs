@@ -23,7 +23,8 @@ impl fmt::Display for Violation {
 type Check = fn(&Value) -> Option<Violation>;
 
 /// By the names that the rules have, which is the order of their messages.
-const BASELINE: [Check; 10] = [
+const BASELINE: [Check; 11] = [
+    app_armor,
     default_capabilities,
     host_namespaces,
     host_path_volumes,
@@ -51,7 +52,8 @@ pub(super) fn baseline(spec: &Value) -> Vec<Violation> {
 
 /// The baseline, but for the rules that are stricter here, and what comes on top.
 pub(super) fn restricted(spec: &Value) -> Vec<Violation> {
-    let kept: [Check; 7] = [
+    let kept: [Check; 8] = [
+        app_armor,
         host_namespaces,
         host_ports,
         privileged,
@@ -145,6 +147,30 @@ fn adds(spec: &Value, allowed: &[&str]) -> Option<String> {
             quoted(all)
         )
     })
+}
+
+fn app_armor(spec: &Value) -> Option<Violation> {
+    let profile = |context: &Value| text(&context["appArmorProfile"], "type").to_owned();
+    let is_bad =
+        |context: &Value| !matches!(&*profile(context), "" | "RuntimeDefault" | "Localhost");
+    let holders = holders(spec, is_bad)?;
+    let contexts = std::iter::once(&spec["securityContext"])
+        .chain(containers(spec).map(|container| &container["securityContext"]));
+    let profiles: Vec<String> = contexts
+        .filter(|context| is_bad(context))
+        .map(profile)
+        .collect();
+    let profiles = sorted(profiles.iter().map(String::as_str));
+    let rule = if profiles.len() == 1 {
+        "forbidden AppArmor profile"
+    } else {
+        "forbidden AppArmor profiles"
+    };
+    let detail = format!(
+        "{holders} must not set AppArmor profile type to {}",
+        quoted(profiles)
+    );
+    Some(Violation { rule, detail })
 }
 
 fn default_capabilities(spec: &Value) -> Option<Violation> {

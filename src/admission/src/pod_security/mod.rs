@@ -213,6 +213,27 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn what_makes_pods_is_only_warned_of() {
+        let labels =
+            json!({format!("{PREFIX}enforce"): "baseline", format!("{PREFIX}warn"): "baseline"});
+        let namespace = json!({"metadata": {"name": "ns", "labels": labels}});
+        let world = World::default().with("", "namespaces", namespace);
+        let template = json!({"spec": {
+            "containers": [{"name": "c", "securityContext": {"appArmorProfile": {"type": "Unconfined"}}}],
+        }});
+        let controller = json!({"metadata": {"name": "web"}, "spec": {"template": template}});
+        let mut controller = Fixture::creation("", "replicationcontrollers", controller);
+        let warnings = controller.warnings(&PodSecurity, &world).await;
+        assert_eq!(
+            warnings,
+            [
+                "would violate PodSecurity \"baseline:latest\": forbidden AppArmor profile (container \"c\" must not set \
+                 AppArmor profile type to \"Unconfined\")"
+            ]
+        );
+    }
+
     #[test]
     fn labels_say_the_level_and_the_version() {
         let namespace = |labels: Value| match json!({"metadata": {"labels": labels}}) {
