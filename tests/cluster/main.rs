@@ -14,4 +14,5 @@ mod pods;
 mod python;
 mod restart;
 mod rust_client;
+mod streams;
 mod watches;
