@@ -35,7 +35,7 @@ impl Kind<Here> for StorageClass {
             "What becomes of a volume that is released.",
         ),
         Column::string("VolumeBindingMode", "When claims are bound to volumes."),
-        Column::boolean("AllowVolumeExpansion", "Whether volumes may grow."),
+        Column::string("AllowVolumeExpansion", "Whether volumes may grow."),
         Column::AGE,
     ];
 
