@@ -174,7 +174,7 @@ async fn connect(server: &Server, place: &Place, bundle: &[u8]) -> io::Result<Bo
                 break;
             }
             Err(error) => {
-                problem = io::Error::other(format!("dial tcp {address}: connect: {error}"))
+                problem = io::Error::other(format!("dial tcp {address}: connect: {error}"));
             }
         }
     }

@@ -1,10 +1,23 @@
 //! Kinds that are declared while the server runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::body::Body;
-use http::Method;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::{Api, Reply};
 
@@ -319,4 +332,88 @@ async fn declared_kinds_are_there_again_after_a_restart() {
     let again = Api::over(store, crate::Config::default()).await;
     let object = again.get(&format!("{WIDGETS}/a")).await.ok();
     assert_eq!(object["spec"]["color"], "red");
+}
+
+/// Serves a conversion webhook for as long as the test runs. Gives its URL, its certificate, and how often it was asked.
+async fn webhook() -> (String, String, Arc<AtomicUsize>) {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!(
+        "https://localhost:{}/convert",
+        listener.local_addr().unwrap().port()
+    );
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let count = count.clone();
+            let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                count.fetch_add(1, Ordering::Relaxed);
+                converted(request)
+            });
+            let connection = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    (url, certified.cert.pem(), asked)
+}
+
+/// Converts objects as the test's kind wants it: the second version has seven replicas.
+async fn converted(request: Request<Incoming>) -> Result<Response<Body>, hyper::Error> {
+    let bytes = request.into_body().collect().await?.to_bytes();
+    let mut review: Value = serde_json::from_slice(&bytes).unwrap();
+    let wanted = review["request"]["desiredAPIVersion"].clone();
+    let mut objects = review["request"]["objects"].take();
+    for object in objects.as_array_mut().unwrap() {
+        object["apiVersion"] = wanted.clone();
+        if wanted == "example.com/v2" {
+            object["spec"]["replicas"] = 7.into();
+        }
+        // Nobody but the API server says what an object is called.
+        object["metadata"]["labels"] = json!({"converted": "yes"});
+    }
+    review["response"] = json!({
+        "uid": review["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": objects});
+    Ok(Response::new(Body::from(review.to_string())))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_converts_objects_and_is_asked_once() {
+    let (url, certificate, asked) = webhook().await;
+    let api = Api::start().await;
+    let mut value = definition(&[version("v1", true), version("v2", false)]);
+    value["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+        "clientConfig": {"url": url, "caBundle": STANDARD.encode(certificate)},
+        "conversionReviewVersions": ["v1"]}});
+    api.post(CRDS, value).await.ok();
+    until(&api, &format!("{CRDS}/widgets.example.com"), |reply| {
+        has(reply, "Established", "True")
+    })
+    .await;
+    api.post(WIDGETS, widget("a", "red")).await.ok();
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    let path = format!("{}/a", WIDGETS.replace("v1", "v2"));
+    for _ in 0..2 {
+        let shown = api.get(&path).await.ok();
+        assert_eq!(shown["apiVersion"], "example.com/v2");
+        assert_eq!(shown["spec"]["replicas"], 7);
+        assert_eq!(shown["metadata"]["labels"], json!({"converted": "yes"}));
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        api.get(&format!("{WIDGETS}/a")).await.ok()["spec"]["replicas"],
+        1
+    );
 }
