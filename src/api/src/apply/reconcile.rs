@@ -8,6 +8,9 @@ use crate::schema::{Grain, ListType, Schema, Type};
 
 /// Brings the set of a manager of `live` in line with the schema as it is now.
 pub(super) fn reconcile(schema: &Schema, live: &Object, set: &mut Set) {
+    if !schema.may_change() {
+        return;
+    }
     let mut walk = Walk {
         schema,
         live,

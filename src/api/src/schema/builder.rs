@@ -104,6 +104,7 @@ impl Builder {
         Schema {
             structs: self.structs,
             root,
+            built: true,
         }
     }
 }

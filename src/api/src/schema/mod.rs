@@ -200,6 +200,8 @@ impl Struct {
 pub struct Schema {
     structs: Vec<Struct>,
     root: Type,
+    /// Made by a [`Builder`].
+    built: bool,
 }
 
 impl Schema {
@@ -208,7 +210,16 @@ impl Schema {
     /// Costs a few hundred microseconds for the largest kinds; keep the result.
     pub fn of<T: DeserializeOwned>() -> Self {
         let (structs, root) = reflect::reflect::<T>();
-        Self { structs, root }
+        Self {
+            structs,
+            root,
+            built: false,
+        }
+    }
+
+    /// Whether it may be another one tomorrow, as those of custom kinds may.
+    pub(crate) fn may_change(&self) -> bool {
+        self.built
     }
 
     /// The type of the whole.
