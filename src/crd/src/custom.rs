@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
-use vaquita_api::field::{Errors, FieldError, Path};
+use vaquita_api::field::{ErrorKind, Errors, FieldError, Path};
 use vaquita_api::names::{self, Problems};
 use vaquita_api::registry::{Decoded, Part, Rules};
 use vaquita_api::schema::{DecodeError, Schema};
@@ -115,6 +115,18 @@ fn validate_embedded(node: &Node, value: &Value, at: Option<&Path<'_>>, errors: 
     }
 }
 
+/// Whether a value is so far from what it should be that a rule may stumble over it.
+fn blocks_rules(error: &FieldError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotSupported
+            | ErrorKind::Required
+            | ErrorKind::TooLong
+            | ErrorKind::TooMany
+            | ErrorKind::TypeInvalid
+    )
+}
+
 impl Custom {
     fn validate(&self, new: &Object, old: Option<&Object>, errors: &mut Errors) {
         let before = errors.len();
@@ -126,7 +138,7 @@ impl Custom {
         if self.rules.is_empty() {
             return;
         }
-        if errors.len() > before {
+        if errors.iter().skip(before).any(blocks_rules) {
             const DETAIL: &str = "some validation rules were not checked because the object was invalid; correct the \
                                   existing errors to complete validation";
             errors.push(FieldError::invalid(&Path::root("<nil>"), "null", DETAIL));
