@@ -22,6 +22,7 @@ mod pods;
 pub mod queue;
 pub mod quotas;
 mod record;
+pub mod replica_sets;
 mod replicas;
 pub mod replication;
 pub mod root_ca;
@@ -53,6 +54,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
     running.spawn(quotas::run(context.clone()));
+    running.spawn(replica_sets::run(context.clone()));
     running.spawn(replication::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(service_accounts::run(context.clone()));

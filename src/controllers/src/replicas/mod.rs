@@ -1,24 +1,47 @@
 //! What every controller that keeps a number of replicas needs: which objects are its own, which go first, how not to
-//! make one twice, how to start many without hammering on a wall.
+//! make one twice, how to start many without hammering on a wall. [`Keeper`] is all of it together, for a kind of pod
+//! [`Owner`].
 
 mod batch;
 mod claim;
 mod expectations;
+mod keeper;
+mod owner;
 mod rank;
+mod status;
 
 pub(crate) use batch::slow_start;
 pub use claim::ClaimError;
 pub(crate) use claim::claim;
 pub use expectations::Expectations;
+pub(crate) use keeper::Keeper;
+pub use keeper::SyncError;
+pub(crate) use owner::Owner;
 pub(crate) use rank::sort_for_deletion;
+pub(crate) use status::REPLICA_FAILURE;
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{Resource, ResourceExt};
+use vaquita_api::selector::LabelSelector as Selector;
 
 use crate::meta;
+
+/// The selector of a workload, compiled. One that is absent, empty or unreadable (which the API server refuses) selects
+/// nothing.
+pub(crate) fn selector(selector: Option<&LabelSelector>) -> Selector {
+    unless_empty(Selector::from_object(selector).unwrap_or_else(|_| Selector::nothing()))
+}
+
+/// `selector`, or one of nothing if it would select everything there is.
+pub(crate) fn unless_empty(selector: Selector) -> Selector {
+    if selector.is_everything() {
+        return Selector::nothing();
+    }
+    selector
+}
 
 /// A count as the API has it.
 pub(crate) fn count(pods: usize) -> i32 {

@@ -23,9 +23,11 @@ const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 ///
 /// Times are compared by their order of magnitude, and within one the uid decides: deletion would otherwise always hit the
 /// youngest, which a load balancer or a rolling update may just have settled on.
-pub(crate) fn sort_for_deletion(pods: &mut [Arc<Pod>], now: Timestamp) {
+///
+/// Rule 5 counts `related`: the pods that should be spread over the nodes together with these, themselves included.
+pub(crate) fn sort_for_deletion(pods: &mut [Arc<Pod>], related: &[Arc<Pod>], now: Timestamp) {
     let mut on_node = HashMap::<&str, usize>::new();
-    for node in pods.iter().filter_map(|pod| pods::node_name(pod)) {
+    for node in related.iter().filter_map(|pod| pods::node_name(pod)) {
         *on_node.entry(node).or_default() += 1;
     }
     let on_node: HashMap<String, usize> = on_node
@@ -138,7 +140,8 @@ mod tests {
 
     fn order(pods: Vec<Pod>) -> Vec<String> {
         let mut pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
-        sort_for_deletion(&mut pods, now());
+        let related = pods.clone();
+        sort_for_deletion(&mut pods, &related, now());
         pods.iter().map(|pod| pod.name_any()).collect()
     }
 

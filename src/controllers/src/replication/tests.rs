@@ -1,5 +1,11 @@
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -218,7 +224,7 @@ async fn a_refused_creation_shows_in_condition_and_event_and_is_tried_again() {
     api.put(CONTROLLERS, &front(100));
     let _running = started(&api);
     api.until("the condition", |api| {
-        status_of(api)["conditions"][0]["type"] == REPLICA_FAILURE
+        status_of(api)["conditions"][0]["type"] == replicas::REPLICA_FAILURE
     })
     .await;
     let condition = status_of(&api)["conditions"][0].clone();
@@ -254,7 +260,7 @@ fn an_empty_selector_selects_nothing() {
     let mut pod = pod("shop", "a");
     pod.labels_mut()
         .insert("app".to_owned(), "front".to_owned());
-    assert!(selects(&controller, &pod));
+    assert!(controller.selects(&pod));
     controller.spec.as_mut().unwrap().selector = Some(BTreeMap::new());
-    assert!(!selects(&controller, &pod));
+    assert!(!controller.selects(&pod));
 }
