@@ -422,15 +422,15 @@ async fn by_kube(pods: Api<Pod>) {
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
 
     let params = AttachParams::interactive_tty();
-    let mut sized = pods.exec("web", ["size"], &params).await.expect("exec");
-    let mut sizes = sized.terminal_size().expect("a terminal");
+    let mut process = pods.exec("web", ["size"], &params).await.expect("exec");
+    let mut sizes = process.terminal_size().expect("a terminal");
     let (width, height) = (132, 50);
     let size = kube::api::TerminalSize { width, height };
     futures::SinkExt::send(&mut sizes, size)
         .await
         .expect("sent");
     let mut text = String::new();
-    let mut stdout = sized.stdout().expect("stdout");
+    let mut stdout = process.stdout().expect("stdout");
     stdout.read_to_string(&mut text).await.expect("read");
     assert_eq!(text, "132 by 50\n");
 

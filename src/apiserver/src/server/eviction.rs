@@ -1,6 +1,6 @@
 //! `pods/eviction`: a deletion that asks first whether the pod's application can spare it.
 //!
-//! A pod that has ended, or has not begun, is simply deleted. For any other, the one PodDisruptionBudget that matches it
+//! A pod that has ended, or has not begun, is simply deleted. For any other, the one `PodDisruptionBudget` that matches it
 //! has to allow a disruption: it is counted down, and the pod noted in it, before the pod is deleted, so that two who
 //! drain two nodes at once cannot both spend the last one. The controller of the budgets counts up again.
 
@@ -51,9 +51,8 @@ pub(crate) async fn evict(call: &mut Call<'_>) -> Answer {
         dry_run: Deletion::new(options.clone())?.dry_run,
         options,
     };
-    let pod = match eviction.unguarded(call).await? {
-        None => return Ok(created(call)),
-        Some(pod) => pod,
+    let Some(pod) = eviction.unguarded(call).await? else {
+        return Ok(created(call));
     };
     let budgets = budgets(call, &pod)?;
     let budget = match budgets.as_slice() {

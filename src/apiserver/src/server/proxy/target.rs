@@ -246,13 +246,13 @@ mod tests {
         }
     }
 
-    fn object(value: Value) -> Object {
+    fn object(value: &Value) -> Object {
         value.as_object().cloned().unwrap_or_default()
     }
 
     #[test]
     fn a_pod_is_reached_at_its_first_port() {
-        let web = object(json!({
+        let web = object(&json!({
             "spec": {"containers": [{"name": "side"}, {"name": "web", "ports": [{"containerPort": 8080}]}]},
             "status": {"podIP": "10.244.0.7"},
         }));
@@ -268,10 +268,10 @@ mod tests {
                 .code(),
             400
         );
-        let bare = object(json!({"status": {"podIP": "10.244.0.7"}}));
+        let bare = object(&json!({"status": {"podIP": "10.244.0.7"}}));
         assert_eq!(pod(&Id::parse("web").unwrap(), &bare).unwrap(), at("80"));
         for bad in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "::1"] {
-            let own = object(json!({"status": {"podIP": bad}}));
+            let own = object(&json!({"status": {"podIP": bad}}));
             let refused = pod(&Id::parse("web").unwrap(), &own).unwrap_err();
             assert_eq!(refused.message(), "address not allowed");
         }
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn only_ready_endpoints_with_the_port_count() {
-        let slice = object(json!({
+        let slice = object(&json!({
             "ports": [{"name": "http", "port": 80}, {"port": 81}],
             "endpoints": [
                 {"addresses": ["10.244.0.1"], "conditions": {"ready": true}},
