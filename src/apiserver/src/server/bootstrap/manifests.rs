@@ -10,7 +10,7 @@ use super::{super::Server, BootstrapError};
 use crate::cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 7] = [
+const FILES: [(&str, &str); 8] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
@@ -38,6 +38,10 @@ const FILES: [(&str, &str); 7] = [
     (
         "priority-classes",
         include_str!("../../../../../policies/priority-classes.yaml"),
+    ),
+    (
+        "runtime-classes",
+        include_str!("../../../../../policies/runtime-classes.yaml"),
     ),
 ];
 
