@@ -198,16 +198,13 @@ impl Definitions {
     fn add(&mut self, resource: &Resource) {
         let name = self.name_of(resource);
         let kind = gvk(&resource.group, &resource.version, &resource.kind);
-        match resource.describe() {
-            Some(_) => {
-                let schema = resource.schema();
-                self.annotate(schema, schema.root(), &name);
-            }
-            None => {
-                let metadata = self.described(SchemaGenerator::subschema_for::<ObjectMeta>);
-                let declared = custom(resource.open_api(), metadata);
-                self.declared.insert(name.clone(), declared);
-            }
+        if resource.describe().is_some() {
+            let schema = resource.schema();
+            self.annotate(schema, schema.root(), &name);
+        } else {
+            let metadata = self.described(SchemaGenerator::subschema_for::<ObjectMeta>);
+            let declared = custom(resource.open_api(), metadata);
+            self.declared.insert(name.clone(), declared);
         }
         self.stands_for(&reference(&name), kind);
     }

@@ -319,89 +319,98 @@ fn responses(verb: Verb, schema: &Value) -> Value {
     responses.into()
 }
 
-/// The parameters of the query: name, type and what it is for.
-fn query(verb: Verb) -> Vec<Value> {
-    const PRETTY: (&str, &str, &str) = ("pretty", "string", "'true' indents the answer");
-    const SELECTION: [(&str, &str, &str); 10] = [
-        (
-            "allowWatchBookmarks",
-            "boolean",
-            "whether a watch may tell by bookmarks how far it is",
-        ),
-        (
-            "continue",
-            "string",
-            "where a list goes on, as its last part said",
-        ),
-        ("fieldSelector", "string", "which objects, by their fields"),
-        ("labelSelector", "string", "which objects, by their labels"),
-        ("limit", "integer", "the most objects that one answer lists"),
-        (
-            "resourceVersion",
-            "string",
-            "the state that is read, or after which a watch begins",
-        ),
-        (
-            "resourceVersionMatch",
-            "string",
-            "how resourceVersion is meant: Exact or NotOlderThan",
-        ),
-        (
-            "sendInitialEvents",
-            "boolean",
-            "whether a watch begins with the objects that are there",
-        ),
-        (
-            "timeoutSeconds",
-            "integer",
-            "how long a list or watch may take",
-        ),
-        (
-            "watch",
-            "boolean",
-            "changes as they come, instead of a list",
-        ),
-    ];
-    const WRITING: [(&str, &str, &str); 3] = [
-        (
-            "dryRun",
-            "string",
-            "'All' does everything but store the result",
-        ),
-        (
-            "fieldManager",
-            "string",
-            "the name under which the change is recorded",
-        ),
-        (
-            "fieldValidation",
-            "string",
-            "what becomes of unknown and duplicate fields: Ignore, Warn or Strict",
-        ),
-    ];
-    const FORCE: (&str, &str, &str) = (
-        "force",
+/// A parameter of the query: name, type and what it is for.
+type Parameter = (&'static str, &'static str, &'static str);
+
+/// Of every operation.
+const PRETTY: Parameter = ("pretty", "string", "'true' indents the answer");
+/// Of lists and watches.
+const SELECTION: [Parameter; 10] = [
+    (
+        "allowWatchBookmarks",
         "boolean",
-        "whether apply takes fields over from other managers",
-    );
-    const DELETION: [(&str, &str, &str); 4] = [
-        ("dryRun", "string", "'All' does everything but delete"),
-        (
-            "gracePeriodSeconds",
-            "integer",
-            "how long the object may take to end by itself",
-        ),
-        (
-            "orphanDependents",
-            "boolean",
-            "deprecated: say propagationPolicy",
-        ),
-        (
-            "propagationPolicy",
-            "string",
-            "what becomes of dependents: Orphan, Background or Foreground",
-        ),
-    ];
+        "whether a watch may tell by bookmarks how far it is",
+    ),
+    (
+        "continue",
+        "string",
+        "where a list goes on, as its last part said",
+    ),
+    ("fieldSelector", "string", "which objects, by their fields"),
+    ("labelSelector", "string", "which objects, by their labels"),
+    ("limit", "integer", "the most objects that one answer lists"),
+    (
+        "resourceVersion",
+        "string",
+        "the state that is read, or after which a watch begins",
+    ),
+    (
+        "resourceVersionMatch",
+        "string",
+        "how resourceVersion is meant: Exact or NotOlderThan",
+    ),
+    (
+        "sendInitialEvents",
+        "boolean",
+        "whether a watch begins with the objects that are there",
+    ),
+    (
+        "timeoutSeconds",
+        "integer",
+        "how long a list or watch may take",
+    ),
+    (
+        "watch",
+        "boolean",
+        "changes as they come, instead of a list",
+    ),
+];
+/// Of writes.
+const WRITING: [Parameter; 3] = [
+    (
+        "dryRun",
+        "string",
+        "'All' does everything but store the result",
+    ),
+    (
+        "fieldManager",
+        "string",
+        "the name under which the change is recorded",
+    ),
+    (
+        "fieldValidation",
+        "string",
+        "what becomes of unknown and duplicate fields: Ignore, Warn or Strict",
+    ),
+];
+/// Of patches.
+const FORCE: Parameter = (
+    "force",
+    "boolean",
+    "whether apply takes fields over from other managers",
+);
+/// Of deletions.
+const DELETION: [Parameter; 4] = [
+    ("dryRun", "string", "'All' does everything but delete"),
+    (
+        "gracePeriodSeconds",
+        "integer",
+        "how long the object may take to end by itself",
+    ),
+    (
+        "orphanDependents",
+        "boolean",
+        "deprecated: say propagationPolicy",
+    ),
+    (
+        "propagationPolicy",
+        "string",
+        "what becomes of dependents: Orphan, Background or Foreground",
+    ),
+];
+
+/// The parameters of the query.
+fn query(verb: Verb) -> Vec<Value> {
     let mut parameters = vec![PRETTY];
     match verb {
         Verb::Get => {}

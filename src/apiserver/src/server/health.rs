@@ -51,9 +51,10 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
         return Some(all(probe, &checks, &query));
     };
     checks.retain(|check| check.name == name);
-    Some(match checks.is_empty() {
-        false => all(name, &checks, &query),
-        true => answer::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
+    Some(if checks.is_empty() {
+        answer::text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
+    } else {
+        all(name, &checks, &query)
     })
 }
 

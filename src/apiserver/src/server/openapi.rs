@@ -39,10 +39,12 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
     let headers = &parts.headers;
     Some(match rest.split_once('/') {
         None if rest == "v2" => version_2(documents, &registry, headers),
-        None if rest == "v3" => match accepts_json(headers) {
-            true => answer::json(StatusCode::OK, documents.index(&registry), Encoding::Json),
-            false => answer::status(&Status::not_acceptable(&[JSON])),
-        },
+        None if rest == "v3" && !accepts_json(headers) => {
+            answer::status(&Status::not_acceptable(&[JSON]))
+        }
+        None if rest == "v3" => {
+            answer::json(StatusCode::OK, documents.index(&registry), Encoding::Json)
+        }
         Some(("v3", base)) => {
             let document = documents.v3(&registry, base)?;
             version_3(&document, base, parts)

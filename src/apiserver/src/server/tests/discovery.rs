@@ -112,7 +112,7 @@ async fn openapi_lets_kubectl_leave_validation_to_the_server() {
         api.accept("/openapi/v2", "text/html").await.refused().0,
         406
     );
-    let old = format!("{}x", url);
+    let old = format!("{url}x");
     let moved = api.get(&old).await;
     assert_eq!(
         (moved.code, &moved.headers["location"]),
