@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vaquita-openapi", &["vaquita-api"]),
     ("vaquita-auth", &["vaquita-api"]),
     ("vaquita-admission", &["vaquita-api", "vaquita-kinds"]),
+    ("vaquita-cache", &["vaquita-api", "vaquita-store"]),
     ("vaquita-streams", &[]),
     (
         "vaquita-apiserver",
@@ -24,6 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-admission",
             "vaquita-api",
             "vaquita-auth",
+            "vaquita-cache",
             "vaquita-crd",
             "vaquita-kinds",
             "vaquita-openapi",

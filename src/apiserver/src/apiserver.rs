@@ -19,7 +19,6 @@ use vaquita_store::Store;
 use crate::{
     BootstrapError, Config, Dialer, LoadError, NodeTransport, User,
     authn::Authenticator,
-    cache::{feed, log::Window},
     serve::{self, ServeError, Trust},
     server::{
         self, Server,
@@ -28,6 +27,7 @@ use crate::{
         events::expire_events,
     },
 };
+use vaquita_cache::{feed, log::Window};
 
 /// How often what every cluster has is looked after.
 const BOOTSTRAP_PERIOD: Duration = Duration::from_secs(30);

@@ -11,7 +11,6 @@
 mod apiserver;
 pub mod authn;
 mod authz;
-mod cache;
 mod config;
 mod metrics;
 mod negotiation;
@@ -24,8 +23,8 @@ mod server;
 
 pub use apiserver::{ApiServer, StartError};
 pub use authn::{Authenticator, User};
-pub use cache::{entry::Malformed, feed::LoadError};
 pub use config::{Config, Network, NetworkError};
 pub use node::{Dialer, Duplex, HostNetwork, NodeError, NodeTransport};
 pub use serve::{Peer, ServeError};
 pub use server::bootstrap::BootstrapError;
+pub use vaquita_cache::{entry::Malformed, feed::LoadError};

@@ -11,7 +11,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use vaquita_auth::rbac::{Binding, Policy, Role, RoleRef, Rule, Subject};
 use vaquita_store::Revision;
 
-use crate::cache::{Cache, Snapshot, entry::Entry, resource_prefix};
+use vaquita_cache::{Cache, Snapshot, entry::Entry, resource_prefix};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// The collections of roles, then those of bindings.

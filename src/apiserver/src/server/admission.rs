@@ -12,7 +12,7 @@ use super::{
     call::Call,
     write::{Outcome, precondition},
 };
-use crate::cache::resource_prefix;
+use vaquita_cache::resource_prefix;
 
 #[async_trait]
 impl Cluster for Server {

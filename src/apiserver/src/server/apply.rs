@@ -19,10 +19,8 @@ use super::{
     update::replace,
     write::{ATTEMPTS, incoming, precondition},
 };
-use crate::{
-    cache::entry::Entry,
-    query::{FieldValidation, WriteOptions, Writing},
-};
+use crate::query::{FieldValidation, WriteOptions, Writing};
+use vaquita_cache::entry::Entry;
 
 /// Applies the configuration in the body to `part` of the object, which is made if it is not there.
 pub(crate) async fn apply(call: &mut Call<'_>, part: Part) -> Answer {

@@ -24,11 +24,11 @@ use super::{
 };
 use crate::{
     authn::User,
-    cache::entry::Entry,
     negotiation::{self, Accepted, BodyKind, Encoding},
     query::{BadQuery, ListOptions, Query, WriteOptions, Writing},
     request::RequestInfo,
 };
+use vaquita_cache::entry::Entry;
 
 /// How long a body may take to arrive: a request that is worked on takes a place that others wait for.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);

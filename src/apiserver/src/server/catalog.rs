@@ -15,7 +15,7 @@ use vaquita_api::{
 };
 
 use super::Server;
-use crate::cache::{
+use vaquita_cache::{
     Cache, Collection,
     attributes::{Attributes, Fields},
     entry::{Entry, encode},

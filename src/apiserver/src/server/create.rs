@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{
     authz::{self, escalation},
-    cache::entry::Entry,
     query::{WriteOptions, Writing},
 };
+use vaquita_cache::entry::Entry;
 
 /// How often another name is made up for `generateName` when the one before is taken.
 const NAME_ATTEMPTS: usize = 8;

@@ -31,10 +31,10 @@ use super::{
     write::{ATTEMPTS, Outcome, rehearsed},
 };
 use crate::{
-    cache::entry::Entry,
     negotiation::{BodyKind, CONSUMED},
     query::{Query, dry_run, invalid_options},
 };
+use vaquita_cache::entry::Entry;
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";

@@ -24,12 +24,12 @@ use super::{
     select::Selection,
 };
 use crate::{
-    cache::{
-        Snapshot,
-        entry::{Change, Entry},
-    },
     negotiation::Encoding,
     query::{ListOptions, VersionMatch, invalid_options},
+};
+use vaquita_cache::{
+    Snapshot,
+    entry::{Change, Entry},
 };
 
 /// How much of a list is put together before it is sent.

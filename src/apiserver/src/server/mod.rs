@@ -60,12 +60,10 @@ use self::{
     services::Services,
 };
 use crate::{
-    Config, Dialer, HostNetwork, NodeTransport,
-    authn::Authenticator,
-    authz::Access,
-    cache::{Cache, Collection, resource_prefix},
+    Config, Dialer, HostNetwork, NodeTransport, authn::Authenticator, authz::Access,
     metrics::Metrics,
 };
+use vaquita_cache::{Cache, Collection, resource_prefix};
 
 /// The kinds that every server has.
 pub(crate) fn built_in() -> Registry {

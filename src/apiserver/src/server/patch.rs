@@ -19,7 +19,8 @@ use super::{
     update::replace,
     write::{ATTEMPTS, incoming, precondition},
 };
-use crate::{cache::entry::Entry, negotiation::BodyKind, query::Writing};
+use crate::{negotiation::BodyKind, query::Writing};
+use vaquita_cache::entry::Entry;
 
 /// The patch in a request's body.
 pub(crate) struct Patch {

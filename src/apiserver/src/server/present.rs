@@ -10,7 +10,8 @@ use vaquita_api::{
     table::{self, IncludeObject},
 };
 
-use crate::{cache::entry::Entry, negotiation::Form, query::Query};
+use crate::{negotiation::Form, query::Query};
+use vaquita_cache::entry::Entry;
 
 /// A shape, with what it needs to know.
 #[derive(Clone, Copy)]

@@ -16,7 +16,8 @@ use vaquita_api::{
 };
 
 use super::present::{Shape, object, partial_version};
-use crate::{cache::entry::Entry, negotiation::Form};
+use crate::negotiation::Form;
+use vaquita_cache::entry::Entry;
 
 /// Whether objects of this kind have a form in protobuf: all that are built in do.
 pub(super) fn is_spoken(resource: &Resource) -> bool {

@@ -20,10 +20,8 @@ use super::{
     update::replace,
     write::ATTEMPTS,
 };
-use crate::{
-    cache::entry::Entry,
-    query::{WriteOptions, Writing},
-};
+use crate::query::{WriteOptions, Writing};
+use vaquita_cache::entry::Entry;
 
 /// Answers with the scale.
 pub(crate) fn get(call: &Call<'_>) -> Answer {

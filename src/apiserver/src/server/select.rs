@@ -7,7 +7,8 @@ use vaquita_api::{
 };
 
 use super::catalog::Served;
-use crate::{cache::entry::Entry, query::ListOptions};
+use crate::query::ListOptions;
+use vaquita_cache::entry::Entry;
 
 /// The objects that are asked for.
 #[derive(Clone)]

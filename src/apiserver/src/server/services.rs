@@ -21,7 +21,8 @@ use vaquita_api::{
 
 use vaquita_kinds::service;
 
-use crate::{Config, cache::entry::Entry, config::Network};
+use crate::{Config, config::Network};
+use vaquita_cache::entry::Entry;
 
 /// What is given out.
 #[derive(Debug, Default)]

@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{
     authz::escalation,
-    cache::entry::{Entry, encode},
     query::{WriteOptions, Writing},
 };
+use vaquita_cache::entry::{Entry, encode};
 
 /// Replaces `part` of the object by the body; makes the object, for the kinds where a PUT does so.
 pub(crate) async fn update(call: &mut Call<'_>, part: Part) -> Answer {

@@ -33,14 +33,14 @@ use super::{
     watch_socket,
 };
 use crate::{
-    cache::{
-        Snapshot,
-        entry::{Change, Entry},
-        log::Event,
-    },
     metrics::OpenGuard,
     negotiation::Encoding,
     query::{ListOptions, VersionMatch, invalid_options},
+};
+use vaquita_cache::{
+    Snapshot,
+    entry::{Change, Entry},
+    log::Event,
 };
 
 /// Events that are taken from the log in one go.

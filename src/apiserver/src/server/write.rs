@@ -15,10 +15,8 @@ use vaquita_api::{
 use vaquita_store::{CommitError, Expect, Revision, Write};
 
 use super::{Server, call::Call, catalog::Served};
-use crate::{
-    cache::entry::{Change, Entry, encode},
-    query::{FieldValidation, WriteOptions},
-};
+use crate::query::{FieldValidation, WriteOptions};
+use vaquita_cache::entry::{Change, Entry, encode};
 
 /// How often a write is tried again that somebody else's came before.
 pub(crate) const ATTEMPTS: usize = 32;

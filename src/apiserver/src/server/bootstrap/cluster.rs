@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vaquita_api::Object;
 
 use super::{super::Server, BootstrapError, post, put};
-use crate::cache::resource_prefix;
+use vaquita_cache::resource_prefix;
 
 /// Makes the Service by which pods find the API, and its endpoints if they can reach it.
 pub(super) async fn publish_service(server: &Arc<Server>) -> Result<(), BootstrapError> {

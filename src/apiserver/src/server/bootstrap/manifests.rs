@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vaquita_api::{Object, meta};
 
 use super::{super::Server, BootstrapError};
-use crate::cache::resource_prefix;
+use vaquita_cache::resource_prefix;
 
 /// The files, by name.
 const FILES: [(&str, &str); 8] = [

@@ -29,7 +29,7 @@ use vaquita_crd::naming::{self, Taken};
 
 use self::webhook::Webhook;
 use super::{Server, catalog::Served, update::modify_at};
-use crate::cache::{entry::Entry, feed::LoadError};
+use vaquita_cache::{entry::Entry, feed::LoadError};
 
 const GROUP: &str = "apiextensions.k8s.io";
 const PLURAL: &str = "customresourcedefinitions";

@@ -39,7 +39,7 @@ pub enum LoadError {
 }
 
 /// Reads everything below [`ROOT`] and begins to watch it.
-pub(crate) async fn load(
+pub async fn load(
     store: &dyn Store,
     prefixes: impl IntoIterator<Item = Bytes>,
     window: Window,
@@ -68,7 +68,7 @@ async fn read_all(
 }
 
 /// Applies what the store reports, until the store closes.
-pub(crate) async fn follow(cache: Arc<Cache>, store: Arc<dyn Store>, mut watch: Watch) {
+pub async fn follow(cache: Arc<Cache>, store: Arc<dyn Store>, mut watch: Watch) {
     loop {
         match watch.next().await {
             Some(Ok(events)) => cache.take(events),
@@ -163,7 +163,7 @@ impl Cache {
     }
 
     /// Begins to keep what starts with `prefix`: reads it from the store, and follows it from then on.
-    pub(crate) async fn open(
+    pub async fn open(
         &self,
         store: &dyn Store,
         prefix: &Bytes,

@@ -15,7 +15,7 @@ use vaquita_store::Revision;
 /// The revision up to which the cache has applied everything. Each waiter is woken once, when its own revision is there:
 /// with hundreds of writers, waking all of them for each revision would cost more than the writes.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub struct Progress {
     applied: AtomicU64,
     waiting: Mutex<BinaryHeap<Waiter>>,
 }
@@ -48,12 +48,12 @@ impl Ord for Waiter {
 
 impl Progress {
     /// The revision that has been applied.
-    pub(crate) fn applied(&self) -> Revision {
+    pub fn applied(&self) -> Revision {
         self.applied.load(Ordering::Acquire)
     }
 
     /// Everything up to `revision` has been applied. Never goes back.
-    pub(crate) fn advance(&self, revision: Revision) {
+    pub fn advance(&self, revision: Revision) {
         self.applied.fetch_max(revision, Ordering::AcqRel);
         let mut ready = Vec::new();
         {
@@ -71,7 +71,7 @@ impl Progress {
     }
 
     /// Resolves when `revision` has been applied. Never, if it never is.
-    pub(crate) async fn reached(&self, revision: Revision) {
+    pub async fn reached(&self, revision: Revision) {
         let woken = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             // Under the lock: `advance` stores before it looks for waiters.

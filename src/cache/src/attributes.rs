@@ -9,14 +9,15 @@ use vaquita_api::{Object, meta, registry::SelectableField};
 
 /// The fields that selectors may name, of one resource.
 #[derive(Debug, Clone)]
-pub(crate) struct Fields {
+pub struct Fields {
     fields: Vec<SelectableField>,
     /// Equal for equal lists.
     digest: u64,
 }
 
 impl Fields {
-    pub(crate) fn new(fields: &[SelectableField]) -> Self {
+    /// The fields of a resource, in its order.
+    pub fn new(fields: &[SelectableField]) -> Self {
         let mut hasher = DefaultHasher::new();
         for field in fields {
             field.label.hash(&mut hasher);
@@ -28,21 +29,24 @@ impl Fields {
     }
 
     /// The place of the field with this label among [`Attributes::fields`].
-    pub(crate) fn position(&self, label: &str) -> Option<usize> {
+    pub fn position(&self, label: &str) -> Option<usize> {
         self.fields.iter().position(|field| field.label == label)
     }
 }
 
 /// An object's labels, and the values of its resource's selectable fields in their order.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Attributes {
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) fields: Vec<String>,
+pub struct Attributes {
+    /// The labels.
+    pub labels: BTreeMap<String, String>,
+    /// The values of the selectable fields, in the order of [`Fields`].
+    pub fields: Vec<String>,
     digest: u64,
 }
 
 impl Attributes {
-    pub(crate) fn of(object: &Object, fields: &Fields) -> Self {
+    /// Those of `object`.
+    pub fn of(object: &Object, fields: &Fields) -> Self {
         Self {
             labels: meta::labels(object),
             fields: fields
@@ -55,7 +59,7 @@ impl Attributes {
     }
 
     /// Whether the values are those of `fields`.
-    pub(crate) fn are_of(&self, fields: &Fields) -> bool {
+    pub fn are_of(&self, fields: &Fields) -> bool {
         self.digest == fields.digest
     }
 }

@@ -5,10 +5,11 @@
 //! watchers follow the log with a cursor. Whoever has written waits until the cache has applied the revision of
 //! that write, so that nobody misses what was acknowledged to them.
 
-pub(crate) mod entry;
-pub(crate) mod feed;
-pub(crate) mod log;
-pub(crate) mod progress;
+pub mod attributes;
+pub mod entry;
+pub mod feed;
+pub mod log;
+pub mod progress;
 
 use std::{
     collections::HashMap,
@@ -28,13 +29,11 @@ use self::{
     progress::Progress,
 };
 
-pub(crate) mod attributes;
-
 /// What every key of ours begins with.
-pub(crate) use vaquita_api::continuation::ROOT;
+pub use vaquita_api::continuation::ROOT;
 
 /// Where a resource's objects are stored: `/registry/{group or "core"}/{plural}/`.
-pub(crate) fn resource_prefix(group: &str, plural: &str) -> Bytes {
+pub fn resource_prefix(group: &str, plural: &str) -> Bytes {
     let group = if group.is_empty() { "core" } else { group };
     format!("/registry/{group}/{plural}/").into()
 }
@@ -43,7 +42,7 @@ type Objects = OrdMap<Bytes, Arc<Entry>>;
 
 /// The objects of one resource, and what recently happened to them.
 #[derive(Debug)]
-pub(crate) struct Collection {
+pub struct Collection {
     prefix: Bytes,
     state: RwLock<State>,
     changed: Notify,
@@ -64,21 +63,17 @@ struct State {
 
 /// A collection as it was at one revision.
 #[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
+pub struct Snapshot {
     objects: Objects,
     /// The snapshot holds everything up to here, and nothing after.
-    pub(crate) revision: Revision,
+    pub revision: Revision,
     /// The last revision that changed anything in it.
-    pub(crate) changed: Revision,
+    pub changed: Revision,
 }
 
 impl Snapshot {
     /// The entries whose key starts with `prefix`, in order of keys, beginning behind `after` (a key) if it is given.
-    pub(crate) fn range(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-    ) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn range(&self, prefix: &[u8], after: Option<&[u8]>) -> impl Iterator<Item = &Arc<Entry>> {
         let start = match after {
             Some(key) => Bound::Excluded(Bytes::copy_from_slice(key)),
             None => Bound::Included(Bytes::copy_from_slice(prefix)),
@@ -123,7 +118,7 @@ impl Collection {
     }
 
     /// A collection that nothing is ever kept in, for what is answered and forgotten.
-    pub(crate) fn nothing(prefix: Bytes) -> Self {
+    pub fn nothing(prefix: Bytes) -> Self {
         let window = Window {
             events: 1,
             bytes: 0,
@@ -132,12 +127,12 @@ impl Collection {
     }
 
     /// What all keys of the collection begin with; ends with a slash.
-    pub(crate) fn prefix(&self) -> &Bytes {
+    pub fn prefix(&self) -> &Bytes {
         &self.prefix
     }
 
     /// The key of an object.
-    pub(crate) fn key(&self, namespace: Option<&str>, name: &str) -> Bytes {
+    pub fn key(&self, namespace: Option<&str>, name: &str) -> Bytes {
         let namespace = namespace.map(str::as_bytes).unwrap_or_default();
         let mut key = Vec::with_capacity(self.prefix.len() + namespace.len() + 1 + name.len());
         key.extend_from_slice(&self.prefix);
@@ -150,7 +145,7 @@ impl Collection {
     }
 
     /// What the keys of all objects in `namespace` begin with; of the whole collection without one.
-    pub(crate) fn scope(&self, namespace: Option<&str>) -> Bytes {
+    pub fn scope(&self, namespace: Option<&str>) -> Bytes {
         match namespace {
             Some(namespace) => [&self.prefix, namespace.as_bytes(), b"/"].concat().into(),
             None => self.prefix.clone(),
@@ -158,12 +153,12 @@ impl Collection {
     }
 
     /// The object at `key` now.
-    pub(crate) fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
         self.read().objects.get(key).cloned()
     }
 
     /// All objects now.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Snapshot {
         // Before the lock: whatever is applied by now is in the map that we are about to see.
         let applied = self.progress.applied();
         let state = self.read();
@@ -175,12 +170,12 @@ impl Collection {
     }
 
     /// How many objects there are.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.read().objects.len()
     }
 
     /// Up to `limit` events after `cursor`, and the revision up to which that is everything.
-    pub(crate) fn events(
+    pub fn events(
         &self,
         cursor: Revision,
         limit: usize,
@@ -196,7 +191,7 @@ impl Collection {
     }
 
     /// Resolves at the next change after it was first polled (or `enable`d).
-    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+    pub fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
     }
 
@@ -307,7 +302,7 @@ type Collections = HashMap<Bytes, Arc<Collection>>;
 
 /// All collections, by the prefix of their keys. There are more or fewer of them as resources come and go.
 #[derive(Debug)]
-pub(crate) struct Cache {
+pub struct Cache {
     collections: ArcSwap<Collections>,
     window: Window,
     progress: Arc<Progress>,
@@ -332,7 +327,7 @@ impl Cache {
     }
 
     /// The collection with this prefix.
-    pub(crate) fn collection(&self, prefix: &[u8]) -> Option<Arc<Collection>> {
+    pub fn collection(&self, prefix: &[u8]) -> Option<Arc<Collection>> {
         self.collections.load().get(prefix).cloned()
     }
 
@@ -349,7 +344,7 @@ impl Cache {
     }
 
     /// Keeps what begins with `prefix` no longer. The store still does.
-    pub(crate) fn remove(&self, prefix: &[u8]) {
+    pub fn remove(&self, prefix: &[u8]) {
         self.collections.rcu(|current| {
             let mut next = Collections::clone(current);
             next.remove(prefix);
@@ -358,12 +353,12 @@ impl Cache {
     }
 
     /// How far everything has been applied.
-    pub(crate) fn progress(&self) -> &Progress {
+    pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
     /// Forgets events up to and including `revision`, as the store does when it compacts.
-    pub(crate) fn trim(&self, revision: Revision) {
+    pub fn trim(&self, revision: Revision) {
         for collection in self.collections.load().values() {
             collection.trim(revision);
         }

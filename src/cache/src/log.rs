@@ -12,33 +12,38 @@ use super::entry::{Change, Entry};
 
 /// One change of one object.
 #[derive(Debug)]
-pub(crate) struct Event {
-    pub(crate) change: Change,
+pub struct Event {
+    /// What happened.
+    pub change: Change,
     /// The new state; of a deletion the last state, with the deletion's revision.
-    pub(crate) entry: Arc<Entry>,
+    pub entry: Arc<Entry>,
     /// The state before, for selectors that an object enters or leaves.
-    pub(crate) previous: Option<Arc<Entry>>,
+    pub previous: Option<Arc<Entry>>,
 }
 
 impl Event {
-    pub(crate) fn revision(&self) -> Revision {
+    /// When it happened.
+    pub fn revision(&self) -> Revision {
         self.entry.revision
     }
 }
 
 /// How much a log keeps.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Window {
-    pub(crate) events: usize,
-    pub(crate) bytes: usize,
+pub struct Window {
+    /// Events, at most.
+    pub events: usize,
+    /// Bytes of their objects, at most.
+    pub bytes: usize,
 }
 
 /// The cursor is older than what the log has kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TooOld;
+pub struct TooOld;
 
+/// The recent events of one resource, once for all its watchers.
 #[derive(Debug)]
-pub(crate) struct EventLog {
+pub struct EventLog {
     events: VecDeque<Arc<Event>>,
     bytes: usize,
     window: Window,
@@ -48,7 +53,7 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     /// An empty log of what happens after `floor`.
-    pub(crate) fn new(floor: Revision, window: Window) -> Self {
+    pub fn new(floor: Revision, window: Window) -> Self {
         Self {
             events: VecDeque::new(),
             bytes: 0,
@@ -58,12 +63,12 @@ impl EventLog {
     }
 
     /// How much it keeps.
-    pub(crate) fn window(&self) -> Window {
+    pub fn window(&self) -> Window {
         self.window
     }
 
     /// Adds an event, which is not older than the last one; drops the oldest if the window is full.
-    pub(crate) fn push(&mut self, event: Arc<Event>) {
+    pub fn push(&mut self, event: Arc<Event>) {
         self.bytes += event.entry.size();
         self.events.push_back(event);
         while self.events.len() > self.window.events
@@ -74,7 +79,7 @@ impl EventLog {
     }
 
     /// Drops events up to and including `revision`.
-    pub(crate) fn trim(&mut self, revision: Revision) {
+    pub fn trim(&mut self, revision: Revision) {
         while self
             .events
             .front()
@@ -92,7 +97,7 @@ impl EventLog {
     }
 
     /// Up to `limit` events after `cursor`, oldest first.
-    pub(crate) fn read(&self, cursor: Revision, limit: usize) -> Result<Vec<Arc<Event>>, TooOld> {
+    pub fn read(&self, cursor: Revision, limit: usize) -> Result<Vec<Arc<Event>>, TooOld> {
         if cursor < self.floor {
             return Err(TooOld);
         }

@@ -28,15 +28,18 @@ const FRAME_END: &[u8] = b"}\n";
 
 /// What happened to an object, as watchers name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Change {
+pub enum Change {
+    /// It is new.
     Added,
+    /// It was there before, in another state.
     Modified,
+    /// It is gone.
     Deleted,
 }
 
 impl Change {
     /// The type of an event.
-    pub(crate) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Added => "ADDED",
             Self::Modified => "MODIFIED",
@@ -45,7 +48,7 @@ impl Change {
     }
 
     /// The start of a watch frame, up to the object.
-    pub(crate) fn frame_start(self) -> &'static [u8] {
+    pub fn frame_start(self) -> &'static [u8] {
         match self {
             Self::Added => br#"{"type":"ADDED","object":"#,
             Self::Modified => br#"{"type":"MODIFIED","object":"#,
@@ -62,7 +65,7 @@ pub struct Malformed;
 /// Encodes an object for the store. The metadata's resourceVersion, if there is one, is left out.
 ///
 /// apiVersion, kind and metadata come first, as people expect them when they read an answer.
-pub(crate) fn encode(object: &Object) -> Result<Bytes, serde_json::Error> {
+pub fn encode(object: &Object) -> Result<Bytes, serde_json::Error> {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(&[0; OFFSET_BYTES]);
     out.push(b'{');
@@ -108,11 +111,11 @@ fn pop_comma(out: &mut Vec<u8>) {
 
 /// An object at one revision.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// The key in the store.
-    pub(crate) key: Bytes,
+    pub key: Bytes,
     /// The revision that wrote this state: the object's resourceVersion.
-    pub(crate) revision: Revision,
+    pub revision: Revision,
     frame: Bytes,
     change: Change,
     /// Where the resourceVersion stands in the frame.
@@ -125,7 +128,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Stamps a stored value with its revision; 0 stands for none, and is not written into the object.
-    pub(crate) fn from_stored(
+    pub fn from_stored(
         key: Bytes,
         value: &[u8],
         revision: Revision,
@@ -141,7 +144,7 @@ impl Entry {
     }
 
     /// The last state of an object that was deleted by `revision`, which becomes its resourceVersion.
-    pub(crate) fn deleted(&self, revision: Revision) -> Self {
+    pub fn deleted(&self, revision: Revision) -> Self {
         let (head, tail) = self.unstamped();
         Self::assemble(self.key.clone(), head, tail, revision, Change::Deleted)
     }
@@ -179,28 +182,28 @@ impl Entry {
     }
 
     /// What the write that made this state did to the object.
-    pub(crate) fn change(&self) -> Change {
+    pub fn change(&self) -> Change {
         self.change
     }
 
     /// The object as JSON, resourceVersion included.
-    pub(crate) fn object(&self) -> Bytes {
+    pub fn object(&self) -> Bytes {
         self.frame
             .slice(self.change.frame_start().len()..self.frame.len() - FRAME_END.len())
     }
 
     /// The object's JSON, borrowed.
-    pub(crate) fn json(&self) -> &[u8] {
+    pub fn json(&self) -> &[u8] {
         &self.frame[self.change.frame_start().len()..self.frame.len() - FRAME_END.len()]
     }
 
     /// The object as a value.
-    pub(crate) fn value(&self) -> Result<Object, Malformed> {
+    pub fn value(&self) -> Result<Object, Malformed> {
         serde_json::from_slice(self.json()).map_err(|_| Malformed)
     }
 
     /// The object as a value that is kept from then on: for the few that are looked at again and again.
-    pub(crate) fn parsed(&self) -> Result<Arc<Object>, Malformed> {
+    pub fn parsed(&self) -> Result<Arc<Object>, Malformed> {
         if let Some(parsed) = self.parsed.get() {
             return Ok(parsed.clone());
         }
@@ -209,22 +212,22 @@ impl Entry {
     }
 
     /// The object in protobuf, if somebody has left it here.
-    pub(crate) fn message(&self) -> Option<&Bytes> {
+    pub fn message(&self) -> Option<&Bytes> {
         self.message.get()
     }
 
     /// Leaves the object's form in protobuf here.
-    pub(crate) fn keep_message(&self, make: impl FnOnce() -> Bytes) -> Bytes {
+    pub fn keep_message(&self, make: impl FnOnce() -> Bytes) -> Bytes {
         self.message.get_or_init(make).clone()
     }
 
     /// The ready frame, if it is one for `change`.
-    pub(crate) fn frame(&self, change: Change) -> Option<&Bytes> {
+    pub fn frame(&self, change: Change) -> Option<&Bytes> {
         (self.change == change).then_some(&self.frame)
     }
 
     /// Appends a frame for `change` to `out`.
-    pub(crate) fn write_frame(&self, change: Change, out: &mut Vec<u8>) {
+    pub fn write_frame(&self, change: Change, out: &mut Vec<u8>) {
         if self.change == change {
             out.extend_from_slice(&self.frame);
         } else {
@@ -235,12 +238,12 @@ impl Entry {
     }
 
     /// How many bytes the entry holds.
-    pub(crate) fn size(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.frame.len()
     }
 
     /// What selectors ask for, read from the object the first time somebody asks.
-    pub(crate) fn attributes(&self, fields: &Fields) -> Cow<'_, Attributes> {
+    pub fn attributes(&self, fields: &Fields) -> Cow<'_, Attributes> {
         let read = || {
             let object = self.value().unwrap_or_default();
             Attributes::of(&object, fields)
@@ -255,14 +258,14 @@ impl Entry {
     }
 
     /// This state with another object in its place: the same one as another resource shows it.
-    pub(crate) fn shown_as(&self, object: &Object) -> Result<Self, serde_json::Error> {
+    pub fn shown_as(&self, object: &Object) -> Result<Self, serde_json::Error> {
         let stored = encode(object)?;
         let shown = Self::from_stored(self.key.clone(), &stored, self.revision, self.change);
         shown.map_err(serde::ser::Error::custom)
     }
 
     /// Whether `stored`, an encoded object, is this state, whatever its revision.
-    pub(crate) fn is(&self, stored: &[u8]) -> bool {
+    pub fn is(&self, stored: &[u8]) -> bool {
         let Some(json) = stored.get(OFFSET_BYTES..) else {
             return false;
         };
