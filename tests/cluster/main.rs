@@ -16,3 +16,4 @@ mod restart;
 mod rust_client;
 mod streams;
 mod watches;
+mod workloads;

@@ -15,6 +15,7 @@ pub mod drive;
 pub mod endpoints;
 pub mod evictions;
 pub mod informer;
+pub mod jobs;
 mod key;
 mod meta;
 pub mod namespaces;
@@ -53,6 +54,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     running.spawn(deployments::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(evictions::run(context.clone()));
+    running.spawn(jobs::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
     running.spawn(quotas::run(context.clone()));

@@ -115,9 +115,8 @@ impl Reconciler for Controller {
         };
         let sets = self.claimed_sets(key, &deployment).await?;
         let deployment = Deployment::clone(&deployment);
-        Rollout::new(self, deployment, sets, Timestamp::now())
-            .advance()
-            .await
+        // On the heap: a deployment is a large object, and a look holds several.
+        Box::pin(Rollout::new(self, deployment, sets, Timestamp::now()).advance()).await
     }
 }
 
@@ -157,7 +156,7 @@ impl Controller {
                 .get(&ObjectKey::new(namespace, &owner.name))?;
             (meta::uid(&*set) == owner.uid).then_some(set)
         });
-        if let Some(key) = set.and_then(|set| self.controller_key(&*set))
+        if let Some(key) = set.and_then(|set| self.controller_key(&set))
             && let Some(deployment) = self.deployments.store().get(&key)
             && plan::is_recreate(&deployment)
         {

@@ -386,7 +386,7 @@ impl<'c> Rollout<'c> {
             .filter(|set| set.wanted() > 0)
             .cloned()
             .collect();
-        let counted: Vec<_> = active.iter().map(|set| count(set)).collect();
+        let counted: Vec<_> = active.iter().map(count).collect();
         let sizes = self.limits.shrink(count(&new), &counted);
         if !self.shrink_to(&active, &sizes).await? && self.is_complete() {
             self.clean_up().await?;

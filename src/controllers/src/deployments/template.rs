@@ -27,14 +27,12 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Strin
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
     let letter = |digit: u8| LETTERS.get(usize::from(digit) % LETTERS.len());
-    let letters = hash
-        .to_string()
+    hash.to_string()
         .bytes()
         .filter_map(letter)
         .copied()
         .map(char::from)
-        .collect();
-    letters
+        .collect()
 }
 
 /// The name of the replica set of a deployment with this hash.

@@ -77,7 +77,7 @@ fn edit(api: &FakeApi, change: impl FnOnce(&mut Value)) {
 
 fn set_image(api: &FakeApi, image: &str) {
     edit(api, |spec| {
-        spec["template"]["spec"]["containers"][0]["image"] = json!(image)
+        spec["template"]["spec"]["containers"][0]["image"] = json!(image);
     });
 }
 
@@ -263,7 +263,7 @@ async fn recreating_waits_for_the_last_old_pod() {
         .unwrap()
         .to_owned();
     api.edit(PODS, "shop", &slow, |pod| {
-        pod["metadata"]["finalizers"] = json!(["test/slow"])
+        pod["metadata"]["finalizers"] = json!(["test/slow"]);
     });
     set_image(&api, "v2");
     api.until("one old pod left", |api| api.objects(PODS).len() == 1)

@@ -1,0 +1,178 @@
+//! Deployments as people run them: rolled out, scaled, changed, undone, paused and deleted by stock `kubectl`.
+
+use crate::harness::{Vaquita, eventually, list};
+
+/// A deployment of `replicas` pods of one HTTP component.
+fn web(replicas: usize) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+  annotations: {{kubernetes.io/change-cause: the first}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: web}}}}
+  template:
+    metadata: {{labels: {{app: web}}}}
+    spec:
+      containers:
+      - name: web
+        image: localhost/hello:v1
+        ports: [{{containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+"
+    )
+}
+
+/// A cluster with the deployment, rolled out, and images to change to: one that works and one that never does.
+fn rolled_out(replicas: usize) -> Vaquita {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.load_guest("hello", "localhost/hello:v2");
+    cluster.load_guest("trap-at-start", "localhost/trap:v1");
+    cluster.apply(&web(replicas));
+    wait_rolled_out(&cluster);
+    cluster
+}
+
+fn wait_rolled_out(cluster: &Vaquita) {
+    let said = cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]);
+    assert!(
+        said.contains("deployment \"web\" successfully rolled out"),
+        "{said}"
+    );
+}
+
+/// The image of every pod that is ready, the same once for each.
+fn wait_images(cluster: &Vaquita, image: &str, count: usize) {
+    eventually(&format!("{count} pods of {image} and no other"), || {
+        let pods = list(&cluster.get(&["pods", "-l", "app=web"])["items"]);
+        let images: Vec<_> = pods
+            .iter()
+            .map(|pod| pod["spec"]["containers"][0]["image"].clone())
+            .collect();
+        (images.len() == count && images.iter().all(|known| known == image))
+            .then_some(())
+            .ok_or_else(|| format!("{images:?}"))
+    });
+}
+
+#[test]
+fn a_deployment_is_rolled_out_scaled_changed_and_undone() {
+    let cluster = rolled_out(3);
+    wait_images(&cluster, "localhost/hello:v1", 3);
+    let table = cluster.kubectl(&["get", "deployment", "web"]);
+    assert!(table.contains("3/3"), "{table}");
+
+    cluster.kubectl(&["scale", "deployment", "web", "--replicas=5"]);
+    wait_rolled_out(&cluster);
+    assert_eq!(cluster.ready_pods("app=web").len(), 5);
+    cluster.kubectl(&["scale", "deployment", "web", "--replicas=2"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v1", 2);
+
+    cluster.kubectl(&["set", "image", "deployment/web", "web=localhost/hello:v2"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v2", 2);
+    let sets = list(&cluster.get(&["replicasets", "-l", "app=web"])["items"]);
+    let mut sizes: Vec<_> = sets
+        .iter()
+        .map(|set| set["spec"]["replicas"].clone())
+        .collect();
+    sizes.sort_by_key(|size| size.as_i64());
+    assert_eq!(sizes, [0, 2]);
+
+    let history = cluster.kubectl(&["rollout", "history", "deployment/web"]);
+    assert!(
+        history.contains("1 ") && history.contains("2 "),
+        "{history}"
+    );
+    let first = cluster.kubectl(&["rollout", "history", "deployment/web", "--revision=1"]);
+    assert!(first.contains("localhost/hello:v1"), "{first}");
+
+    cluster.kubectl(&["rollout", "undo", "deployment/web"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v1", 2);
+    let sets = list(&cluster.get(&["replicasets", "-l", "app=web"])["items"]);
+    assert_eq!(sets.len(), 2, "undoing takes the old set again");
+    let deployment = cluster.get(&["deployment", "web"]);
+    assert_eq!(
+        deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "3"
+    );
+    let described = cluster.kubectl(&["describe", "deployment", "web"]);
+    for part in [
+        "ScalingReplicaSet",
+        "NewReplicaSetAvailable",
+        "MinimumReplicasAvailable",
+        "OldReplicaSets:",
+    ] {
+        assert!(described.contains(part), "no {part} in\n{described}");
+    }
+}
+
+#[test]
+fn a_broken_image_stops_the_rollout_and_what_worked_goes_on() {
+    let cluster = rolled_out(3);
+    cluster.kubectl(&["set", "image", "deployment/web", "web=localhost/trap:v1"]);
+    eventually("one pod of the broken image", || {
+        let deployment = cluster.get(&["deployment", "web"]);
+        (deployment["status"]["updatedReplicas"] == 1)
+            .then_some(())
+            .ok_or_else(|| deployment["status"].to_string())
+    });
+    assert_eq!(cluster.ready_pods("app=web").len(), 3);
+    let waiting = cluster.try_kubectl(&["rollout", "status", "deployment/web", "--timeout=1s"]);
+    assert!(!waiting.status.success(), "{}", waiting.stdout);
+
+    cluster.kubectl(&["rollout", "undo", "deployment/web"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v1", 3);
+}
+
+#[test]
+fn a_pause_gathers_changes_and_a_restart_makes_new_pods() {
+    let cluster = rolled_out(2);
+    let first = cluster.wait_ready("app=web", 2);
+    cluster.kubectl(&["rollout", "pause", "deployment/web"]);
+    cluster.kubectl(&["set", "image", "deployment/web", "web=localhost/hello:v2"]);
+    cluster.kubectl(&["set", "env", "deployment/web", "MOOD=calm"]);
+    eventually("the pause is noticed", || {
+        let deployment = cluster.get(&["deployment", "web"]);
+        (deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"])
+            .then_some(())
+            .ok_or_else(|| deployment["status"].to_string())
+    });
+    assert_eq!(cluster.wait_ready("app=web", 2), first);
+    cluster.kubectl(&["rollout", "resume", "deployment/web"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v2", 2);
+    let sets = list(&cluster.get(&["replicasets", "-l", "app=web"])["items"]);
+    assert_eq!(sets.len(), 2, "both changes are one rollout");
+
+    let second = cluster.wait_ready("app=web", 2);
+    cluster.kubectl(&["rollout", "restart", "deployment/web"]);
+    wait_rolled_out(&cluster);
+    wait_images(&cluster, "localhost/hello:v2", 2);
+    let third = cluster.wait_ready("app=web", 2);
+    assert!(third.iter().all(|pod| !second.contains(pod)), "{third:?}");
+}
+
+#[test]
+fn deleting_a_deployment_takes_all_with_it_unless_told_to_leave_it() {
+    let cluster = rolled_out(2);
+    cluster.kubectl(&["delete", "deployment", "web", "--cascade=orphan"]);
+    assert_eq!(cluster.ready_pods("app=web").len(), 2);
+    // A new deployment of the same template adopts what it finds.
+    let before = cluster.wait_ready("app=web", 2);
+    cluster.apply(&web(2));
+    wait_rolled_out(&cluster);
+    assert_eq!(cluster.wait_ready("app=web", 2), before);
+
+    cluster.kubectl(&["delete", "deployment", "web"]);
+    eventually("nothing is left", || {
+        let left = cluster.kubectl(&["get", "replicasets,pods", "-l", "app=web", "-o", "name"]);
+        left.trim().is_empty().then_some(()).ok_or(left)
+    });
+}
