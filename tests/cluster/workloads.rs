@@ -1,4 +1,5 @@
-//! Deployments as people run them: rolled out, scaled, changed, undone, paused and deleted by stock `kubectl`.
+//! Deployments and jobs as people run them: rolled out, scaled, changed, undone, paused, run to their end and deleted by
+//! stock `kubectl`.
 
 use crate::harness::{Vaquita, eventually, list};
 
@@ -44,7 +45,7 @@ fn wait_rolled_out(cluster: &Vaquita) {
     );
 }
 
-/// The image of every pod that is ready, the same once for each.
+/// Waits until there are so many pods, all of one image.
 fn wait_images(cluster: &Vaquita, image: &str, count: usize) {
     eventually(&format!("{count} pods of {image} and no other"), || {
         let pods = list(&cluster.get(&["pods", "-l", "app=web"])["items"]);
@@ -173,6 +174,65 @@ fn deleting_a_deployment_takes_all_with_it_unless_told_to_leave_it() {
     cluster.kubectl(&["delete", "deployment", "web"]);
     eventually("nothing is left", || {
         let left = cluster.kubectl(&["get", "replicasets,pods", "-l", "app=web", "-o", "name"]);
+        left.trim().is_empty().then_some(()).ok_or(left)
+    });
+}
+
+#[test]
+fn a_job_runs_its_indexes_to_the_end_and_another_gives_up() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("core-command", "localhost/command:v1");
+    cluster.load_guest("trap-at-start", "localhost/trap:v1");
+    cluster.apply(
+        "apiVersion: batch/v1
+kind: Job
+metadata: {name: each}
+spec:
+  completions: 3
+  parallelism: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/command:v1}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: hopeless}
+spec:
+  backoffLimit: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/trap:v1}]
+",
+    );
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=complete",
+        "job/each",
+        "--timeout=60s",
+    ]);
+    let each = cluster.get(&["job", "each"]);
+    assert_eq!(each["status"]["completedIndexes"], "0-2");
+    assert_eq!(each["status"]["succeeded"], 3);
+    let said = cluster.kubectl(&["logs", "-l", "job-name=each", "--tail=-1"]);
+    for index in 0..3 {
+        let line = format!("environment JOB_COMPLETION_INDEX={index}");
+        assert!(said.contains(&line), "no {line} in\n{said}");
+    }
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=failed",
+        "job/hopeless",
+        "--timeout=60s",
+    ]);
+    let described = cluster.kubectl(&["describe", "job", "hopeless"]);
+    assert!(described.contains("BackoffLimitExceeded"), "{described}");
+
+    cluster.kubectl(&["delete", "jobs", "--all"]);
+    eventually("nothing is left", || {
+        let left = cluster.kubectl(&["get", "jobs,pods", "-o", "name"]);
         left.trim().is_empty().then_some(()).ok_or(left)
     });
 }

@@ -112,7 +112,9 @@ mod tests {
         #[test]
         fn it_is_a_set(members in prop::collection::vec(0..40i32, 0..40)) {
             let mut indexes = Indexes::default();
-            members.iter().for_each(|member| indexes.insert(*member));
+            for member in &members {
+                indexes.insert(*member);
+            }
             let expected: BTreeSet<_> = members.into_iter().collect();
             prop_assert_eq!(indexes.len(), i64::try_from(expected.len()).unwrap());
             let missing: Vec<_> = (0..40).filter(|index| !expected.contains(index)).collect();

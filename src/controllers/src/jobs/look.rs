@@ -93,7 +93,7 @@ impl<'c> Look<'c> {
             self.view().deadline(&self.status).filter(|_| !stopping),
             Some(SECOND_LOOK).filter(|_| !all_seen),
         ];
-        // A moment later than the deadline, so that it is over whatever rounding does to times.
+        // A moment later, so that the time is over however it was rounded.
         let next = times.into_iter().flatten().min();
         Ok(next.map_or(Next::Wait, |next| {
             Next::After(next + Duration::from_millis(10))
@@ -258,14 +258,14 @@ impl<'c> Look<'c> {
         };
         let burst = self.controller.context.options.replica_burst.max(1);
         match (active.len() + going).cmp(&wanted) {
-            Ordering::Equal => {}
             Ordering::Greater if active.len() > wanted => {
                 let related = active.clone();
                 replicas::sort_for_deletion(&mut active, &related, self.now);
                 active.truncate((active.len() - wanted).min(burst));
                 self.give_up(active).await?;
             }
-            Ordering::Greater => {}
+            // What is going makes up the rest.
+            Ordering::Equal | Ordering::Greater => {}
             Ordering::Less => {
                 let backoff = self.view().backoff();
                 if !backoff.is_zero() {

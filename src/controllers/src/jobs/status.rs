@@ -173,10 +173,9 @@ impl View<'_> {
             match end(pod, self.spec) {
                 Some(End::Succeeded) => {
                     let completions = self.spec.completions.unwrap_or(0);
-                    index(pod)
-                        .filter(|index| *index < completions)
-                        .into_iter()
-                        .for_each(|index| completed.insert(index));
+                    if let Some(index) = index(pod).filter(|index| *index < completions) {
+                        completed.insert(index);
+                    }
                     succeeded.push(uid);
                 }
                 Some(End::Failed) => failed.push(uid),
@@ -200,8 +199,7 @@ impl View<'_> {
     /// The counts of pods that are there.
     pub(super) fn count_pods(&self, status: &mut JobStatus) {
         let active = self.active();
-        let optional = |count: i32| Some(count).filter(|count| *count != 0);
-        status.active = optional(count(active.len()));
+        status.active = Some(count(active.len())).filter(|count| *count != 0);
         status.ready = Some(count(
             active.iter().filter(|pod| pods::is_ready(pod)).count(),
         ));
@@ -330,7 +328,9 @@ impl View<'_> {
             pods::is_active(pod) || waits
         };
         for pod in self.pods.iter().filter(occupied) {
-            index(pod).into_iter().for_each(|index| taken.insert(index));
+            if let Some(index) = index(pod) {
+                taken.insert(index);
+            }
         }
         taken
             .missing(self.spec.completions.unwrap_or(0))
@@ -338,7 +338,7 @@ impl View<'_> {
             .collect()
     }
 
-    /// Whether this look is at a job that was never started.
+    /// Whether the job is being deleted: nothing new is started for it.
     pub(super) fn is_going(&self) -> bool {
         meta::is_terminating(&self.job.metadata)
     }

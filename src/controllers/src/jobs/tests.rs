@@ -50,7 +50,7 @@ fn all_end(api: &FakeApi, phase: &'static str) {
                 if pod["status"].is_null() {
                     let name = pod["metadata"]["name"].as_str().unwrap();
                     api.edit(PODS, "shop", name, |pod| {
-                        pod["status"] = json!({ "phase": phase })
+                        pod["status"] = json!({ "phase": phase });
                     });
                 }
             }
@@ -178,7 +178,7 @@ async fn each_pod_of_an_indexed_job_knows_its_index() {
         .unwrap()
         .to_owned();
     api.edit(PODS, "shop", &second, |pod| {
-        pod["status"] = json!({ "phase": "Failed" })
+        pod["status"] = json!({ "phase": "Failed" });
     });
     api.until("it again", |_| creations(&api) == 4).await;
     all_end(&api, "Succeeded");
@@ -217,7 +217,7 @@ async fn suspending_gives_the_pods_up_without_counting_them() {
     api.until("two pods", |api| status_of(api)["active"] == 2)
         .await;
     api.edit(JOBS, "shop", "sum", |job| {
-        job["spec"]["suspend"] = json!(true)
+        job["spec"]["suspend"] = json!(true);
     });
     api.until("no pod", |api| {
         is(api, "Suspended") && api.objects(PODS).is_empty()
@@ -226,7 +226,7 @@ async fn suspending_gives_the_pods_up_without_counting_them() {
     api.settle().await;
     assert!(status_of(&api)["failed"].is_null() && status_of(&api)["startTime"].is_null());
     api.edit(JOBS, "shop", "sum", |job| {
-        job["spec"]["suspend"] = json!(false)
+        job["spec"]["suspend"] = json!(false);
     });
     all_end(&api, "Succeeded");
     api.until("the end", |api| is(api, "Complete")).await;
@@ -244,7 +244,7 @@ async fn a_deadline_stops_what_is_at_work() {
     api.until("two pods", |api| status_of(api)["active"] == 2)
         .await;
     api.edit(JOBS, "shop", "sum", |job| {
-        job["status"]["startTime"] = json!("2020-01-01T00:00:00Z")
+        job["status"]["startTime"] = json!("2020-01-01T00:00:00Z");
     });
     api.until("the end", |api| is(api, "Failed")).await;
     api.settle().await;
