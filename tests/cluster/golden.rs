@@ -177,11 +177,10 @@ fn say(cluster: &Vaquita, plain: &str, dir: &Path, command: &str) -> String {
         .env("SERVER", &cluster.url)
         .env("COLUMNS", "120")
         .stdin(Stdio::null()));
-    let mut text: String = printed
-        .stdout
-        .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
-        .collect();
+    let mut text = String::new();
+    for line in printed.stdout.lines() {
+        writeln!(text, "{}", line.trim_end()).expect("text");
+    }
     if let Some(code) = printed.status.code().filter(|code| *code != 0) {
         writeln!(text, "? {code}").expect("text");
     }

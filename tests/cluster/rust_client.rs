@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Resource as _, ResourceExt as _,
     api::{
         ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
-        PostParams,
+        PostParams, WatchParams,
     },
     config::{KubeConfigOptions, Kubeconfig},
     core::PartialObjectMetaExt as _,
@@ -232,7 +232,7 @@ async fn pages_scales_and_reviews() {
     let mut names = Vec::new();
     loop {
         let page = secrets.list(&options).await.expect("a page");
-        names.extend(page.items.iter().map(|secret| secret.name_any()));
+        names.extend(page.items.iter().map(kube::ResourceExt::name_any));
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => options = options.continue_token(&token),
             None => break,
@@ -290,7 +290,7 @@ async fn pages_scales_and_reviews() {
         .expect_err("it stays");
     assert_eq!(code(refused), 403);
     let mut watch = namespaces
-        .watch(&Default::default(), "0")
+        .watch(&WatchParams::default(), "0")
         .await
         .expect("a watch")
         .boxed();

@@ -104,7 +104,7 @@ async fn write(
             }
             continue;
         };
-        let deletes = is_there && number % 3 == 0;
+        let deletes = is_there && number.is_multiple_of(3);
         let change = Change {
             name: name.clone(),
             number,
@@ -388,14 +388,15 @@ async fn watchers_see_what_was_written_through_restarts_and_compactions() {
             .expect("in time");
         notes.push(stretches.expect("a watcher"));
     }
-    let written = written.lock().expect("lock");
-    let total = written.acknowledged.len();
-    assert!(total > 100, "only {total} writes were acknowledged");
-    for stretches in &notes {
-        check(stretches, &written);
-    }
-    let first = *written.acknowledged.keys().next().expect("a write");
-    drop(written);
+    let first = {
+        let written = written.lock().expect("lock");
+        let total = written.acknowledged.len();
+        assert!(total > 100, "only {total} writes were acknowledged");
+        for stretches in &notes {
+            check(stretches, &written);
+        }
+        *written.acknowledged.keys().next().expect("a write")
+    };
     check_compacted(clients.borrow().clone(), first).await;
     let reference = notes
         .iter()

@@ -81,7 +81,7 @@ fn a_deployment_is_rolled_out_scaled_changed_and_undone() {
         .iter()
         .map(|set| set["spec"]["replicas"].clone())
         .collect();
-    sizes.sort_by_key(|size| size.as_i64());
+    sizes.sort_by_key(serde_json::Value::as_i64);
     assert_eq!(sizes, [0, 2]);
 
     let history = cluster.kubectl(&["rollout", "history", "deployment/web"]);

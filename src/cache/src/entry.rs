@@ -144,6 +144,7 @@ impl Entry {
     }
 
     /// The last state of an object that was deleted by `revision`, which becomes its resourceVersion.
+    #[must_use]
     pub fn deleted(&self, revision: Revision) -> Self {
         let (head, tail) = self.unstamped();
         Self::assemble(self.key.clone(), head, tail, revision, Change::Deleted)

@@ -174,6 +174,11 @@ impl Collection {
         self.read().objects.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Up to `limit` events after `cursor`, and the revision up to which that is everything.
     pub fn events(
         &self,
