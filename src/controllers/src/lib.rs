@@ -10,6 +10,7 @@ mod backoff;
 pub mod cluster_roles;
 pub mod collector;
 mod context;
+pub mod daemon_sets;
 pub mod deployments;
 pub mod drive;
 pub mod endpoints;
@@ -51,6 +52,7 @@ pub async fn run(client: Client, options: Options, shutdown: CancellationToken) 
     let mut running = JoinSet::new();
     running.spawn(cluster_roles::run(context.clone()));
     running.spawn(collector::run(context.clone()));
+    running.spawn(daemon_sets::run(context.clone()));
     running.spawn(deployments::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(evictions::run(context.clone()));

@@ -7,7 +7,6 @@ mod plan;
 mod revisions;
 mod rollout;
 mod status;
-mod template;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +15,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt as _;
 use vaquita_api::selector::LabelSelector as Selector;
 
 use self::rollout::Rollout;
@@ -148,14 +147,7 @@ impl Controller {
 
     /// A deployment that makes all pods anew waits for the last old one to be gone.
     fn pod_gone(&self, pod: &Pod) {
-        let set = meta::controller_of(pod).filter(|owner| owner.kind == ReplicaSet::kind(&()));
-        let set = set.zip(pod.namespace()).and_then(|(owner, namespace)| {
-            let set = self
-                .sets
-                .store()
-                .get(&ObjectKey::new(namespace, &owner.name))?;
-            (meta::uid(&*set) == owner.uid).then_some(set)
-        });
+        let set = self.sets.store().controlling(pod);
         if let Some(key) = set.and_then(|set| self.controller_key(&set))
             && let Some(deployment) = self.deployments.store().get(&key)
             && plan::is_recreate(&deployment)
@@ -166,10 +158,8 @@ impl Controller {
 
     /// The deployment that controls the replica set, if there still is that one.
     fn controller_key(&self, set: &ReplicaSet) -> Option<ObjectKey> {
-        let owner = meta::controller_of(set).filter(|owner| owner.kind == Deployment::kind(&()))?;
-        let key = ObjectKey::new(set.namespace()?, &owner.name);
-        let deployment = self.deployments.store().get(&key)?;
-        (meta::uid(&*deployment) == owner.uid).then_some(key)
+        let deployment = self.deployments.store().controlling(set)?;
+        Some(ObjectKey::of(&*deployment))
     }
 
     async fn claimed_sets(

@@ -1,6 +1,8 @@
 //! How many pods which replica set should have: the arithmetic of rollouts and of scaling, without any object.
 
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::util::intstr::IntOrString};
+use k8s_openapi::api::apps::v1::Deployment;
+
+use crate::replicas::{Rounding, resolve};
 
 /// How far a deployment may be from the number of pods it wants while it changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,30 +178,6 @@ fn take(sizes: &mut [i32], most: Vec<i32>, mut budget: i64) {
         let taken = narrow(budget).clamp(0, most.min(*size).max(0));
         *size -= taken;
         budget -= i64::from(taken);
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Rounding {
-    Up,
-    Down,
-}
-
-/// A number as it is, a percentage of `whole` rounded; nothing for what is neither.
-fn resolve(value: Option<&IntOrString>, whole: i32, rounding: Rounding) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => (*number).max(0),
-        Some(IntOrString::String(text)) => {
-            let percent = text
-                .strip_suffix('%')
-                .and_then(|number| number.parse::<u32>().ok());
-            let parts = i64::from(percent.unwrap_or(0)) * i64::from(whole);
-            narrow(match rounding {
-                Rounding::Up => (parts + 99) / 100,
-                Rounding::Down => parts / 100,
-            })
-        }
     }
 }
 

@@ -22,9 +22,12 @@ use super::{
     plan::{Counted, Limits, Share, is_recreate, sum},
     revisions,
     status::{Conditions, Report, deadline, progress_is, progressing, reason, set_progressing},
-    template,
 };
-use crate::{drive::Next, meta, pods, replicas::Owner as _};
+use crate::{
+    drive::Next,
+    meta, pods,
+    replicas::{Owner as _, template},
+};
 
 pub(super) struct Rollout<'c> {
     controller: &'c Controller,

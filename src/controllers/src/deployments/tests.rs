@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{Options, replica_sets, testing::api::FakeApi};
+use crate::{Options, replica_sets, replicas::template, testing::api::FakeApi};
 
 const PODS: &str = "api/v1/pods";
 const SETS: &str = "apis/apps/v1/replicasets";

@@ -152,6 +152,15 @@ impl<K: Resource> Store<K> {
     }
 }
 
+impl<K: Resource<DynamicType = ()>> Store<K> {
+    /// The object of this kind that controls `dependent`, if it says so and that very one is still there.
+    pub(crate) fn controlling<D: Resource>(&self, dependent: &D) -> Option<Arc<K>> {
+        let owner = meta::controller_of(dependent).filter(|owner| owner.kind == K::kind(&()))?;
+        let object = self.get(&ObjectKey::new(dependent.namespace()?, &owner.name))?;
+        (meta::uid(&*object) == owner.uid).then_some(object)
+    }
+}
+
 impl<K: Resource> Tables<K> {
     /// Takes the object named `key` out of both tables, leaving no empty slot behind.
     fn take(&mut self, key: &ObjectKey) -> Option<Arc<K>> {

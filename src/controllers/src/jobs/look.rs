@@ -22,7 +22,12 @@ use super::{
     Controller, SyncError,
     status::{self, View},
 };
-use crate::{ObjectKey, drive::Next, meta, replicas};
+use crate::{
+    ObjectKey,
+    drive::Next,
+    meta,
+    replicas::{self, Hand},
+};
 
 /// Where a pod's containers read which completion they work on.
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
@@ -290,14 +295,15 @@ impl<'c> Look<'c> {
         };
         let count = models.len();
         let mut models = models.into_iter();
+        let hand = self.hand();
         self.controller
             .expectations
             .expect_creations(self.key, count);
         let (created, result) = replicas::slow_start(count, || {
-            let model = models.next();
+            let (model, hand) = (models.next(), &hand);
             async move {
                 match model {
-                    Some(model) => self.start_one(&model).await,
+                    Some(model) => hand.create(&model).await,
                     None => Ok(()),
                 }
             }
@@ -306,30 +312,17 @@ impl<'c> Look<'c> {
         self.controller
             .expectations
             .creations_seen(self.key, count - created);
-        match result {
-            // Nothing will come of it, however often it is tried, and the whole namespace is going anyway.
-            Err(error) if meta::is_namespace_terminating(&error) => Ok(()),
-            Err(error) => {
-                let message = format!("Error creating: {}", meta::message(&error));
-                self.controller
-                    .recorder
-                    .warning(&*self.job, "FailedCreate", message);
-                Err(SyncError::Create(error))
-            }
-            Ok(()) => Ok(()),
-        }
+        result
+            .or_else(|error| hand.creation_failed(error))
+            .map_err(SyncError::Create)
     }
 
-    async fn start_one(&self, model: &Pod) -> Result<(), kube::Error> {
-        let created = self
-            .api::<Pod>()
-            .create(&PostParams::default(), model)
-            .await?;
-        let message = format!("Created pod: {}", created.name_any());
-        self.controller
-            .recorder
-            .normal(&*self.job, "SuccessfulCreate", message);
-        Ok(())
+    fn hand(&self) -> Hand<'_, Job> {
+        Hand {
+            client: &self.controller.context.client,
+            recorder: &self.controller.recorder,
+            owner: &self.job,
+        }
     }
 
     fn model(&self) -> Pod {
@@ -416,27 +409,13 @@ impl<'c> Look<'c> {
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), SyncError> {
-        let this_one = Preconditions {
-            uid: pod.uid(),
-            resource_version: None,
-        };
-        let params = DeleteParams::default().preconditions(this_one);
-        match self.api::<Pod>().delete(&pod.name_any(), &params).await {
-            Ok(_) => {
-                let message = format!("Deleted pod: {}", pod.name_any());
-                self.controller
-                    .recorder
-                    .normal(&*self.job, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Err(error) if meta::is_not_found(&error) || meta::is_conflict(&error) => {
-                self.controller
-                    .expectations
-                    .deletion_seen(self.key, meta::uid(pod));
-                Ok(())
-            }
-            Err(error) => Err(SyncError::Delete(error)),
+        let was_there = self.hand().delete(pod).await.map_err(SyncError::Delete)?;
+        if !was_there {
+            self.controller
+                .expectations
+                .deletion_seen(self.key, meta::uid(pod));
         }
+        Ok(())
     }
 
     /// A job that is over holds on to no pod, and goes itself when its time is over.

@@ -178,10 +178,10 @@ impl Controller {
 
     /// The job that controls the pod, if there still is that one.
     fn controller_key(&self, pod: &Pod) -> Option<ObjectKey> {
-        let owner = owner(pod)?;
-        let key = ObjectKey::new(pod.namespace()?, &owner.name);
-        let job = self.jobs.store().get(&key)?;
-        (meta::uid(&*job) == owner.uid).then_some(key)
+        self.jobs
+            .store()
+            .controlling(pod)
+            .map(|job| ObjectKey::of(&*job))
     }
 
     /// Takes the finalizer from a pod whose job is gone: nothing counts it any more, and it could not go.

@@ -5,13 +5,10 @@ use std::{cmp::Ordering, sync::Arc, time::Duration};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::ReplicaSetStatus, core::v1::Pod};
-use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, PostParams, Preconditions},
-};
+use kube::{Api, ResourceExt, api::PostParams};
 
 use super::{
-    ClaimError, Expectations, Owner, claim, pod_from_template, slow_start, sort_for_deletion,
+    ClaimError, Expectations, Hand, Owner, claim, pod_from_template, slow_start, sort_for_deletion,
     status::{next_available, status},
 };
 use crate::{
@@ -164,10 +161,10 @@ impl<O: Owner> Keeper<O> {
 
     /// The owner of this kind that controls the pod, if there still is that one.
     fn controller_key(&self, pod: &Pod) -> Option<ObjectKey> {
-        let reference = meta::controller_of(pod).filter(|owner| owner.kind == O::kind(&()))?;
-        let key = ObjectKey::new(pod.namespace()?, &reference.name);
-        let owner = self.owners.store().get(&key)?;
-        (meta::uid(&*owner) == reference.uid).then_some(key)
+        self.owners
+            .store()
+            .controlling(pod)
+            .map(|owner| ObjectKey::of(&*owner))
     }
 
     /// Queues everybody who might adopt this pod.
@@ -245,29 +242,20 @@ impl<O: Owner> Keeper<O> {
             return Ok(());
         };
         let pod = pod_from_template(owner, template);
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
+        let hand = self.hand(owner);
         self.expectations.expect_creations(key, count);
-        let (created, result) = slow_start(count, async || {
-            match api.create(&PostParams::default(), &pod).await {
-                Ok(created) => {
-                    let message = format!("Created pod: {}", created.name_any());
-                    self.recorder.normal(owner, "SuccessfulCreate", message);
-                    Ok(())
-                }
-                Err(error) => Err(error),
-            }
-        })
-        .await;
+        let (created, result) = slow_start(count, async || hand.create(&pod).await).await;
         self.expectations.creations_seen(key, count - created);
-        match result {
-            // Nothing will come of it, however often it is tried, and the whole namespace is going anyway.
-            Err(error) if meta::is_namespace_terminating(&error) => Ok(()),
-            Err(error) => {
-                let message = format!("Error creating: {}", meta::message(&error));
-                self.recorder.warning(owner, "FailedCreate", message);
-                Err(SyncError::Create(error))
-            }
-            Ok(()) => Ok(()),
+        result
+            .or_else(|error| hand.creation_failed(error))
+            .map_err(SyncError::Create)
+    }
+
+    fn hand<'a>(&'a self, owner: &'a O) -> Hand<'a, O> {
+        Hand {
+            client: &self.context.client,
+            recorder: &self.recorder,
+            owner,
         }
     }
 
@@ -284,33 +272,11 @@ impl<O: Owner> Keeper<O> {
     }
 
     async fn delete_one(&self, key: &ObjectKey, owner: &O, pod: &Pod) -> Result<(), SyncError> {
-        let api = Api::<Pod>::namespaced(self.context.client.clone(), &key.namespace);
-        let this_one = Preconditions {
-            uid: pod.uid(),
-            resource_version: None,
-        };
-        match api
-            .delete(
-                &pod.name_any(),
-                &DeleteParams::default().preconditions(this_one),
-            )
-            .await
-        {
-            Ok(_) => {
-                let message = format!("Deleted pod: {}", pod.name_any());
-                self.recorder.normal(owner, "SuccessfulDelete", message);
-                Ok(())
-            }
-            Err(error) => {
-                self.expectations.deletion_seen(key, meta::uid(pod));
-                if meta::is_not_found(&error) || meta::is_conflict(&error) {
-                    return Ok(());
-                }
-                let message = format!("Error deleting: {}", meta::message(&error));
-                self.recorder.warning(owner, "FailedDelete", message);
-                Err(SyncError::Delete(error))
-            }
+        let result = self.hand(owner).delete(pod).await;
+        if !matches!(result, Ok(true)) {
+            self.expectations.deletion_seen(key, meta::uid(pod));
         }
+        result.map(drop).map_err(SyncError::Delete)
     }
 
     async fn update_status(

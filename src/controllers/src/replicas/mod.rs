@@ -5,15 +5,18 @@
 mod batch;
 mod claim;
 mod expectations;
+mod hand;
 mod keeper;
 mod owner;
 mod rank;
 mod status;
+pub(crate) mod template;
 
 pub(crate) use batch::slow_start;
 pub use claim::ClaimError;
 pub(crate) use claim::claim;
 pub use expectations::Expectations;
+pub(crate) use hand::Hand;
 pub(crate) use keeper::Keeper;
 pub use keeper::SyncError;
 pub(crate) use owner::Owner;
@@ -22,7 +25,10 @@ pub(crate) use status::REPLICA_FAILURE;
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
 };
 use kube::{Resource, ResourceExt};
 use vaquita_api::selector::LabelSelector as Selector;
@@ -66,5 +72,31 @@ pub(crate) fn pod_from_template<K: Resource<DynamicType = ()>>(
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+/// Which way a part of a pod goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rounding {
+    Up,
+    Down,
+}
+
+/// A number as it is, a percentage of `whole` rounded; nothing for what is neither.
+pub(crate) fn resolve(value: Option<&IntOrString>, whole: i32, rounding: Rounding) -> i32 {
+    match value {
+        None => 0,
+        Some(IntOrString::Int(number)) => (*number).max(0),
+        Some(IntOrString::String(text)) => {
+            let percent = text
+                .strip_suffix('%')
+                .and_then(|number| number.parse::<u32>().ok());
+            let parts = i64::from(percent.unwrap_or(0)) * i64::from(whole);
+            let number = match rounding {
+                Rounding::Up => (parts + 99) / 100,
+                Rounding::Down => parts / 100,
+            };
+            i32::try_from(number).unwrap_or(i32::MAX)
+        }
     }
 }

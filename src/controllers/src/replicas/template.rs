@@ -1,10 +1,10 @@
-//! What makes a pod template another one, and the hash by which its replica set is named.
+//! What makes a pod template another one, and the hash by which its pods are told apart.
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde_json::Value;
 
 /// The label that tells the pods of one replica set from those of another.
-pub(super) const HASH_LABEL: &str = "pod-template-hash";
+pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 
 /// The letters of hashes: none that could spell a word or be mistaken for another.
 const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -12,12 +12,12 @@ const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 const NAME_LIMIT: usize = 253;
 
 /// Whether pods of the two templates are the same but for the hash.
-pub(super) fn same(one: &PodTemplateSpec, other: &PodTemplateSpec) -> bool {
+pub(crate) fn same(one: &PodTemplateSpec, other: &PodTemplateSpec) -> bool {
     canonical(one) == canonical(other)
 }
 
 /// The hash of a template; another one for each number of collisions.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
+pub(crate) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> String {
     let mut text = canonical(template).to_string();
     if let Some(collisions) = collisions {
         text.push_str(&collisions.to_string());
@@ -36,7 +36,7 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Strin
 }
 
 /// The name of the replica set of a deployment with this hash.
-pub(super) fn set_name(deployment: &str, hash: &str) -> String {
+pub(crate) fn set_name(deployment: &str, hash: &str) -> String {
     let room = NAME_LIMIT.saturating_sub(hash.len() + 1);
     let stem = &deployment[..deployment.floor_char_boundary(room)];
     format!("{stem}-{hash}")
