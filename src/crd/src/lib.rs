@@ -2,7 +2,7 @@
 //!
 //! - [`definition`]: the `CustomResourceDefinition` kind itself, and what a definition must be like;
 //! - [`naming`]: which names a definition gets, and what its conditions say;
-//! - [`compile`]: from a definition to the [`Resource`](vaquita_api::registry::Resource)s that serve its versions;
+//! - [`compile()`]: from a definition to the [`Resource`](vaquita_api::registry::Resource)s that serve its versions;
 //! - [`structural`]: the shape of a version, along which objects are pruned, completed and validated;
 //! - [`rules`] and [`cel`]: the rules that a schema has in CEL, the Common Expression Language.
 //!

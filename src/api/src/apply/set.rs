@@ -11,7 +11,7 @@ const SELF: &str = ".";
 
 /// A set of paths, as a tree: each node says whether its own path is a member, and which steps go on from it.
 ///
-/// Steps are in the textual form of `FieldsV1`, see [`element`](super::element), and sorted.
+/// Steps are in the textual form of `FieldsV1`, see [`element`], and sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Set {
     /// Whether the path that ends here is a member.

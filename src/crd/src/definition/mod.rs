@@ -1,6 +1,6 @@
 //! `apiextensions.k8s.io/v1` `CustomResourceDefinition`: the kind that declares kinds.
 //!
-//! Here is what a definition must be like. What becomes of one is in [`crate::compile`] (the resources it makes) and
+//! Here is what a definition must be like. What becomes of one is in [`crate::compile()`] (the resources it makes) and
 //! [`crate::naming`] (the names it gets, and its conditions).
 
 mod conversion;

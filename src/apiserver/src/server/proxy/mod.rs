@@ -1,6 +1,6 @@
 //! `proxy` of pods, services and nodes: any request, passed on to what they serve, and its answer back.
 //!
-//! [`target`] says where a name leads; [`rewrite`] adapts the heads of request and answer.
+//! [`mod@target`] says where a name leads; [`rewrite`] adapts the heads of request and answer.
 
 mod rewrite;
 mod target;
