@@ -1,5 +1,5 @@
-//! Deployments and jobs as people run them: rolled out, scaled, changed, undone, paused, run to their end and deleted by
-//! stock `kubectl`.
+//! Deployments, jobs and daemon sets as people run them: rolled out, scaled, changed, undone, paused, run to their end and
+//! deleted by stock `kubectl`.
 
 use crate::harness::{Vaquita, eventually, list};
 
@@ -233,6 +233,32 @@ spec:
     cluster.kubectl(&["delete", "jobs", "--all"]);
     eventually("nothing is left", || {
         let left = cluster.kubectl(&["get", "jobs,pods", "-o", "name"]);
+        left.trim().is_empty().then_some(()).ok_or(left)
+    });
+}
+
+#[test]
+fn a_daemon_set_has_a_pod_on_the_node_and_replaces_it() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.load_guest("hello", "localhost/hello:v2");
+    let daemons = web(1)
+        .replace("kind: Deployment", "kind: DaemonSet")
+        .replace("  replicas: 1\n", "");
+    cluster.apply(&daemons);
+    let rolled_out = || {
+        let said = cluster.kubectl(&["rollout", "status", "daemonset/web", "--timeout=60s"]);
+        assert!(said.contains("successfully rolled out"), "{said}");
+    };
+    rolled_out();
+    let first = cluster.wait_ready("app=web", 1);
+    cluster.kubectl(&["set", "image", "daemonset/web", "web=localhost/hello:v2"]);
+    rolled_out();
+    wait_images(&cluster, "localhost/hello:v2", 1);
+    assert_ne!(cluster.wait_ready("app=web", 1), first);
+    cluster.kubectl(&["delete", "daemonset", "web"]);
+    eventually("nothing is left", || {
+        let left = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"]);
         left.trim().is_empty().then_some(()).ok_or(left)
     });
 }

@@ -51,6 +51,17 @@ pub(super) struct Plan {
     pub(super) give_up: Vec<Arc<Pod>>,
 }
 
+/// What an update can only do on so many nodes at a time.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Nodes with an old pod that serves and no new one yet.
+    replaceable: Vec<(String, Arc<Pod>)>,
+    /// How many nodes have no pod that serves.
+    unavailable: i32,
+    /// How many nodes have a pod more than they need.
+    surging: i32,
+}
+
 /// A daemon set, its nodes and its pods.
 pub(super) struct View<'a> {
     set: &'a DaemonSet,
@@ -150,70 +161,75 @@ impl<'a> View<'a> {
 
     /// What is to be done now.
     pub(super) fn plan(&self) -> Plan {
-        let mut plan = Plan::default();
-        let mut replaceable = Vec::new();
-        let (mut unavailable, mut surging) = (0, 0);
         let update = self.update();
+        let mut plan = Plan::default();
+        let mut waiting = Waiting::default();
         for site in &self.sites {
-            let ended = site
-                .pods
-                .iter()
-                .filter(|pod| self.rests(pod) == Some(Duration::ZERO));
-            plan.give_up.extend(ended.cloned());
-            let (mut new, mut old) = self.versions(site);
-            if site.verdict == Verdict::Leave {
-                plan.give_up.extend(new.into_iter().chain(old));
-                continue;
-            }
-            // One of each version is enough.
-            plan.give_up.extend(new.drain(1.min(new.len())..));
-            plan.give_up.extend(old.drain(1.min(old.len())..));
-            if site.verdict == Verdict::Keep {
-                continue;
-            }
-            let is_available =
-                |pod: Option<&Arc<Pod>>| pod.is_some_and(|pod| self.is_available(pod));
-            let (new, old) = (new.pop(), old.pop());
-            if !is_available(new.as_ref()) && !is_available(old.as_ref()) {
-                unavailable += 1;
-            }
-            match (new, old, update) {
-                (None, None, _) if site.pods.is_empty() => plan.start.push(site.node.clone()),
-                (None, None, Update::Surge { .. })
-                    if !site.pods.iter().any(|pod| pods::is_terminal(pod)) =>
-                {
-                    plan.start.push(site.node.clone());
-                }
-                (None, Some(old), Update::Replace { .. }) if !self.is_available(&old) => {
-                    plan.give_up.push(old);
-                }
-                (None, Some(old), Update::Surge { .. }) if !self.is_available(&old) => {
-                    plan.start.push(site.node.clone());
-                }
-                (None, Some(old), Update::Replace { .. } | Update::Surge { .. }) => {
-                    replaceable.push((site.node.clone(), old));
-                }
-                (Some(_), Some(old), Update::Replace { .. }) => plan.give_up.push(old),
-                (Some(new), Some(old), Update::Surge { .. }) if self.is_available(&new) => {
-                    plan.give_up.push(old);
-                }
-                (Some(_), Some(_), Update::Surge { .. }) => surging += 1,
-                _ => {}
+            let (new, old) = self.tidy(site, &mut plan);
+            if site.verdict == Verdict::Run {
+                self.renew(site, new, old, update, &mut plan, &mut waiting);
             }
         }
         let at_most = |budget: i32| usize::try_from(budget).unwrap_or(0);
         match update {
             Update::OnDelete => {}
-            Update::Replace { unavailable: most } => {
-                let old = replaceable.into_iter().take(at_most(most - unavailable));
+            Update::Replace { unavailable } => {
+                let budget = at_most(unavailable - waiting.unavailable);
+                let old = waiting.replaceable.into_iter().take(budget);
                 plan.give_up.extend(old.map(|(_, pod)| pod));
             }
             Update::Surge { most } => {
-                let nodes = replaceable.into_iter().take(at_most(most - surging));
+                let budget = at_most(most - waiting.surging);
+                let nodes = waiting.replaceable.into_iter().take(budget);
                 plan.start.extend(nodes.map(|(node, _)| node));
             }
         }
         plan
+    }
+
+    /// Gives up what is of no use on a site whatever its version, and returns what stays: one new pod and one old at most.
+    fn tidy(&self, site: &Site, plan: &mut Plan) -> (Option<Arc<Pod>>, Option<Arc<Pod>>) {
+        let ended = site
+            .pods
+            .iter()
+            .filter(|pod| self.rests(pod) == Some(Duration::ZERO));
+        plan.give_up.extend(ended.cloned());
+        let (mut new, mut old) = self.versions(site);
+        let stays = usize::from(site.verdict != Verdict::Leave);
+        plan.give_up.extend(new.drain(stays.min(new.len())..));
+        plan.give_up.extend(old.drain(stays.min(old.len())..));
+        (new.pop(), old.pop())
+    }
+
+    /// The next step from the old pod of a site to the new one, or a place among those that wait for theirs.
+    fn renew(
+        &self,
+        site: &Site,
+        new: Option<Arc<Pod>>,
+        old: Option<Arc<Pod>>,
+        update: Update,
+        plan: &mut Plan,
+        waiting: &mut Waiting,
+    ) {
+        let new_serves = new.as_ref().is_some_and(|pod| self.is_available(pod));
+        let old_serves = old.as_ref().is_some_and(|pod| self.is_available(pod));
+        waiting.unavailable += i32::from(!new_serves && !old_serves);
+        let surges = matches!(update, Update::Surge { .. });
+        let Some(old) = old else {
+            // What is going still holds its ports and volumes, which only pods that surge can share.
+            let in_the_way = |pod: &Arc<Pod>| !surges || pods::is_terminal(pod);
+            if new.is_none() && !site.pods.iter().any(in_the_way) {
+                plan.start.push(site.node.clone());
+            }
+            return;
+        };
+        match (new, update) {
+            (_, Update::OnDelete) => {}
+            (None, _) if old_serves => waiting.replaceable.push((site.node.clone(), old)),
+            (None, Update::Surge { .. }) => plan.start.push(site.node.clone()),
+            (Some(_), Update::Surge { .. }) if !new_serves => waiting.surging += 1,
+            (_, Update::Replace { .. } | Update::Surge { .. }) => plan.give_up.push(old),
+        }
     }
 
     /// For how long a pod that has ended still stays; nothing for one that has not ended or is going already.
