@@ -156,8 +156,9 @@ class Kinds(Suite):
         self.assertEqual((made.metadata.generation, made.spec.strategy.type), (1, "RollingUpdate"))
         scale = apps.patch_namespaced_deployment_scale("web", self.namespace, {"spec": {"replicas": 0}})
         self.assertEqual((scale.kind, scale.status.selector), ("Scale", "app=web"))
-        status = apps.patch_namespaced_deployment_status("web", self.namespace, {"status": {"replicas": 0}})
-        self.assertEqual(status.metadata.generation, 1)
+        # Through the status, the specification stays as it is.
+        status = apps.patch_namespaced_deployment_status("web", self.namespace, {"spec": {"replicas": 7}})
+        self.assertEqual(status.spec.replicas, 0)
 
     def test_every_api_lists(self):
         calls = [
