@@ -10,10 +10,14 @@ use super::{super::Server, BootstrapError};
 use vaquita_cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 8] = [
+const FILES: [(&str, &str); 9] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
+    ),
+    (
+        "service-accounts",
+        include_str!("../../../../../policies/service-accounts.yaml"),
     ),
     (
         "cluster-roles",
