@@ -22,7 +22,7 @@ use axum::{
 };
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::AttachParams};
 use serde_json::json;
 use tokio::{
@@ -247,14 +247,6 @@ impl Cluster {
             "spec": {"nodeName": "one", "containers": [{"name": "c", "image": "x"}]},
         });
         let mut pod: Pod = serde_json::from_value(pod).expect("a pod");
-        // In a whole cluster, a controller makes it.
-        let account: ServiceAccount =
-            serde_json::from_value(json!({"metadata": {"name": "default"}})).expect("an account");
-        let accounts = Api::namespaced(self.client(), "default");
-        accounts
-            .create(&kube::api::PostParams::default(), &account)
-            .await
-            .expect("created");
         let pods = self.pods();
         pod = pods
             .create(&kube::api::PostParams::default(), &pod)
