@@ -391,16 +391,20 @@ async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
 }
 
 fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer, root_ca: &str) {
-    let options = vaquita_controllers::Options {
+    let options = vaquita_reconcile::Options {
         root_ca: Some(root_ca.to_owned()),
-        ..vaquita_controllers::Options::default()
+        ..vaquita_reconcile::Options::default()
     };
     let client = local::client(
         api.router(),
         User::in_process("system:kube-controller-manager"),
     );
-    supervisor.start("controllers", PART_DEADLINE, |stop| {
-        vaquita_controllers::run(client, options, stop)
+    supervisor.start("controllers", PART_DEADLINE, async move |stop| {
+        let context = vaquita_reconcile::Context::new(client, options, stop);
+        tokio::join!(
+            vaquita_controllers::run(context.clone()),
+            vaquita_workload_controllers::run(context),
+        );
     });
     // It needs nothing beyond its role.
     let user = User::new::<String>("system:kube-scheduler", []);

@@ -35,8 +35,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-workloads",
         ],
     ),
-    ("vaquita-controllers", &["vaquita-api"]),
-    ("vaquita-scheduler", &["vaquita-api"]),
+    ("vaquita-reconcile", &[]),
+    ("vaquita-controllers", &["vaquita-api", "vaquita-reconcile"]),
+    (
+        "vaquita-workload-controllers",
+        &["vaquita-api", "vaquita-reconcile"],
+    ),
+    ("vaquita-scheduler", &["vaquita-api", "vaquita-reconcile"]),
     (
         "vaquita-node",
         &[
@@ -60,7 +65,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("vaquita-store", "k8s-openapi"),
     ("vaquita-api", "tokio"),
     ("vaquita-api", "axum"),
+    ("vaquita-reconcile", "axum"),
     ("vaquita-controllers", "axum"),
+    ("vaquita-workload-controllers", "axum"),
     ("vaquita-scheduler", "axum"),
 ];
 

@@ -13,7 +13,7 @@ use kube::{
 use serde_json::json;
 use vaquita_api::selector::LabelSelector as Selector;
 
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::Informer,
@@ -116,7 +116,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{Options, testing::api::FakeApi};
+    use vaquita_reconcile::{Options, testing::api::FakeApi};
 
     const ROLES: &str = "apis/rbac.authorization.k8s.io/v1/clusterroles";
 

@@ -13,7 +13,7 @@ use kube::{
     api::{DeleteParams, Preconditions},
 };
 
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey, Recorder,
     drive::{Next, Reconciler},
     informer::{Change, Informer},
@@ -258,7 +258,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{Options, testing::api::FakeApi};
+    use vaquita_reconcile::{Options, testing::api::FakeApi};
 
     const PODS: &str = "api/v1/pods";
     const NODES: &str = "api/v1/nodes";

@@ -21,7 +21,7 @@ use kube::{
 use serde_json::json;
 
 use self::contents::Findings;
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer},

@@ -27,7 +27,7 @@ use vaquita_api::{
     quota::{self, Amounts, Counted},
 };
 
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer, Watched},
@@ -337,7 +337,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{Options, testing::api::FakeApi};
+    use vaquita_reconcile::{Options, testing::api::FakeApi};
 
     const QUOTAS: &str = "api/v1/resourcequotas";
     const PODS: &str = "api/v1/pods";

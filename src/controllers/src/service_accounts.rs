@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::{Api, ResourceExt, api::PostParams};
 
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer},
@@ -102,7 +102,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::{Options, testing::api::FakeApi};
+    use vaquita_reconcile::{Options, testing::api::FakeApi};
 
     const ACCOUNTS: &str = "api/v1/serviceaccounts";
     const NAMESPACES: &str = "api/v1/namespaces";

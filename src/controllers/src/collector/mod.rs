@@ -42,7 +42,7 @@ use self::{
     remote::Remote,
     verdict::{Standing, Verdict, decide},
 };
-use crate::{
+use vaquita_reconcile::{
     Context,
     drive::{Next, Reconciler, drive},
     meta,

@@ -18,7 +18,7 @@ use super::{
     Kinds, Shared,
     graph::{Object, ResourceKey, Uid},
 };
-use crate::{
+use vaquita_reconcile::{
     Backoff, Context,
     drive::chain,
     informer::follow,

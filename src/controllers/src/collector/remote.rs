@@ -15,7 +15,7 @@ use super::{
     graph::{Cascade, Object},
     verdict::Standing,
 };
-use crate::{
+use vaquita_reconcile::{
     meta,
     served::{Metadata, group_of},
 };

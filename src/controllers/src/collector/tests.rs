@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{Options, testing::api::FakeApi};
+use vaquita_reconcile::{Options, testing::api::FakeApi};
 
 const RCS: &str = "api/v1/replicationcontrollers";
 const PODS: &str = "api/v1/pods";
@@ -214,7 +214,9 @@ async fn a_late_graph_deletes_nothing_that_was_adopted_meanwhile() {
         shared: Arc::default(),
         remote: Remote::new(api.client()),
     };
-    let survey = crate::served::survey(&api.client()).await.unwrap();
+    let survey = vaquita_reconcile::served::survey(&api.client())
+        .await
+        .unwrap();
     let kinds = survey.resources.into_iter().map(|served| {
         let kind = (served.api.group.clone(), served.api.kind.clone());
         (kind, Arc::new(served))

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use crate::{meta, pods};
+use vaquita_reconcile::{meta, pods};
 
 /// The family of an address, in the words of `addressType` and `ipFamilies`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -23,7 +23,7 @@ use self::{
     backend::{Backend, Facts},
     written::Written,
 };
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer},

@@ -21,7 +21,7 @@ use super::{
     backend::{Backend, Family, Port, families},
     is_headless,
 };
-use crate::{key::ObjectKey, meta};
+use vaquita_reconcile::{ObjectKey, meta};
 
 /// Label with the name of the Service.
 pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::key::ObjectKey;
+use vaquita_reconcile::ObjectKey;
 
 /// After this long, a write is not waited for any more: its event was lost, or it was undone before it was seen.
 const PATIENCE: Duration = Duration::from_secs(30);

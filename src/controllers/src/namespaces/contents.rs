@@ -8,7 +8,7 @@ use kube::{
     api::{DeleteParams, ListParams, Preconditions, PropagationPolicy},
 };
 
-use crate::{
+use vaquita_reconcile::{
     drive::chain,
     meta,
     served::{Metadata, Missing, Served, Survey},

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::{Options, testing::api::FakeApi};
+use vaquita_reconcile::{Options, testing::api::FakeApi};
 
 const NAMESPACES: &str = "api/v1/namespaces";
 const PODS: &str = "api/v1/pods";

@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use self::heartbeat::{Heartbeats, Sign};
-use crate::{
+use vaquita_reconcile::{
     Context, ObjectKey, Recorder,
     drive::{Next, Reconciler},
     informer::{Change, Informer},

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, fmt, ops::Deref, sync::Arc};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::served::{Served, group_of};
+use vaquita_reconcile::served::{Served, group_of};
 
 /// Deletion waits until the dependents are deleted.
 const FOREGROUND: &str = "foregroundDeletion";

@@ -4,7 +4,7 @@ use kube::discovery::ApiResource;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use super::*;
-use crate::served::Served;
+use vaquita_reconcile::served::Served;
 
 fn served(kind: &str, namespaced: bool) -> Arc<Served> {
     let api = ApiResource {

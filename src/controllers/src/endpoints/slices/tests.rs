@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, ServicePort, ServiceSpec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::objects::named;
+use vaquita_reconcile::testing::objects::named;
 
 fn service() -> Service {
     Service {

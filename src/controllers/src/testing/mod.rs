@@ -1,4 +1,0 @@
-//! What the tests of this crate share: short ways to write objects, and an API server in memory.
-
-pub(crate) mod api;
-pub(crate) mod objects;

@@ -1,0 +1,96 @@
+//! What every controller gets: the client, the informers and the recorder that all of them share, and the options.
+
+use std::{sync::Arc, time::Duration};
+
+use kube::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    drive::{Reconciler, drive},
+    informer::Informers,
+    queue::WorkQueue,
+    record::Recorder,
+};
+
+/// How the controllers work. The defaults suit a cluster of one to a few hundred nodes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How many objects each controller works on at the same time. Default 16. More costs the API server that many
+    /// more requests at once.
+    pub workers: usize,
+    /// How many pods one look at a workload may create or delete. Default 500.
+    pub replica_burst: usize,
+    /// How long a node may say nothing before it counts as lost. Default 40 s. Shorter than two lease renewals
+    /// (2 × 10 s) makes healthy nodes flap.
+    pub node_grace: Duration,
+    /// How often the garbage collector looks for kinds that came or went. Default 30 s.
+    pub discovery_interval: Duration,
+    /// The certificate (PEM) by which pods verify the API server; every namespace gets it. Default none: then no namespace
+    /// gets one.
+    pub root_ca: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workers: 16,
+            replica_burst: 500,
+            node_grace: Duration::from_secs(40),
+            discovery_interval: Duration::from_secs(30),
+            root_ca: None,
+        }
+    }
+}
+
+/// The surroundings of a controller. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The way to the API server.
+    pub client: Client,
+    /// The shared local copies.
+    pub informers: Informers,
+    /// How the controllers work.
+    pub options: Arc<Options>,
+    /// Cancelled when all is to stop.
+    pub shutdown: CancellationToken,
+    recorder: Recorder,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Surroundings for any number of controllers. Nothing is asked of the API server until one of them starts.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn new(client: Client, options: Options, shutdown: CancellationToken) -> Self {
+        Self {
+            informers: Informers::new(client.clone(), shutdown.clone()),
+            recorder: Recorder::start(client.clone(), "controller-manager", shutdown.clone()),
+            client,
+            options: Arc::new(options),
+            shutdown,
+        }
+    }
+
+    /// Records events in the name of `component`.
+    pub fn recorder(&self, component: &'static str) -> Recorder {
+        self.recorder.named(component)
+    }
+
+    /// Runs a reconciler over a queue with the configured parallelism, until shutdown.
+    pub async fn drive<R: Reconciler>(&self, reconciler: Arc<R>, queue: WorkQueue<R::Key>) {
+        drive(
+            reconciler,
+            queue,
+            self.options.workers.max(1),
+            self.shutdown.clone(),
+        )
+        .await;
+    }
+}

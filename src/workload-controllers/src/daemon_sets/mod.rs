@@ -1,0 +1,277 @@
+//! Daemon sets: one pod on every node that it belongs on.
+//!
+//! [`placement`] says which nodes those are, [`plan`] what is missing, too much or out of date on each of them. There is no
+//! history of revisions: a template can be changed and restarted, not undone.
+
+mod placement;
+mod plan;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::{DaemonSet, DaemonSetStatus},
+    core::v1::{Node, Pod},
+};
+use kube::{Api, ResourceExt as _, api::PostParams};
+use vaquita_api::selector::LabelSelector as Selector;
+
+use self::plan::{HASH_LABEL, View};
+use crate::{
+    ClaimError, Expectations,
+    replicas::{self, Hand, template},
+};
+use vaquita_reconcile::{
+    Context, ObjectKey, Recorder,
+    drive::{Next, Reconciler},
+    informer::{Change, Informer},
+    meta,
+    queue::{Pacing, WorkQueue},
+};
+
+/// Between two looks at the same daemon set: nodes come in bursts.
+const PACE: Duration = Duration::from_millis(10);
+/// When to look again if what was asked for is not seen: an event may have been lost.
+const SECOND_LOOK: Duration = Duration::from_mins(1);
+
+/// Why a look at a daemon set failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// Whose pods are whose could not be settled.
+    #[error("claiming pods")]
+    Claim(#[from] ClaimError),
+    /// A missing pod could not be created.
+    #[error("creating a pod")]
+    Create(#[source] kube::Error),
+    /// A pod that should not be there could not be deleted.
+    #[error("deleting a pod")]
+    Delete(#[source] kube::Error),
+    /// The status could not be written.
+    #[error("updating the status")]
+    Status(#[source] kube::Error),
+}
+
+/// Runs the controller until shutdown.
+pub async fn run(context: Context) {
+    let queue = WorkQueue::new(Pacing {
+        interval: PACE,
+        ..Pacing::default()
+    });
+    let controller = Arc::new(Controller {
+        sets: context.informers.of(),
+        nodes: context.informers.of(),
+        pods: context.informers.of(),
+        expectations: Expectations::default(),
+        recorder: context.recorder("daemonset-controller"),
+        queue: queue.clone(),
+        context: context.clone(),
+    });
+    let synced = controller.sets.synced().await
+        && controller.nodes.synced().await
+        && controller.pods.synced().await;
+    if !synced {
+        return;
+    }
+    let listener = Arc::clone(&controller);
+    controller
+        .sets
+        .subscribe(move |change| listener.queue.add(ObjectKey::of(change.object())));
+    let listener = Arc::clone(&controller);
+    controller
+        .nodes
+        .subscribe(move |change| listener.node_changed(change));
+    let listener = Arc::clone(&controller);
+    controller
+        .pods
+        .subscribe(move |change| listener.pod_changed(change));
+    context.drive(controller, queue).await;
+}
+
+struct Controller {
+    context: Context,
+    sets: Informer<DaemonSet>,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    expectations: Expectations,
+    recorder: Recorder,
+    queue: WorkQueue<ObjectKey>,
+}
+
+impl Reconciler for Controller {
+    type Key = ObjectKey;
+    type Error = SyncError;
+    const NAME: &'static str = "daemonset-controller";
+
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Next, SyncError> {
+        let Some(set) = self.sets.store().get(key) else {
+            self.expectations.forget(key);
+            return Ok(Next::Wait);
+        };
+        let Some(spec) = &set.spec else {
+            return Ok(Next::Wait);
+        };
+        // Asked before the pods are read: what is struck out in between is then among them.
+        let all_seen = self.expectations.are_met(key);
+        let pods = self.claimed_pods(key, &set).await?;
+        let nodes = self.nodes.store().all();
+        let hash = template::hash(&spec.template, None);
+        let view = View::new(&set, spec, &hash, &nodes, &pods, Timestamp::now());
+        let acted = if all_seen && !meta::is_terminating(&set.metadata) {
+            self.act(key, &set, &hash, view.plan()).await
+        } else {
+            Ok(())
+        };
+        self.update_status(key, &set, view.status()).await?;
+        acted?;
+        let second_look = (!all_seen).then_some(SECOND_LOOK);
+        let next = view.next().into_iter().chain(second_look).min();
+        Ok(next.map_or(Next::Wait, Next::After))
+    }
+}
+
+impl Controller {
+    /// A node's labels and taints decide for every daemon set.
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        if let Change::Modified { old, new } = change {
+            let taints = |node: &Node| node.spec.as_ref().and_then(|spec| spec.taints.clone());
+            if old.metadata.labels == new.metadata.labels && taints(old) == taints(new) {
+                return;
+            }
+        }
+        for set in self.sets.store().all() {
+            self.queue.add(ObjectKey::of(&*set));
+        }
+    }
+
+    /// Strikes out what was expected and queues whoever this pod may concern.
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
+        let pod = change.object();
+        let Some(set) = self.sets.store().controlling(pod) else {
+            if meta::controller_of(pod).is_none() && !matches!(change, Change::Deleted(_)) {
+                self.queue_matching(pod);
+            }
+            return;
+        };
+        let key = ObjectKey::of(&*set);
+        match change {
+            Change::Added(_) => self.expectations.creation_seen(&key),
+            Change::Modified { new, .. } if !meta::is_terminating(&new.metadata) => {}
+            Change::Modified { .. } | Change::Deleted(_) => {
+                self.expectations.deletion_seen(&key, meta::uid(pod));
+            }
+        }
+        self.queue.add(key);
+    }
+
+    /// Queues everybody who might adopt this pod.
+    fn queue_matching(&self, pod: &Pod) {
+        let namespace = pod.namespace().unwrap_or_default();
+        let matching = |set: &DaemonSet| selector(set).matches(pod.labels());
+        for set in self.sets.store().in_namespace(&namespace, matching) {
+            self.queue.add(ObjectKey::of(&*set));
+        }
+    }
+
+    async fn claimed_pods(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+    ) -> Result<Vec<Arc<Pod>>, SyncError> {
+        let mut candidates = self.pods.store().controlled_by(meta::uid(set));
+        candidates.extend(self.pods.store().orphans(&key.namespace));
+        let selector = selector(set);
+        let matches = |pod: &Pod| selector.matches(pod.labels());
+        Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
+    }
+
+    /// Gives up what should not be there; only when there is no such pod (or the next time), starts what is missing.
+    async fn act(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+        hash: &str,
+        plan: plan::Plan,
+    ) -> Result<(), SyncError> {
+        let burst = self.context.options.replica_burst.max(1);
+        let hand = Hand {
+            client: &self.context.client,
+            recorder: &self.recorder,
+            owner: set,
+        };
+        let (mut give_up, mut start) = (plan.give_up, plan.start);
+        give_up.truncate(burst);
+        start.truncate(burst);
+        if !give_up.is_empty() {
+            let uids = give_up.iter().map(|pod| meta::uid(&**pod).to_owned());
+            self.expectations.expect_deletions(key, uids);
+            let each = give_up.iter().map(|pod| async {
+                let result = hand.delete(pod).await;
+                if !matches!(result, Ok(true)) {
+                    self.expectations.deletion_seen(key, meta::uid(&**pod));
+                }
+                result.map(drop).map_err(SyncError::Delete)
+            });
+            return join_all(each).await.into_iter().collect();
+        }
+        if start.is_empty() {
+            return Ok(());
+        }
+        let count = start.len();
+        self.expectations.expect_creations(key, count);
+        let mut models = start.iter().map(|node| model(set, hash, node));
+        let (created, result) = replicas::slow_start(count, || {
+            let (model, hand) = (models.next(), &hand);
+            async move {
+                match model {
+                    Some(model) => hand.create(&model).await,
+                    None => Ok(()),
+                }
+            }
+        })
+        .await;
+        self.expectations.creations_seen(key, count - created);
+        result
+            .or_else(|error| hand.creation_failed(error))
+            .map_err(SyncError::Create)
+    }
+
+    async fn update_status(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+        status: DaemonSetStatus,
+    ) -> Result<(), SyncError> {
+        if set.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let mut updated = set.clone();
+        updated.status = Some(status);
+        let api = Api::<DaemonSet>::namespaced(self.context.client.clone(), &key.namespace);
+        match api
+            .replace_status(&key.name, &PostParams::default(), &updated)
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(error) if meta::is_not_found(&error) => Ok(()),
+            Err(error) => Err(SyncError::Status(error)),
+        }
+    }
+}
+
+fn selector(set: &DaemonSet) -> Selector {
+    replicas::selector(set.spec.as_ref().map(|spec| &spec.selector))
+}
+
+/// A new pod for a node.
+fn model(set: &DaemonSet, hash: &str, node: &str) -> Pod {
+    let template = set.spec.as_ref().map(|spec| spec.template.clone());
+    let mut pod = replicas::pod_from_template(set, &template.unwrap_or_default());
+    pod.labels_mut()
+        .insert(HASH_LABEL.to_owned(), hash.to_owned());
+    placement::pin(pod.spec.get_or_insert_default(), node);
+    pod
+}
+
+#[cfg(test)]
+mod tests;
