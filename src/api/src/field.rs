@@ -325,20 +325,40 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
-/// The mistakes that validation has found, at most [`Errors::LIMIT`] of them: enough for anybody to mend, and no way to
-/// have an answer made that is larger than what was asked.
+/// What validation has found: mistakes, and what is allowed but most likely not meant. At most [`Errors::LIMIT`] of each:
+/// enough for anybody to mend, and no way to have an answer made that is larger than what was asked.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Errors(Vec<FieldError>);
+pub struct Errors {
+    mistakes: Vec<FieldError>,
+    warnings: Vec<String>,
+}
 
 impl Errors {
-    /// How many mistakes are kept; what comes after is left out.
+    /// How many mistakes, and how many warnings, are kept; what comes after is left out.
     pub const LIMIT: usize = 256;
 
     /// Adds a mistake, unless there are too many already.
     pub fn push(&mut self, error: FieldError) {
-        if self.0.len() < Self::LIMIT {
-            self.0.push(error);
+        if self.mistakes.len() < Self::LIMIT {
+            self.mistakes.push(error);
         }
+    }
+
+    /// Adds a warning about the field at `path`, unless there are too many already. The object is valid with it.
+    pub fn warn(&mut self, path: &Path<'_>, text: impl fmt::Display) {
+        self.remark(format!("{path}: {text}"));
+    }
+
+    /// Adds a warning that names what it is about itself.
+    pub fn remark(&mut self, text: impl Into<String>) {
+        if self.warnings.len() < Self::LIMIT {
+            self.warnings.push(text.into());
+        }
+    }
+
+    /// The warnings, each with the field that it is about.
+    pub fn into_warnings(self) -> Vec<String> {
+        self.warnings
     }
 }
 
@@ -352,7 +372,7 @@ impl std::ops::Deref for Errors {
     type Target = [FieldError];
 
     fn deref(&self) -> &[FieldError] {
-        &self.0
+        &self.mistakes
     }
 }
 

@@ -53,7 +53,9 @@ pub fn dns1123_label(text: &str) -> Problems {
     if text.len() > LABEL_MAX {
         problems.push(max_len(LABEL_MAX));
     }
-    if !is_label(text) {
+    if text.contains('.') && text.split('.').all(is_label) {
+        problems.push("must not contain dots".to_owned());
+    } else if !is_label(text) {
         problems.push(with_examples(
             "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and \
              end with an alphanumeric character",

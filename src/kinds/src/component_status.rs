@@ -15,6 +15,8 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind<Here> for ComponentStatus {
+    const DEPRECATION: Option<&'static str> = Some("v1 ComponentStatus is deprecated in v1.19+");
+
     const COLUMNS: &'static [Column] = &[
         Column::NAME,
         Column::string("Status", "Whether the component is well."),

@@ -20,6 +20,9 @@ pub(super) fn resource() -> Resource {
 }
 
 impl Kind<Here> for Endpoints {
+    const DEPRECATION: Option<&'static str> =
+        Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
+
     const CREATE_ON_UPDATE: bool = true;
 
     const COLUMNS: &'static [Column] = &[

@@ -76,6 +76,7 @@ impl Kind<Here> for ReplicationController {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        pod_spec::warn_of_name(&self.metadata, "Pod names and hostnames", errors);
         let empty = ReplicationControllerSpec::default();
         validate_spec(
             self.spec.as_ref().unwrap_or(&empty),

@@ -498,8 +498,8 @@ impl Resource {
         Ok(())
     }
 
-    /// Finds what is wrong with an object that is to be created.
-    pub fn validate_create(&self, object: &Object) -> Result<(), Status> {
+    /// Finds what is wrong with an object that is to be created. What its author should merely hear of is the answer.
+    pub fn validate_create(&self, object: &Object) -> Result<Vec<String>, Status> {
         let mut errors = Errors::default();
         // What is kept nowhere needs no name; whether it may have other metadata is for its kind to say.
         if !matches!(self.storage, Storage::Nowhere) {
@@ -511,7 +511,8 @@ impl Resource {
             );
         }
         self.rules.validate_create(object, &mut errors);
-        self.invalid(object, &errors)
+        self.invalid(object, &errors)?;
+        Ok(errors.into_warnings())
     }
 
     /// Makes a decoded object the successor of `old`: whatever `part` is not about comes from `old`, and the generation
@@ -558,8 +559,14 @@ impl Resource {
     /// Finds what is wrong with an object that is to replace `old`.
     ///
     /// For the few kinds whose updates must say which version they are based on, `new` must still have the
-    /// `resourceVersion` that the client sent.
-    pub fn validate_update(&self, new: &Object, old: &Object, part: Part) -> Result<(), Status> {
+    /// `resourceVersion` that the client sent. What its author should merely hear of is the answer; nobody hears again of
+    /// what was in the specification before and stays.
+    pub fn validate_update(
+        &self,
+        new: &Object,
+        old: &Object,
+        part: Part,
+    ) -> Result<Vec<String>, Status> {
         let mut errors = Errors::default();
         if !self.rules.unconditional_update() && meta::resource_version(new).is_empty() {
             let metadata = Path::root("metadata");
@@ -572,7 +579,13 @@ impl Resource {
         }
         validate::metadata::update(new, old, &mut errors);
         self.rules.validate_update(new, old, part, &mut errors);
-        self.invalid(new, &errors)
+        self.invalid(new, &errors)?;
+        let same = self.rules.has_generation() && meta::generation(new) == meta::generation(old);
+        Ok(if same {
+            Vec::new()
+        } else {
+            errors.into_warnings()
+        })
     }
 
     fn invalid(&self, object: &Object, errors: &[FieldError]) -> Result<(), Status> {

@@ -45,6 +45,9 @@ pub trait Kind<Here>:
     /// Whether a PUT creates what is not there.
     const CREATE_ON_UPDATE: bool = false;
 
+    /// What clients are warned of whenever they use this version of the kind.
+    const DEPRECATION: Option<&'static str> = None;
+
     /// What a name must look like.
     const NAME: fn(&str) -> Problems = names::dns1123_subdomain;
 
@@ -238,6 +241,10 @@ impl<K: Kind<Here>, Here: 'static> Rules for Typed<K, Here> {
 
     fn create_on_update(&self) -> bool {
         K::CREATE_ON_UPDATE
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        K::DEPRECATION
     }
 
     fn name_check(&self) -> fn(&str) -> Problems {

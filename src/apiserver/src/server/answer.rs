@@ -60,7 +60,7 @@ pub(crate) fn status(status: &Status) -> Response {
 }
 
 /// A `Status` in the encoding that the client wants.
-fn status_as(status: &Status, encoding: Encoding) -> Response {
+pub(crate) fn status_as(status: &Status, encoding: Encoding) -> Response {
     let code = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = match encoding {
         Encoding::Protobuf => body(code, Body::from(protobuf::status(status)), encoding),

@@ -45,7 +45,11 @@ pub(crate) async fn apply(call: &mut Call<'_>, part: Part) -> Answer {
     Err(call.stale())
 }
 
-async fn configuration(call: &mut Call<'_>, options: &WriteOptions) -> Result<Object, Status> {
+/// The configuration in the body.
+pub(super) async fn configuration(
+    call: &mut Call<'_>,
+    options: &WriteOptions,
+) -> Result<Object, Status> {
     let bytes = call.read_body().await?;
     let parsed = body::yaml(&bytes)
         .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
@@ -92,7 +96,7 @@ async fn made(
 }
 
 /// The object after the apply. `None` if somebody else was faster.
-async fn changed(
+pub(super) async fn changed(
     call: &Call<'_>,
     entry: &Entry,
     configuration: &Object,

@@ -96,7 +96,8 @@ pub(crate) async fn make(
         certificates::set_requester(&mut object, &user_info(call.user));
     }
     escalation::check(call.server, call.user, call.resource, &object, None)?;
-    unhurried(call.resource, || call.resource.validate_create(&object))?;
+    let warnings = unhurried(call.resource, || call.resource.validate_create(&object))?;
+    warnings.into_iter().for_each(|text| call.warn(text));
     let services = &call.server.services;
     let claim = services.claim(call.resource, &mut object, None)?;
     admission.validate(call, Some(&mut object)).await?;

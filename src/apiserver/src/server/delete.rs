@@ -228,11 +228,7 @@ fn success(call: &Call<'_>, entry: &Entry) -> Response {
     let object = entry.value().unwrap_or_default();
     let (group, plural) = (&call.resource.group, &call.resource.plural);
     let status = Status::success(group, plural, call.name(), meta::uid(&object));
-    answer::json(
-        StatusCode::OK,
-        status.to_bytes().into(),
-        call.accepted.encoding,
-    )
+    answer::status_as(&status, call.accepted.encoding)
 }
 
 /// Options in the query, which count if there is no body.

@@ -57,7 +57,9 @@ fn prepare(call: &Call<'_>, review: &mut Object) -> Result<(), Status> {
         entropy: 0,
     };
     call.resource.prepare_create(review, &new)?;
-    call.resource.validate_create(review)
+    let warnings = call.resource.validate_create(review)?;
+    warnings.into_iter().for_each(|text| call.warn(text));
+    Ok(())
 }
 
 fn spec<T: DeserializeOwned>(review: &Object) -> Result<T, Status> {

@@ -1,13 +1,14 @@
 //! The `scale` subresource: an object's wanted and present number of replicas, as `autoscaling/v1` `Scale`.
 
-use bytes::Bytes;
+use axum::body::Body;
 use http::StatusCode;
+use k8s_openapi::api::autoscaling::v1::Scale;
 use serde_json::{Map, Value, json};
 use vaquita_api::{
     Object,
     body::SCALE,
     field::{FieldError, Path},
-    meta,
+    meta, protobuf,
     registry::{Part, ScalePaths},
     selector::LabelSelector,
     status::Status,
@@ -15,12 +16,16 @@ use vaquita_api::{
 
 use super::{
     answer::{self, Answer},
-    call::Call,
+    apply::{changed, configuration},
+    call::{Call, object_of},
     patch::{Patch, patched},
     update::replace,
     write::ATTEMPTS,
 };
-use crate::query::{WriteOptions, Writing};
+use crate::{
+    negotiation::{BodyKind, Encoding},
+    query::{WriteOptions, Writing},
+};
 use vaquita_cache::entry::Entry;
 
 /// Answers with the scale.
@@ -47,6 +52,9 @@ pub(crate) async fn update(call: &mut Call<'_>) -> Answer {
 
 /// Patches the scale.
 pub(crate) async fn patch(call: &mut Call<'_>) -> Answer {
+    if call.body_kind == BodyKind::ApplyPatch {
+        return apply(call).await;
+    }
     let options = call.write_options(Writing::Patch)?;
     let patch = Patch::of(call).await?;
     for _ in 0..ATTEMPTS {
@@ -54,6 +62,30 @@ pub(crate) async fn patch(call: &mut Call<'_>) -> Answer {
         let scale = scale_of(call, &entry.value().map_err(Status::internal)?)?;
         let wanted = patched(&patch, scale, SCALE.schema())?;
         if let Some(entry) = set(call, &entry, wanted, &options).await? {
+            return answer(call, &entry);
+        }
+    }
+    Err(call.stale())
+}
+
+/// Applies a scale: to the object itself, this is the configuration that names its number of replicas and nothing else.
+async fn apply(call: &mut Call<'_>) -> Answer {
+    let options = call.write_options(Writing::Apply)?;
+    let scale = configuration(call, &options).await?;
+    call.check_name(&scale)?;
+    let (scale, _) = SCALE.decode(Value::Object(scale))?;
+    let replicas = replicas_of(call, &scale)?;
+    let mut metadata = json!({"name": call.name()});
+    if let Some(revision) = scale.metadata.resource_version {
+        metadata["resourceVersion"] = revision.into();
+    }
+    let mut wanted = object_of(json!({
+        "apiVersion": call.resource.api_version(), "kind": call.resource.kind, "metadata": metadata,
+    }))?;
+    put_at(&mut wanted, &paths(call)?.replicas, replicas.into());
+    for _ in 0..ATTEMPTS {
+        let entry = call.entry()?;
+        if let Some(entry) = changed(call, &entry, &wanted, Part::Main, &options).await? {
             return answer(call, &entry);
         }
     }
@@ -88,25 +120,25 @@ async fn set(
         );
         return Err(Status::bad_request(message));
     }
-    let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
-    if replicas < 0 {
-        let spec = Path::root("spec");
-        let error = FieldError::invalid(
-            &spec.child("replicas"),
-            replicas,
-            "must be greater than or equal to 0",
-        );
-        return Err(Status::invalid(
-            "autoscaling",
-            "Scale",
-            call.name(),
-            &[error],
-        ));
-    }
+    let replicas = replicas_of(call, &scale)?;
     let mut object = entry.value().map_err(Status::internal)?;
     put_at(&mut object, &paths(call)?.replicas, replicas.into());
     let manager = call.manager(options);
     replace(call, entry, object, Part::Main, options, Some(&manager)).await
+}
+
+/// How many replicas a scale asks for.
+fn replicas_of(call: &Call<'_>, scale: &Scale) -> Result<i32, Status> {
+    let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas);
+    let replicas = replicas.unwrap_or(0);
+    if replicas >= 0 {
+        return Ok(replicas);
+    }
+    let spec = Path::root("spec");
+    let detail = "must be greater than or equal to 0";
+    let error = FieldError::invalid(&spec.child("replicas"), replicas, detail);
+    let name = call.name();
+    Err(Status::invalid("autoscaling", "Scale", name, &[error]))
 }
 
 fn paths<'c>(call: &'c Call<'_>) -> Result<&'c ScalePaths, Status> {
@@ -128,8 +160,16 @@ fn put_at(object: &mut Object, path: &[String], value: Value) {
 
 fn answer(call: &Call<'_>, entry: &Entry) -> Answer {
     let scale = scale_of(call, &entry.value().map_err(Status::internal)?)?;
-    let bytes: Bytes = scale.to_string().into();
-    Ok(answer::json(StatusCode::OK, bytes, call.accepted.encoding))
+    if let (Encoding::Protobuf, Value::Object(scale)) = (call.accepted.encoding, &scale) {
+        let message = protobuf::encode(scale, SCALE.schema());
+        let body = Body::from(message);
+        return Ok(answer::body(StatusCode::OK, body, Encoding::Protobuf));
+    }
+    Ok(answer::value(
+        StatusCode::OK,
+        &scale,
+        call.accepted.encoding,
+    ))
 }
 
 fn scale_of(call: &Call<'_>, object: &Object) -> Result<Value, Status> {

@@ -119,9 +119,10 @@ pub(crate) async fn replace(
     call.resource
         .prepare_update(&mut new, &old, part, Timestamp::now())?;
     escalation::check(call.server, call.user, call.resource, &new, Some(&old))?;
-    unhurried(call.resource, || {
+    let warnings = unhurried(call.resource, || {
         call.resource.validate_update(&new, &old, part)
     })?;
+    warnings.into_iter().for_each(|text| call.warn(text));
     let claim = match part {
         Part::Main => Some(
             call.server

@@ -116,6 +116,8 @@ impl Kind<Here> for Pod {
 
     fn validate(&self, errors: &mut Errors) {
         validate_all(self, errors);
+        pod_spec::warn_of_name(&self.metadata, "the Pod's hostname", errors);
+        pod_spec::warn_of_annotations(&self.metadata, &Path::root("metadata"), errors);
         let path = Path::root("spec");
         let ephemeral = self
             .spec

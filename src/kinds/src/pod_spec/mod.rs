@@ -15,6 +15,7 @@ mod security;
 mod spec;
 mod totals;
 mod volumes;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,8 @@ pub use defaults::{apply as apply_defaults, apply_requests as default_requests};
 pub use scheduling::{validate_node_selector, validate_tolerations};
 pub(crate) use security::validate_id;
 pub use spec::{validate, validate_pod};
+pub(crate) use warnings::of_annotations as warn_of_annotations;
+pub use warnings::of_name as warn_of_name;
 
 /// Where a specification stands. A few rules are for pods alone, for the sake of templates that were stored before them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,7 @@ pub fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &m
             &path.child("annotations"),
             errors,
         );
+        warnings::of_annotations(metadata, &path.child("metadata"), errors);
     }
     let path = path.child("spec");
     match &template.spec {

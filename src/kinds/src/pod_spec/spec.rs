@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodResourceClaim, PodSpec};
 use serde_json::json;
 
-use super::{Holder, Surroundings, containers, os, scheduling, security, totals, volumes};
+use super::{
+    Holder, Surroundings, containers, os, scheduling, security, totals, volumes, warnings,
+};
 use crate::resource_names;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
@@ -156,6 +158,7 @@ fn validate_in(holder: Holder<'_>, spec: &PodSpec, path: &Path<'_>, errors: &mut
     validate_names(spec, path, errors);
     validate_overhead(spec, &path.child("overhead"), errors);
     os::validate(spec, path, errors);
+    warnings::of_spec(spec, path, errors);
 }
 
 fn validate_claims(claims: &[PodResourceClaim], path: &Path<'_>, errors: &mut Errors) {

@@ -89,11 +89,9 @@ impl Kind<Here> for Service {
     fn validate(&self, errors: &mut Errors) {
         validate_topology(self, errors);
         let empty = ServiceSpec::default();
-        validate::spec(
-            self.spec.as_ref().unwrap_or(&empty),
-            &Path::root("spec"),
-            errors,
-        );
+        let spec = self.spec.as_ref().unwrap_or(&empty);
+        validate::spec(spec, &Path::root("spec"), errors);
+        validate::warn_of_ignored(spec, errors);
     }
 
     fn validate_update(&self, old: &Self, errors: &mut Errors) {

@@ -363,3 +363,42 @@ pub(super) fn status(
         }
     }
 }
+/// Warns of fields that the Service's type makes mean nothing.
+pub(super) fn warn_of_ignored(spec: &ServiceSpec, errors: &mut Errors) {
+    let has_external_ips = spec
+        .external_ips
+        .as_ref()
+        .is_some_and(|ips| !ips.is_empty());
+    let external = spec.type_.as_deref() == Some("ExternalName");
+    if external && has_external_ips {
+        errors.remark(r#"spec.externalIPs is ignored when spec.type is "ExternalName""#);
+    }
+    if !external
+        && spec
+            .external_name
+            .as_ref()
+            .is_some_and(|name| !name.is_empty())
+    {
+        errors.remark(r#"spec.externalName is ignored when spec.type is not "ExternalName""#);
+    }
+    if spec.cluster_ip.as_deref() != Some("None") {
+        return;
+    }
+    if spec
+        .load_balancer_ip
+        .as_ref()
+        .is_some_and(|ip| !ip.is_empty())
+    {
+        errors.remark("spec.loadBalancerIP is ignored for headless services");
+    }
+    if has_external_ips {
+        errors.remark("spec.externalIPs is ignored for headless services");
+    }
+    if spec
+        .session_affinity
+        .as_deref()
+        .is_some_and(|affinity| affinity != "None")
+    {
+        errors.remark("spec.SessionAffinity is ignored for headless services");
+    }
+}

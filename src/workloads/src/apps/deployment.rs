@@ -11,6 +11,7 @@ use vaquita_api::registry::{Kind, Part, Resource};
 use vaquita_api::selector::LabelSelector;
 use vaquita_api::table::Column;
 use vaquita_api::{Object, meta};
+use vaquita_kinds::pod_spec;
 
 use crate::{Here, print, rules, stored, template};
 
@@ -84,6 +85,7 @@ impl Kind<Here> for Deployment {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        pod_spec::warn_of_name(&self.metadata, "Pod names and hostnames", errors);
         if let Some(spec) = &self.spec {
             validate_spec(spec, &Path::root("spec"), errors);
         }

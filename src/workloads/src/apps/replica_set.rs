@@ -7,6 +7,7 @@ use vaquita_api::Object;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::registry::{Kind, Resource, SelectableField};
 use vaquita_api::table::Column;
+use vaquita_kinds::pod_spec;
 
 use crate::{Here, print, rules, stored, template};
 
@@ -50,6 +51,7 @@ impl Kind<Here> for ReplicaSet {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        pod_spec::warn_of_name(&self.metadata, "Pod names and hostnames", errors);
         if let Some(spec) = &self.spec {
             validate_spec(spec, &Path::root("spec"), errors);
         }

@@ -7,6 +7,7 @@ use vaquita_api::Object;
 use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::registry::{Kind, Resource};
 use vaquita_api::table::{self, Column};
+use vaquita_kinds::pod_spec;
 use vaquita_kinds::print::{self as cells, NONE};
 
 use super::{job, schedule};
@@ -58,6 +59,7 @@ impl Kind<Here> for CronJob {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        pod_spec::warn_of_name(&self.metadata, "Pod names and hostnames", errors);
         validate_spec(&self.spec, None, &Path::root("spec"), errors);
         let name = self.metadata.name.as_deref().unwrap_or_default();
         if name.len() > NAME_MAX {

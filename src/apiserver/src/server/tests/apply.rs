@@ -165,3 +165,36 @@ async fn what_cannot_be_applied_is_refused() {
     assert!(unread.refused().2.starts_with("error decoding YAML: "));
     assert_eq!(api.get(&format!("{MAPS}/a")).await.refused().0, 404);
 }
+
+#[tokio::test]
+async fn a_scale_is_applied_to_what_it_scales() {
+    let api = Api::start().await;
+    let rcs = "/api/v1/namespaces/default/replicationcontrollers";
+    api.post(rcs, controller("web")).await.ok();
+    let scale = |replicas: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": replicas}});
+    let path = format!("{rcs}/web/scale?fieldManager=scaler");
+    let taken = apply(&api, &path, scale(3)).await;
+    assert_eq!(
+        taken.code, 409,
+        "the creator owns the number: {}",
+        taken.body
+    );
+    let scaled = apply(&api, &format!("{path}&force=true"), scale(3))
+        .await
+        .ok();
+    assert_eq!(scaled["spec"]["replicas"], 3);
+    let stored = api.get(&format!("{rcs}/web")).await.ok();
+    assert_eq!(stored["spec"]["replicas"], 3);
+    let managers = stored["metadata"]["managedFields"].as_array().unwrap();
+    let scaler = managers
+        .iter()
+        .find(|manager| manager["manager"] == "scaler")
+        .unwrap();
+    assert_eq!(scaler["subresource"], "scale");
+    assert_eq!(scaler["fieldsV1"], json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(
+        apply(&api, &path, scale(5)).await.ok()["spec"]["replicas"],
+        5
+    );
+    assert_eq!(apply(&api, &path, scale(-1)).await.code, 422);
+}

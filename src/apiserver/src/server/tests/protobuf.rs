@@ -120,3 +120,22 @@ async fn a_watch_is_a_row_of_frames() {
     }
     assert_eq!(kinds, ["ADDED", "BOOKMARK"]);
 }
+
+#[tokio::test]
+async fn scales_and_ends_are_told_in_it_too() {
+    let api = Api::start().await;
+    let rcs = "/api/v1/namespaces/default/replicationcontrollers";
+    api.post(rcs, controller("web")).await.ok();
+    let scale = vaquita_api::body::SCALE.schema();
+    let bytes = get(&api, &format!("{rcs}/web/scale")).await;
+    let read = protobuf::decode(&bytes, scale, "autoscaling/v1").unwrap();
+    assert_eq!(read["metadata"]["name"], "web");
+
+    let mut request = Request::delete(format!("{rcs}/web"));
+    for (name, value) in PREFERRED {
+        request = request.header(name, value);
+    }
+    let gone = api.send(request.body(Body::empty()).unwrap()).await;
+    assert_eq!(gone.status(), 200);
+    assert_eq!(gone.headers()["content-type"], MEDIA_TYPE);
+}

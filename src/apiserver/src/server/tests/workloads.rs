@@ -138,3 +138,25 @@ async fn a_quota_is_kept_though_many_come_at_once() {
          count/configmaps=3, limited: count/configmaps=3"
     );
 }
+
+#[tokio::test]
+async fn what_is_hardly_meant_is_told_once() {
+    let api = Api::start().await;
+    let mut doubtful = web();
+    doubtful["metadata"]["name"] = json!("web.v1");
+    doubtful["spec"]["template"]["spec"]["nodeSelector"] =
+        json!({"beta.kubernetes.io/os": "linux"});
+    let made = api.post(DEPLOYMENTS, doubtful).await;
+    assert_eq!(made.warnings().len(), 2, "{:?}", made.warnings());
+    assert!(made.warnings()[0].contains("must not contain dots"));
+    assert!(made.warnings()[1].contains("kubernetes.io/os"));
+    let path = format!("{DEPLOYMENTS}/web.v1");
+    let labelled = json!({"metadata": {"labels": {"a": "b"}}});
+    let labelled = api.patch(&path, "merge-patch", labelled).await;
+    assert!(
+        labelled.warnings().is_empty(),
+        "the specification is as it was"
+    );
+    let endpoints = api.get("/api/v1/namespaces/default/endpoints").await;
+    assert!(endpoints.warnings()[0].contains("use discovery.k8s.io/v1 EndpointSlice"));
+}

@@ -103,9 +103,7 @@ fn refuses_what_could_never_work() {
     dotted["spec"]["serviceName"] = json!("no.label");
     let found = refused(&resource(), dotted);
     assert_eq!(found.len(), 2);
-    assert!(
-        found[0].starts_with("metadata.name: Invalid value: \"a.b\": a lowercase RFC 1123 label")
-    );
+    assert!(found[0].starts_with("metadata.name: Invalid value: \"a.b\": must not contain dots"));
     assert!(
         found[1].starts_with(
             "spec.serviceName: Invalid value: \"no.label\": a lowercase RFC 1123 label"

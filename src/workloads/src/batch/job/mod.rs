@@ -15,6 +15,7 @@ use vaquita_api::field::{Errors, FieldError, Path};
 use vaquita_api::names;
 use vaquita_api::registry::{Kind, Resource, SelectableField};
 use vaquita_api::table::{self, Column};
+use vaquita_kinds::pod_spec;
 
 use crate::{Here, print, stored, template};
 
@@ -73,6 +74,7 @@ impl Kind<Here> for Job {
     }
 
     fn validate(&self, errors: &mut Errors) {
+        pod_spec::warn_of_name(&self.metadata, "Pod names and hostnames", errors);
         selector::validate(self, true, errors);
         validate_spec(self, errors);
     }
