@@ -1,17 +1,17 @@
 //! Daemon sets: one pod on every node that it belongs on.
 //!
-//! [`placement`] says which nodes those are, [`plan`] what is missing, too much or out of date on each of them. There is no
-//! history of revisions: a template can be changed and restarted, not undone.
+//! [`placement`] says which nodes those are, [`plan`] what is missing, too much or out of date on each of them. Templates of
+//! the past are kept as controller revisions.
 
 mod placement;
 mod plan;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    apps::v1::{DaemonSet, DaemonSetStatus},
+    apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus},
     core::v1::{Node, Pod},
 };
 use kube::{Api, ResourceExt as _, api::PostParams};
@@ -20,6 +20,7 @@ use vaquita_api::selector::LabelSelector as Selector;
 use self::plan::{HASH_LABEL, View};
 use crate::{
     ClaimError, Expectations,
+    history::{self, History, HistoryError},
     replicas::{self, Hand, template},
 };
 use vaquita_reconcile::{
@@ -38,9 +39,12 @@ const SECOND_LOOK: Duration = Duration::from_mins(1);
 /// Why a look at a daemon set failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
-    /// Whose pods are whose could not be settled.
-    #[error("claiming pods")]
+    /// Whose pods and revisions are whose could not be settled.
+    #[error("claiming pods and revisions")]
     Claim(#[from] ClaimError),
+    /// The history of templates could not be brought up to date.
+    #[error("keeping the history")]
+    History(#[from] HistoryError),
     /// A missing pod could not be created.
     #[error("creating a pod")]
     Create(#[source] kube::Error),
@@ -62,6 +66,7 @@ pub async fn run(context: Context) {
         sets: context.informers.of(),
         nodes: context.informers.of(),
         pods: context.informers.of(),
+        revisions: context.informers.of(),
         expectations: Expectations::default(),
         recorder: context.recorder("daemonset-controller"),
         queue: queue.clone(),
@@ -69,7 +74,8 @@ pub async fn run(context: Context) {
     });
     let synced = controller.sets.synced().await
         && controller.nodes.synced().await
-        && controller.pods.synced().await;
+        && controller.pods.synced().await
+        && controller.revisions.synced().await;
     if !synced {
         return;
     }
@@ -93,6 +99,7 @@ struct Controller {
     sets: Informer<DaemonSet>,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    revisions: Informer<ControllerRevision>,
     expectations: Expectations,
     recorder: Recorder,
     queue: WorkQueue<ObjectKey>,
@@ -111,26 +118,62 @@ impl Reconciler for Controller {
         let Some(spec) = &set.spec else {
             return Ok(Next::Wait);
         };
-        // Asked before the pods are read: what is struck out in between is then among them.
-        let all_seen = self.expectations.are_met(key);
-        let pods = self.claimed_pods(key, &set).await?;
-        let nodes = self.nodes.store().all();
-        let hash = template::hash(&spec.template, None);
-        let view = View::new(&set, spec, &hash, &nodes, &pods, Timestamp::now());
-        let acted = if all_seen && !meta::is_terminating(&set.metadata) {
-            self.act(key, &set, &hash, view.plan()).await
-        } else {
-            Ok(())
-        };
-        self.update_status(key, &set, view.status()).await?;
-        acted?;
-        let second_look = (!all_seen).then_some(SECOND_LOOK);
-        let next = view.next().into_iter().chain(second_look).min();
-        Ok(next.map_or(Next::Wait, Next::After))
+        // On the heap: a set is a large object, and a look holds several.
+        Box::pin(self.look(key, &set, spec)).await
     }
 }
 
 impl Controller {
+    async fn look(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+        spec: &DaemonSetSpec,
+    ) -> Result<Next, SyncError> {
+        // Asked before the pods are read: what is struck out in between is then among them.
+        let all_seen = self.expectations.are_met(key);
+        let pods = self.claimed_pods(key, set).await?;
+        let going = meta::is_terminating(&set.metadata);
+        let history = History {
+            client: &self.context.client,
+            owner: set,
+            hash_label: HASH_LABEL,
+            known: self.claimed_revisions(key, set).await?,
+        };
+        let reported = set.status.as_ref();
+        let mut collisions = reported.and_then(|status| status.collision_count);
+        let hash = if going {
+            template::hash(&spec.template, collisions.filter(|count| *count > 0))
+        } else {
+            let latest = history
+                .settle(&spec.template, collisions.unwrap_or(0))
+                .await?;
+            collisions = Some(latest.collisions).filter(|count| *count > 0);
+            history::hash(&latest.revision, HASH_LABEL)
+        };
+        let nodes = self.nodes.store().all();
+        let view = View::new(set, spec, &hash, &nodes, &pods, Timestamp::now());
+        let acted = if all_seen && !going {
+            self.act(key, set, &hash, view.plan()).await
+        } else {
+            Ok(())
+        };
+        let status = DaemonSetStatus {
+            collision_count: collisions,
+            ..view.status()
+        };
+        self.update_status(key, set, status).await?;
+        acted?;
+        if !going {
+            let limit = spec.revision_history_limit.unwrap_or(10);
+            let live = live_revisions(set, &hash, &pods);
+            history.truncate(&live, limit).await?;
+        }
+        let second_look = (!all_seen).then_some(SECOND_LOOK);
+        let next = view.next().into_iter().chain(second_look).min();
+        Ok(next.map_or(Next::Wait, Next::After))
+    }
+
     /// A node's labels and taints decide for every daemon set.
     fn node_changed(&self, change: &Change<'_, Node>) {
         if let Change::Modified { old, new } = change {
@@ -182,6 +225,18 @@ impl Controller {
         candidates.extend(self.pods.store().orphans(&key.namespace));
         let selector = selector(set);
         let matches = |pod: &Pod| selector.matches(pod.labels());
+        Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
+    }
+
+    async fn claimed_revisions(
+        &self,
+        key: &ObjectKey,
+        set: &DaemonSet,
+    ) -> Result<Vec<Arc<ControllerRevision>>, SyncError> {
+        let mut candidates = self.revisions.store().controlled_by(meta::uid(set));
+        candidates.extend(self.revisions.store().orphans(&key.namespace));
+        let selector = selector(set);
+        let matches = |revision: &ControllerRevision| selector.matches(revision.labels());
         Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
     }
 
@@ -261,6 +316,14 @@ impl Controller {
 
 fn selector(set: &DaemonSet) -> Selector {
     replicas::selector(set.spec.as_ref().map(|spec| &spec.selector))
+}
+
+/// The names of the revisions that pods are of, and of that of now.
+fn live_revisions(set: &DaemonSet, hash: &str, pods: &[Arc<Pod>]) -> HashSet<String> {
+    let of_pods = pods.iter().filter_map(|pod| pod.labels().get(HASH_LABEL));
+    let hashes = of_pods.map(String::as_str).chain([hash]);
+    let name = set.name_any();
+    hashes.map(|hash| template::set_name(&name, hash)).collect()
 }
 
 /// A new pod for a node.

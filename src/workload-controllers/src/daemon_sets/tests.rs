@@ -159,3 +159,31 @@ async fn a_surge_keeps_the_old_pod_until_the_new_one_is_available() {
     api.until("all new", |api| images(api) == ["v2", "v2", "v2"])
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn templates_of_the_past_are_remembered() {
+    const REVISIONS: &str = "apis/apps/v1/controllerrevisions";
+    let api = FakeApi::new();
+    let mut set = agent("v1", &json!({ "maxUnavailable": 3 }));
+    set["spec"]["revisionHistoryLimit"] = json!(1);
+    api.put(SETS, &set);
+    let _running = started(&api);
+    keep_ready(&api);
+    for image in ["v1", "v2", "v3", "v2"] {
+        set_image(&api, image);
+        api.until("all new", |api| images(api) == [image; 3]).await;
+        api.settle().await;
+    }
+    let mut known: Vec<_> = api
+        .objects(REVISIONS)
+        .iter()
+        .map(|revision| {
+            let template = &revision["data"]["spec"]["template"];
+            assert_eq!(template["$patch"], "replace");
+            let image = template["spec"]["containers"][0]["image"].as_str().unwrap();
+            (revision["revision"].as_i64().unwrap(), image.to_owned())
+        })
+        .collect();
+    known.sort();
+    assert_eq!(known, [(3, "v3".to_owned()), (4, "v2".to_owned())]);
+}
