@@ -42,11 +42,8 @@ impl Host {
     }
 
     fn pod(&self) -> Pod {
-        self.runtime.pod(PodConfig {
-            name: "bench".into(),
-            hostname: "bench".into(),
-            network: self.fabric.attach(None).expect("an address"),
-        })
+        let network = self.fabric.attach(None).expect("an address");
+        self.runtime.pod(PodConfig::new("bench", network))
     }
 
     async fn connect(&self, pod: &Pod) -> SendRequest<Empty<Bytes>> {

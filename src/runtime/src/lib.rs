@@ -40,11 +40,7 @@
 //!         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))))"#)?;
 //! let module = runtime.load(wasm.into()).await?;
 //!
-//! let pod = runtime.pod(PodConfig {
-//!     name: "greeting".into(),
-//!     hostname: "greeting".into(),
-//!     network: fabric.attach(None)?,
-//! });
+//! let pod = runtime.pod(PodConfig::new("greeting", fabric.attach(None)?));
 //! let log = Arc::new(Log::default());
 //! let mut config = ProcessConfig::new("hello", module);
 //! config.log = log.clone();
@@ -64,7 +60,9 @@ mod budget;
 mod cache;
 mod config;
 mod engine;
+mod fs;
 mod http;
+mod ipc;
 mod linker;
 mod log;
 mod module;
@@ -78,7 +76,9 @@ mod stdio;
 mod ticker;
 
 pub use config::{Config, HttpConfig};
-pub use log::{Discard, LogSink, LogStream};
+pub use fs::{Mount, MountError, Volume};
+pub use ipc::IpcLimits;
+pub use log::{Discard, LogSink, LogStream, OutputSink};
 pub use module::{Digest, LoadError, Module, ModuleKind};
 pub use pod::{Pod, PodConfig};
 pub use process::{Exit, Process, ProcessConfig, StartError, Usage};

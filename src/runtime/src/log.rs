@@ -37,6 +37,18 @@ pub trait LogSink: Send + Sync + 'static {
     }
 }
 
+/// Takes what a process writes as it is, for those who are attached to it. What was said about blocking for
+/// [`LogSink`] holds here as well.
+pub trait OutputSink: Send + Sync + 'static {
+    /// Takes some bytes, of any length up to 64 KiB.
+    fn write(&self, stream: LogStream, bytes: &[u8]);
+
+    /// Whether the sink can take more; see [`LogSink::poll_ready`].
+    fn poll_ready(&self, _context: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
 /// Throws everything away.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Discard;

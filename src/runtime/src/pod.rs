@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use vaquita_net::PodNetwork;
 
+use crate::ipc::IpcLimits;
 use crate::process::{Process, ProcessConfig, StartError};
 use crate::runtime::Shared;
 
 /// What a pod is made of.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct PodConfig {
     /// For people: in logs and errors.
     pub name: String,
@@ -19,6 +21,33 @@ pub struct PodConfig {
     pub hostname: String,
     /// Its address, loopback and ports. The pod closes it when it ends.
     pub network: PodNetwork,
+    /// The domain of its hostname, if it has one: `subdomain.namespace.svc.cluster.local`. Default: none.
+    pub domain: Option<String>,
+    /// What all its processes find in `/etc/hosts`. Default: `None`, no such file but the image's.
+    pub hosts: Option<String>,
+    /// What all its processes find in `/etc/resolv.conf`. Default: `None`, no such file but the image's.
+    pub resolv_conf: Option<String>,
+    /// Whether a process sees those of the pod's other containers and may signal them. Default: `false`.
+    pub share_processes: bool,
+    /// Bounds of what its processes make for talking to each other.
+    pub ipc: IpcLimits,
+}
+
+impl PodConfig {
+    /// A pod of that name, which is its hostname as well, all else as the fields' defaults say.
+    pub fn new(name: impl Into<String>, network: PodNetwork) -> Self {
+        let name = name.into();
+        Self {
+            hostname: name.clone(),
+            name,
+            network,
+            domain: None,
+            hosts: None,
+            resolv_conf: None,
+            share_processes: false,
+            ipc: IpcLimits::default(),
+        }
+    }
 }
 
 /// A set of namespaces and the processes in them. Cheap to clone; when the last clone is dropped, its processes are

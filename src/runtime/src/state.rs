@@ -3,7 +3,7 @@
 use vaquita_net::PodNetwork;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::Share;
@@ -11,7 +11,7 @@ use crate::http::Outgoing;
 use crate::log::LogStream;
 use crate::preview1::Descriptors;
 use crate::process::Environment;
-use crate::stdio::Output;
+use crate::stdio::{Input, Output};
 
 /// The most handles (streams, sockets, pollables, header maps, ...) that an instance may hold.
 const MOST_RESOURCES: usize = 64 << 10;
@@ -31,7 +31,7 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         Self {
-            wasi: context(environment).build(),
+            wasi: with_directories(environment).build(),
             table,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(environment.network.clone()),
@@ -80,12 +80,34 @@ impl CoreState {
     }
 }
 
+fn with_directories(environment: &Environment) -> WasiCtxBuilder {
+    let mut context = context(environment);
+    for mount in &environment.mounts {
+        if let Some(path) = mount.volume.host_path() {
+            let perms = if mount.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            let path = path.join(&mount.sub_path);
+            if let Err(error) = context.preopened_dir(path, mount.guest.as_str(), perms) {
+                tracing::warn!(%error, guest = mount.guest, "a volume can't be mounted");
+            }
+        }
+    }
+    context
+}
+
 fn context(environment: &Environment) -> WasiCtxBuilder {
     let mut context = WasiCtxBuilder::new();
     context
         .args(&environment.args)
         .envs(&environment.env)
-        .stdout(Output::new(environment.log.clone(), LogStream::Stdout))
-        .stderr(Output::new(environment.log.clone(), LogStream::Stderr));
+        .stdin(Input::new(&environment.stdin))
+        .stdout(Output::new(&environment.outputs, LogStream::Stdout))
+        .stderr(Output::new(&environment.outputs, LogStream::Stderr));
+    if let Some(directory) = &environment.working_dir {
+        context.initial_cwd(directory);
+    }
     context
 }

@@ -1,17 +1,19 @@
-//! Standard output and error: from a guest's writes to the lines of a [`LogSink`].
+//! Standard output and error: from a guest's writes to the lines of a [`LogSink`], and as they are to an [`OutputSink`].
+//! Standard input: from whoever is attached to the one instance of a program.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use tokio::io::AsyncWrite;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::pipe::ClosedInputStream;
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
-use crate::log::{LogSink, LogStream};
+use crate::log::{LogSink, LogStream, OutputSink};
 
 /// The longest line that reaches a sink in one piece, newline included.
 const LONGEST_LINE: usize = 16 << 10;
@@ -19,27 +21,57 @@ const LONGEST_LINE: usize = 16 << 10;
 /// The most a guest may write at once.
 const LARGEST_WRITE: usize = 64 << 10;
 
+/// The most that is read ahead.
+const LARGEST_READ: usize = 8 << 10;
+
+/// Where a process's output goes.
+#[derive(Clone)]
+pub(crate) struct Outputs {
+    pub(crate) log: Arc<dyn LogSink>,
+    pub(crate) attached: Option<Arc<dyn OutputSink>>,
+    pub(crate) tty: bool,
+}
+
+impl Outputs {
+    fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        // Both are asked, so that each knows who waits.
+        let log = self.log.poll_ready(context);
+        let attached = self
+            .attached
+            .as_ref()
+            .map_or(Poll::Ready(()), |sink| sink.poll_ready(context));
+        if log.is_ready() { attached } else { log }
+    }
+}
+
 /// One output stream of one instance. Clones write to the same line.
 #[derive(Clone)]
 pub(crate) struct Output {
     line: Arc<Mutex<Line>>,
-    sink: Arc<dyn LogSink>,
+    outputs: Outputs,
+    stream: LogStream,
 }
 
 impl Output {
-    pub(crate) fn new(sink: Arc<dyn LogSink>, stream: LogStream) -> Self {
+    pub(crate) fn new(outputs: &Outputs, stream: LogStream) -> Self {
         let line = Line {
-            sink: Arc::clone(&sink),
+            sink: Arc::clone(&outputs.log),
             stream,
             unfinished: Vec::new(),
         };
         Self {
             line: Arc::new(Mutex::new(line)),
-            sink,
+            outputs: outputs.clone(),
+            stream,
         }
     }
 
     fn take(&self, bytes: &[u8]) {
+        if let Some(attached) = &self.outputs.attached {
+            for piece in bytes.chunks(LARGEST_WRITE) {
+                attached.write(self.stream, piece);
+            }
+        }
         self.line
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -91,7 +123,7 @@ impl Drop for Line {
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
-        false
+        self.outputs.tty
     }
 }
 
@@ -114,7 +146,7 @@ impl AsyncWrite for Output {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        std::task::ready!(self.sink.poll_ready(context));
+        std::task::ready!(self.outputs.poll_ready(context));
         let bytes = &bytes[..bytes.len().min(LARGEST_WRITE)];
         self.take(bytes);
         Poll::Ready(Ok(bytes.len()))
@@ -140,7 +172,7 @@ struct Writer {
 impl Pollable for Writer {
     async fn ready(&mut self) {
         if !self.permitted {
-            poll_fn(|context| self.output.sink.poll_ready(context)).await;
+            poll_fn(|context| self.output.outputs.poll_ready(context)).await;
             self.permitted = true;
         }
     }
@@ -150,7 +182,7 @@ impl Pollable for Writer {
 impl OutputStream for Writer {
     fn check_write(&mut self) -> StreamResult<usize> {
         let mut context = Context::from_waker(Waker::noop());
-        self.permitted = self.permitted || self.output.sink.poll_ready(&mut context).is_ready();
+        self.permitted = self.permitted || self.output.outputs.poll_ready(&mut context).is_ready();
         Ok(if self.permitted { LARGEST_WRITE } else { 0 })
     }
 
@@ -162,6 +194,141 @@ impl OutputStream for Writer {
 
     fn flush(&mut self) -> StreamResult<()> {
         Ok(())
+    }
+}
+
+/// A process's standard input, until its instance takes it.
+pub(crate) struct Stdin {
+    source: Mutex<Option<Box<dyn AsyncRead + Send + Unpin>>>,
+    tty: bool,
+}
+
+impl Stdin {
+    pub(crate) fn new(source: Option<Box<dyn AsyncRead + Send + Unpin>>, tty: bool) -> Self {
+        Self {
+            source: Mutex::new(source),
+            tty,
+        }
+    }
+}
+
+/// One instance's standard input: the process's for the first one, nothing for others. All handles on it read on
+/// where the last one stopped.
+#[derive(Clone)]
+pub(crate) struct Input {
+    source: Option<Arc<Mutex<Source>>>,
+    tty: bool,
+}
+
+/// What is read from, with what arrived and nobody has taken yet.
+struct Source {
+    reader: Box<dyn AsyncRead + Send + Unpin>,
+    arrived: Bytes,
+    ended: bool,
+}
+
+impl Source {
+    /// Waits until there is something to be taken, or will never be.
+    fn poll_arrived(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ended || !self.arrived.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut bytes = [0; LARGEST_READ];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let read = std::task::ready!(Pin::new(&mut self.reader).poll_read(context, &mut buffer));
+        self.arrived = Bytes::copy_from_slice(buffer.filled());
+        self.ended = self.arrived.is_empty();
+        Poll::Ready(read)
+    }
+
+    fn take(&mut self, most: usize) -> Bytes {
+        self.arrived.split_to(most.min(self.arrived.len()))
+    }
+}
+
+impl Input {
+    pub(crate) fn new(stdin: &Stdin) -> Self {
+        let source = stdin
+            .source
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let source = source.map(|reader| {
+            Arc::new(Mutex::new(Source {
+                reader,
+                arrived: Bytes::new(),
+                ended: false,
+            }))
+        });
+        Self {
+            source,
+            tty: stdin.tty,
+        }
+    }
+}
+
+impl IsTerminal for Input {
+    fn is_terminal(&self) -> bool {
+        self.tty
+    }
+}
+
+impl StdinStream for Input {
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        match &self.source {
+            Some(source) => Box::new(Reader(Arc::clone(source))),
+            None => Box::new(tokio::io::empty()),
+        }
+    }
+
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        match &self.source {
+            Some(source) => Box::new(Reader(Arc::clone(source))),
+            None => Box::new(ClosedInputStream),
+        }
+    }
+}
+
+/// A handle on standard input.
+struct Reader(Arc<Mutex<Source>>);
+
+impl Reader {
+    fn source(&self) -> MutexGuard<'_, Source> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsyncRead for Reader {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut source = self.source();
+        std::task::ready!(source.poll_arrived(context))?;
+        buffer.put_slice(&source.take(buffer.remaining()));
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Reader {
+    async fn ready(&mut self) {
+        // What went wrong is told to the one who reads.
+        poll_fn(|context| self.source().poll_arrived(context).map(drop)).await;
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for Reader {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let mut source = self.source();
+        match source.poll_arrived(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Ok(Bytes::new()),
+            Poll::Ready(Err(error)) => Err(StreamError::LastOperationFailed(error.into())),
+            Poll::Ready(Ok(())) if source.ended => Err(StreamError::Closed),
+            Poll::Ready(Ok(())) => Ok(source.take(size)),
+        }
     }
 }
 
@@ -193,9 +360,17 @@ mod tests {
         }
     }
 
+    fn outputs(sink: &Arc<Lines>) -> Outputs {
+        Outputs {
+            log: Arc::clone(sink) as Arc<dyn LogSink>,
+            attached: None,
+            tty: false,
+        }
+    }
+
     fn written(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
         let sink = Arc::new(Lines::default());
-        let output = Output::new(Arc::clone(&sink) as Arc<dyn LogSink>, LogStream::Stdout);
+        let output = Output::new(&outputs(&sink), LogStream::Stdout);
         for piece in pieces {
             output.take(piece);
         }
@@ -227,10 +402,31 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn input_arrives_as_it_is_written_and_ends() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let stdin = Stdin::new(Some(Box::new(ours)), true);
+        let input = Input::new(&stdin);
+        assert!(input.is_terminal());
+        let mut stream = input.p2_stream();
+        assert_eq!(stream.read(8).expect("open"), Bytes::new());
+        tokio::io::AsyncWriteExt::write_all(&mut theirs, b"hello")
+            .await
+            .expect("open");
+        stream.ready().await;
+        assert_eq!(&stream.read(2).expect("open")[..], b"he");
+        assert_eq!(&input.p2_stream().read(8).expect("open")[..], b"llo");
+        drop(theirs);
+        stream.ready().await;
+        assert!(matches!(stream.read(8), Err(StreamError::Closed)));
+        let mut second = Input::new(&stdin).p2_stream();
+        assert!(matches!(second.read(8), Err(StreamError::Closed)));
+    }
+
     #[test]
     fn a_sink_that_is_behind_holds_back_writes() {
         let sink = Arc::new(Lines::default());
-        let output = Output::new(Arc::clone(&sink) as Arc<dyn LogSink>, LogStream::Stderr);
+        let output = Output::new(&outputs(&sink), LogStream::Stderr);
         let mut writer = Writer {
             output,
             permitted: false,

@@ -106,11 +106,10 @@ impl Backend for WasmBackend {
     async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
         let network = self.attach(&config)?;
         let ip = network.ip();
-        let pod = self.runtime.pod(PodConfig {
-            name: format!("{}/{}", config.namespace, config.name),
-            hostname: config.hostname,
-            network,
-        });
+        let name = format!("{}/{}", config.namespace, config.name);
+        let mut pod = PodConfig::new(name, network);
+        pod.hostname = config.hostname;
+        let pod = self.runtime.pod(pod);
         Ok(Arc::new(WasmSandbox {
             backend: self.clone(),
             pod,

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use tokio::io::AsyncRead;
+
 use crate::config::HttpConfig;
-use crate::log::LogSink;
+use crate::fs::{Mount, MountError, Volume};
+use crate::log::{LogSink, OutputSink};
 use crate::module::Module;
 
 /// What to run in a pod, and with what.
@@ -31,8 +34,26 @@ pub struct ProcessConfig {
     pub listen: Vec<u16>,
     /// How an HTTP handler is served.
     pub http: HttpConfig,
-    /// Where standard output and error go. Default: nowhere.
+    /// Where standard output and error go, cut into lines. Default: nowhere.
     pub log: Arc<dyn LogSink>,
+    /// Where standard output and error go beside the log, as they are written: for those who are attached. Default: nowhere
+    /// else.
+    pub output: Option<Arc<dyn OutputSink>>,
+    /// Standard input of a program. An HTTP handler has none: whose instance should read it? Default: `None`, at its
+    /// end from the start.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Whether standard input, output and error are told to be a terminal. Default: `false`.
+    pub tty: bool,
+    /// What the root directory holds: an image's files, usually a [copy](Volume::copy_of) that is thrown away with the
+    /// process. Default: `None`, nothing but what is mounted.
+    pub root: Option<Volume>,
+    /// Volumes and where the process finds them; the order does not matter. Default: none.
+    pub mounts: Vec<Mount>,
+    /// What relative paths start from, absolute itself: `initial-cwd` of WASI 0.2, and the variable `PWD` where the
+    /// environment does not set it. Default: `None`, which is `/`.
+    pub working_dir: Option<String>,
+    /// The most files and directories that all instances of the process may have open together. Default: 1024.
+    pub max_open_files: u32,
 }
 
 impl ProcessConfig {
@@ -47,6 +68,13 @@ impl ProcessConfig {
             listen: vec![8080],
             http: HttpConfig::default(),
             log: Arc::new(crate::log::Discard),
+            output: None,
+            stdin: None,
+            tty: false,
+            root: None,
+            mounts: Vec::new(),
+            working_dir: None,
+            max_open_files: 1024,
         }
     }
 }
@@ -74,6 +102,15 @@ pub enum StartError {
         /// Why.
         #[source]
         source: vaquita_net::NetError,
+    },
+    /// A volume can't be mounted where it is wanted.
+    #[error("mounting {guest}")]
+    Mount {
+        /// Where it should be, for the guest.
+        guest: String,
+        /// Why not.
+        #[source]
+        source: MountError,
     },
     /// The pod was shut down.
     #[error("the pod is shut down")]

@@ -13,10 +13,11 @@ use vaquita_net::{Listener, PodNetwork};
 
 use crate::budget::Budget;
 use crate::http::Server;
-use crate::log::{LogSink, LogStream};
+use crate::log::LogStream;
 use crate::module::Code;
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
+use crate::stdio::{Outputs, Stdin};
 
 mod config;
 mod exit;
@@ -34,7 +35,10 @@ pub(crate) struct Environment {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) network: PodNetwork,
     pub(crate) listen: Vec<u16>,
-    pub(crate) log: Arc<dyn LogSink>,
+    pub(crate) stdin: Stdin,
+    pub(crate) outputs: Outputs,
+    pub(crate) working_dir: Option<String>,
+    pub(crate) mounts: Vec<crate::fs::Mount>,
     pub(crate) accounts: Arc<Accounts>,
 }
 
@@ -48,12 +52,24 @@ impl Environment {
         if !env.iter().any(|(name, _)| name == "HOSTNAME") {
             env.push(("HOSTNAME".into(), pod.hostname.clone()));
         }
+        if let Some(directory) = &config.working_dir
+            && !env.iter().any(|(name, _)| name == "PWD")
+        {
+            env.push(("PWD".into(), directory.clone()));
+        }
         Self {
             args,
             env,
             network: pod.network.clone(),
             listen: config.listen.clone(),
-            log: Arc::clone(&config.log),
+            stdin: Stdin::new(config.stdin.take(), config.tty),
+            outputs: Outputs {
+                log: Arc::clone(&config.log),
+                attached: config.output.take(),
+                tty: config.tty,
+            },
+            working_dir: config.working_dir.take(),
+            mounts: std::mem::take(&mut config.mounts),
             accounts: Accounts::new(config.memory_limit),
         }
     }
@@ -61,7 +77,8 @@ impl Environment {
     /// Tells the process's log what its guest can't say any more.
     pub(crate) fn report(&self, message: &str) {
         for line in message.lines() {
-            self.log
+            self.outputs
+                .log
                 .write(LogStream::Stderr, format!("{line}\n").as_bytes());
         }
     }

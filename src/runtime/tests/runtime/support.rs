@@ -42,11 +42,8 @@ impl Host {
     }
 
     pub(crate) fn pod(&self, name: &str) -> Pod {
-        self.runtime.pod(PodConfig {
-            name: name.into(),
-            hostname: name.into(),
-            network: self.fabric.attach(None).expect("an address"),
-        })
+        let network = self.fabric.attach(None).expect("an address");
+        self.runtime.pod(PodConfig::new(name, network))
     }
 
     /// A program in a pod of its own, with its log.
