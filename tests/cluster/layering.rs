@@ -50,9 +50,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-net",
             "vaquita-runtime",
             "vaquita-streams",
+            "vaquita-volumes",
         ],
     ),
     ("vaquita-task", &[]),
+    ("vaquita-volumes", &["vaquita-api"]),
 ];
 
 /// Packages that would be a second way into the cluster, or a layer where it does not belong: (crate, package).
