@@ -37,6 +37,11 @@ pub struct FabricConfig {
     /// Connections that came in by node ports and wait for a full backlog, or are relayed to an endpoint outside of
     /// the fabric, all ports together; one more is reset. Default 1024.
     pub node_port_pending: usize,
+    /// Connects that are held at a time for Services that sleep, until these have an endpoint; one more fails. Default
+    /// 1024.
+    pub held: usize,
+    /// How long a connect is held for a Service that sleeps. Default 30 s.
+    pub wake_timeout: Duration,
     /// What may be reached outside of the virtual network. Default: nothing.
     pub outside: Outside,
 }
@@ -54,6 +59,8 @@ impl Default for FabricConfig {
             pod_limits: PodLimits::default(),
             node_ports: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             node_port_pending: 1024,
+            held: 1024,
+            wake_timeout: Duration::from_secs(30),
             outside: Outside::default(),
         }
     }
@@ -133,6 +140,7 @@ impl FabricConfig {
             ("backlog", self.backlog, 1, usize::from(u16::MAX)),
             ("waiting_connects", self.waiting_connects, 0, MAX_COUNT),
             ("node_port_pending", self.node_port_pending, 0, MAX_COUNT),
+            ("held", self.held, 0, MAX_COUNT),
             ("pod_limits.connections", limits.connections, 1, MAX_COUNT),
             ("pod_limits.ports", limits.ports, 1, usize::from(u16::MAX)),
             ("pod_limits.unread", limits.unread, 0, usize::MAX),

@@ -34,6 +34,12 @@ pub struct Metrics {
     pub undelivered: u64,
     /// Counter: connections relayed between two sockets of the host.
     pub relayed: u64,
+    /// Connects that are held now, until a Service that sleeps has an endpoint.
+    pub held: usize,
+    /// Counter: connects that were held and then found an endpoint.
+    pub woken: u64,
+    /// Counter: connects that were held in vain, or for which there was no room to be held.
+    pub not_woken: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +52,8 @@ pub(crate) struct Counters {
     delivered: AtomicU64,
     undelivered: AtomicU64,
     relayed: AtomicU64,
+    woken: AtomicU64,
+    not_woken: AtomicU64,
 }
 
 fn bump(counter: &AtomicU64) {
@@ -74,6 +82,14 @@ impl Counters {
         });
     }
 
+    pub(crate) fn count_held<T>(&self, held: &Result<T, NetError>) {
+        bump(if held.is_ok() {
+            &self.woken
+        } else {
+            &self.not_woken
+        });
+    }
+
     pub(crate) fn count_relay(&self) {
         bump(&self.relayed);
     }
@@ -90,6 +106,8 @@ impl Counters {
             delivered: read(&self.delivered),
             undelivered: read(&self.undelivered),
             relayed: read(&self.relayed),
+            woken: read(&self.woken),
+            not_woken: read(&self.not_woken),
             ..Metrics::default()
         }
     }

@@ -15,8 +15,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
-    AttachError, Attempt, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError, Origin,
-    PodIdentity, PodNetwork, Protocol, ResolveError, Services, Stream,
+    Activity, AttachError, Attempt, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError,
+    Origin, PodIdentity, PodNetwork, Protocol, ResolveError, Services, Stream, Wake,
     counters::Counters,
     host::{HostSocket, reset_on_close},
     listener::{Backlog, Place, Slot},
@@ -56,6 +56,8 @@ impl Fabric {
             node_account: Arc::new(Account::new(usize::MAX)),
             node_port_pending: Arc::new(Semaphore::new(config.node_port_pending)),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            held: Semaphore::new(config.held),
+            waker: ArcSwapOption::empty(),
             next_port: AtomicU16::new(rand::random()),
             config,
         })))
@@ -104,10 +106,48 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let connected = inner.dial(to).await;
+            let connected = inner.dial(to, true).await;
             inner.counters.count_connect(&connected);
             connected
         }
+    }
+
+    /// The same for a probe: a connection that does not count as [activity](Self::activity) of the pod.
+    pub fn probe(
+        &self,
+        to: SocketAddr,
+    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
+        let inner = self.0.clone();
+        async move {
+            let connected = inner.dial(to, false).await;
+            inner.counters.count_connect(&connected);
+            connected
+        }
+    }
+
+    /// How busy the pod with this address is, if there is one.
+    pub fn activity(&self, ip: IpAddr) -> Option<Activity> {
+        Some(self.0.pod(ip)?.activity())
+    }
+
+    /// Resolves when the next connection comes to the pod with this address: at once if there is no such pod. What comes
+    /// between this call and the first poll counts too.
+    pub fn arrival(&self, ip: IpAddr) -> impl Future<Output = ()> + Send + use<> {
+        let arrival = self
+            .0
+            .pod(ip)
+            .map(|pod| pod.arrivals.clone().notified_owned());
+        async move {
+            if let Some(arrival) = arrival {
+                arrival.await;
+            }
+        }
+    }
+
+    /// Sets who wakes Services that [can be woken](crate::ServiceSpec::wakes); none: connects to them are refused if they
+    /// have no endpoint, as at first.
+    pub fn set_waker(&self, waker: Option<Box<dyn Wake>>) {
+        self.0.waker.store(waker.map(Arc::new));
     }
 
     /// Hands a connection that the host accepted to whoever listens at `to`, a pod's or a Service's address. The socket
@@ -155,6 +195,10 @@ impl Fabric {
             addresses,
             services: services.count(),
             node_ports: services.node_ports().len(),
+            held: inner
+                .config
+                .held
+                .saturating_sub(inner.held.available_permits()),
             ..inner.counters.snapshot()
         }
     }
@@ -218,6 +262,9 @@ pub(crate) struct Inner {
     /// What the node's own ends of connections are booked on.
     node_account: Arc<Account>,
     lookups: Arc<Semaphore>,
+    /// Places for connects that wait for a Service to wake.
+    pub(crate) held: Semaphore,
+    pub(crate) waker: ArcSwapOption<Box<dyn Wake>>,
     next_port: AtomicU16,
 }
 
@@ -264,7 +311,13 @@ impl Inner {
     /// Finds who is to have a connection to `to`, and a place in its backlog.
     pub(crate) async fn reserve(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
         match self.services.find(Protocol::Tcp, to) {
-            Found::Port(balancer) => self.reserve_endpoint(from, to, &balancer).await,
+            Found::Port(_) => {
+                let find = || match self.services.find(Protocol::Tcp, to) {
+                    Found::Port(balancer) => Some(balancer),
+                    Found::NoSuchPort | Found::NotAService => None,
+                };
+                self.reserve_awake(from, to, find).await
+            }
             Found::NoSuchPort => Err(NetError::ConnectionRefused(to)),
             Found::NotAService => self.reserve_directly(from, to).await,
         }
@@ -306,7 +359,7 @@ impl Inner {
     }
 
     /// Tries the endpoints of a Service in the balancer's order. Dead ones are passed over; full ones too, at first.
-    async fn reserve_endpoint(
+    pub(crate) async fn reserve_endpoint(
         &self,
         from: Origin,
         to: SocketAddr,
@@ -376,13 +429,13 @@ impl Inner {
         }
     }
 
-    async fn dial(self: &Arc<Self>, to: SocketAddr) -> Result<Stream, NetError> {
+    async fn dial(self: &Arc<Self>, to: SocketAddr, counts: bool) -> Result<Stream, NetError> {
         let target = SocketAddr::new(to.ip().to_canonical(), to.port());
         match self.reserve(Origin::Node, target).await? {
             Reserved::Pod { pod, at, slot } => {
                 let (near, far) = pipe::pair(self.config.buffer, &self.node_account, &pod.account);
                 let local = SocketAddr::new(self.node_ip, self.node_port());
-                pod.accept(slot, far, at, local, to)?;
+                pod.accept(slot, far, at, (local, to), counts)?;
                 Ok(Stream::memory(near, local, to, None))
             }
             Reserved::Outside(socket) => {
@@ -408,7 +461,6 @@ impl Inner {
     /// Delivers a connection that came in by a node port.
     pub(crate) async fn deliver_by_node_port(
         &self,
-        balancer: &Balancer,
         port: u16,
         socket: TcpStream,
         from: SocketAddr,
@@ -416,7 +468,8 @@ impl Inner {
         let to = socket
             .local_addr()
             .unwrap_or_else(|_| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
-        let reserve = self.reserve_endpoint(Origin::Outside(from.ip()), to, balancer);
+        let find = || self.services.node_port(Protocol::Tcp, port);
+        let reserve = self.reserve_awake(Origin::Outside(from.ip()), to, find);
         self.hand_over(reserve, socket, from).await
     }
 

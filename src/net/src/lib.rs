@@ -49,6 +49,7 @@ mod service;
 mod stream;
 mod sync;
 mod udp;
+mod wake;
 
 pub use ipnet::Ipv4Net;
 
@@ -59,7 +60,7 @@ pub use crate::{
     fabric::{Fabric, Names},
     listener::Listener,
     names::PodIdentity,
-    pod::{BoundPort, PodNetwork, PodStats},
+    pod::{Activity, BoundPort, PodNetwork, PodStats},
     policy::{Attempt, ConnectPolicy, Origin},
     service::{
         Affinity, NodePortError, Protocol, ServiceHost, ServiceKey, ServicePort, ServiceSpec,
@@ -67,4 +68,5 @@ pub use crate::{
     },
     stream::Stream,
     udp::{Datagram, UdpSocket},
+    wake::Wake,
 };

@@ -21,7 +21,6 @@ use tokio::{
 
 use crate::{
     fabric::Inner,
-    host::reset_on_close,
     service::{Protocol, ServiceKey},
     sync::lock,
 };
@@ -200,16 +199,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Hands one connection on: at once if there is room for it, else by a task, of which there are so many and no more.
 fn admit(fabric: Arc<Inner>, port: u16, stream: TcpStream, peer: SocketAddr) {
-    let Some(balancer) = fabric.services.node_port(Protocol::Tcp, port) else {
-        reset_on_close(&stream);
-        return;
-    };
     let pending = fabric.node_port_pending.clone();
-    let mut handing = Box::pin(async move {
-        fabric
-            .deliver_by_node_port(&balancer, port, stream, peer)
-            .await
-    });
+    let mut handing =
+        Box::pin(async move { fabric.deliver_by_node_port(port, stream, peer).await });
     // Nearly always done by the first poll, without a task.
     let done = handing
         .as_mut()

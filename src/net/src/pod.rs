@@ -129,6 +129,15 @@ impl PodNetwork {
     }
 }
 
+/// How busy a pod is: connections that others made to it. Its own ones, those to itself, and probes don't count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Open now.
+    pub open: usize,
+    /// When the last one was opened or closed; when the pod was attached if there was none.
+    pub since: tokio::time::Instant,
+}
+
 impl fmt::Debug for PodNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodNetwork")

@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-use crate::{fabric::Inner, node_port, sync::lock};
+use crate::{fabric::Inner, node_port, sync::lock, wake::Sleeper};
 
 /// Which Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +71,9 @@ pub struct ServiceSpec {
     pub cluster_ips: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// Whether it can be given endpoints when they are needed: a connect that finds none is held, and the fabric's
+    /// [`Wake`](crate::Wake) hook is told.
+    pub wakes: bool,
     /// Whether a client stays with one endpoint.
     pub affinity: Affinity,
     /// Pods that have a name through the Service, and those that its own name leads to if it is headless. If there are
@@ -192,6 +195,7 @@ struct Service {
     hosts: Vec<ServiceHost>,
     /// Turns of the answers to its name.
     turn: AtomicUsize,
+    sleeper: Option<Arc<Sleeper>>,
 }
 
 struct Port {
@@ -207,6 +211,8 @@ pub(crate) struct Balancer {
     endpoints: Vec<SocketAddr>,
     affinity: Affinity,
     turn: AtomicUsize,
+    /// If endpoints can be had when they are needed.
+    pub(crate) sleeper: Option<Arc<Sleeper>>,
 }
 
 impl Balancer {
@@ -256,7 +262,11 @@ fn name_of(key: &ServiceKey) -> String {
 }
 
 impl Service {
-    fn new(spec: &ServiceSpec, before: Option<&Self>) -> Self {
+    fn new(key: &ServiceKey, spec: &ServiceSpec, before: Option<&Self>) -> Self {
+        let sleeper = spec.wakes.then(|| {
+            let known = before.and_then(|before| before.sleeper.clone());
+            known.unwrap_or_else(|| Sleeper::new(key.clone()))
+        });
         let mut addresses = spec
             .cluster_ips
             .iter()
@@ -277,6 +287,7 @@ impl Service {
                 endpoints: port.endpoints.clone(),
                 affinity: spec.affinity,
                 turn: AtomicUsize::new(turn_of(port)),
+                sleeper: sleeper.clone(),
             }),
         };
         Self {
@@ -284,6 +295,7 @@ impl Service {
             ports: spec.ports.iter().map(make).collect(),
             hosts: spec.hosts.clone(),
             turn: AtomicUsize::new(before.map_or(0, |before| before.turn.load(Ordering::Relaxed))),
+            sleeper,
         }
     }
 
@@ -371,7 +383,7 @@ impl ServiceTable {
         let mut node_ports = lock(&self.writer);
         let mut next = Snapshot::clone(&self.snapshot.load());
         let before = next.remove(&name);
-        let service = Arc::new(Service::new(spec, before.as_deref()));
+        let service = Arc::new(Service::new(key, spec, before.as_deref()));
         next.insert(name, service.clone());
         let wanted: Vec<_> = service
             .ports
@@ -397,15 +409,21 @@ impl ServiceTable {
             }
         }
         self.snapshot.store(Arc::new(next));
+        if let Some(sleeper) = before.and_then(|before| before.sleeper.clone()) {
+            sleeper.tell();
+        }
         failed
     }
 
     fn remove(&self, key: &ServiceKey) {
         let mut node_ports = lock(&self.writer);
         let mut next = Snapshot::clone(&self.snapshot.load());
-        if next.remove(&name_of(key)).is_some() {
+        if let Some(removed) = next.remove(&name_of(key)) {
             node_ports.close_others(key, |_| false);
             self.snapshot.store(Arc::new(next));
+            if let Some(sleeper) = &removed.sleeper {
+                sleeper.tell();
+            }
         }
     }
 

@@ -7,8 +7,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, Weak},
 };
 
+use tokio::{sync::Notify, time::Instant};
+
 use crate::{
-    NetError, Origin, PodIdentity, PodStats, Stream,
+    Activity, NetError, Origin, PodIdentity, PodStats, Stream,
     fabric::{Inner, Reserved},
     host::HostSocket,
     listener::{Backlog, Slot},
@@ -89,12 +91,19 @@ impl Drop for PortHold {
 pub(crate) struct Registration {
     pod: Arc<Pod>,
     id: u64,
+    counts: bool,
     _port: Option<PortHold>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let live = self.pod.lock().live.remove(&self.id);
+        let mut state = self.pod.lock();
+        let live = state.live.remove(&self.id);
+        if self.counts {
+            state.activity.open = state.activity.open.saturating_sub(1);
+            state.activity.since = Instant::now();
+        }
+        drop(state);
         drop(live);
     }
 }
@@ -129,6 +138,8 @@ pub(crate) struct Pod {
     pub(crate) ip: Ipv4Addr,
     pub(crate) identity: PodIdentity,
     pub(crate) account: Arc<Account>,
+    /// Told of each connection that others make to the pod.
+    pub(crate) arrivals: Arc<Notify>,
     state: Mutex<State>,
 }
 
@@ -139,6 +150,7 @@ struct State {
     sockets: usize,
     live: HashMap<u64, Live>,
     next_id: u64,
+    activity: Activity,
 }
 
 impl fmt::Debug for Pod {
@@ -158,6 +170,10 @@ impl Pod {
             sockets: 0,
             live: HashMap::new(),
             next_id: 0,
+            activity: Activity {
+                open: 0,
+                since: Instant::now(),
+            },
         };
         let account = Arc::new(Account::new(fabric.config.pod_limits.unread));
         Self {
@@ -165,6 +181,7 @@ impl Pod {
             ip,
             identity,
             account,
+            arrivals: Arc::default(),
             state: Mutex::new(state),
         }
     }
@@ -227,11 +244,12 @@ impl Pod {
         self.lock().closed
     }
 
-    /// Notes an open end.
+    /// Notes an open end; `counts`: one that others made to this pod.
     pub(crate) fn register(
         self: &Arc<Self>,
         live: Live,
         port: Option<PortHold>,
+        counts: bool,
     ) -> Result<Registration, NetError> {
         let limit = self.fabric.config.pod_limits.connections;
         let mut state = self.lock();
@@ -247,10 +265,18 @@ impl Pod {
         let id = state.next_id;
         state.next_id += 1;
         state.live.insert(id, live);
+        if counts {
+            state.activity.open += 1;
+            state.activity.since = Instant::now();
+        }
         drop(state);
+        if counts {
+            self.arrivals.notify_waiters();
+        }
         Ok(Registration {
             pod: self.clone(),
             id,
+            counts,
             _port: port,
         })
     }
@@ -291,8 +317,9 @@ impl Pod {
                 let (near, far) =
                     pipe::pair(self.fabric.config.buffer, &self.account, &pod.account);
                 let live = Live::Memory(Arc::downgrade(near.connection()));
-                let registration = self.register(live, Some(port))?;
-                pod.accept(slot, far, at, local, to)?;
+                let registration = self.register(live, Some(port), false)?;
+                let counts = !Arc::ptr_eq(&pod, self);
+                pod.accept(slot, far, at, (local, to), counts)?;
                 Ok(Stream::memory(
                     near,
                     like(local, to),
@@ -303,7 +330,7 @@ impl Pod {
             Reserved::Outside(socket) => {
                 let socket = Arc::new(HostSocket::new(socket, self.account.clone()));
                 let registration =
-                    self.register(Live::Host(Arc::downgrade(&socket)), Some(port))?;
+                    self.register(Live::Host(Arc::downgrade(&socket)), Some(port), false)?;
                 Ok(Stream::host(
                     socket,
                     like(local, to),
@@ -345,19 +372,19 @@ impl Pod {
     }
 
     /// Puts the far end of a new connection into a place of this pod's backlog. `at` is the address of this pod that
-    /// was reached, `from` the one of who connects, `to` the one that it meant.
+    /// was reached, `from` the one of who connects, `to` the one that it meant; `counts`: whether it is activity.
     pub(crate) fn accept(
         self: &Arc<Self>,
         slot: Slot,
         end: pipe::End,
         at: SocketAddr,
-        from: SocketAddr,
-        to: SocketAddr,
+        (from, to): (SocketAddr, SocketAddr),
+        counts: bool,
     ) -> Result<(), NetError> {
         let live = Live::Memory(Arc::downgrade(end.connection()));
         // A pod that is full or gone refuses, whatever its own reason.
         let registration = self
-            .register(live, None)
+            .register(live, None, counts)
             .map_err(|_full_or_closed| NetError::ConnectionRefused(to))?;
         let bound = slot.bound();
         slot.fill(Stream::memory(
@@ -378,7 +405,7 @@ impl Pod {
         from: SocketAddr,
     ) -> Result<(), NetError> {
         let socket = Arc::new(HostSocket::new(socket, self.account.clone()));
-        let registration = match self.register(Live::Host(Arc::downgrade(&socket)), None) {
+        let registration = match self.register(Live::Host(Arc::downgrade(&socket)), None, true) {
             Ok(registration) => registration,
             Err(_full_or_closed) => {
                 socket.reset();
@@ -414,6 +441,10 @@ impl Pod {
             live.reset();
         }
         self.fabric.release(self.ip);
+    }
+
+    pub(crate) fn activity(&self) -> Activity {
+        self.lock().activity
     }
 
     pub(crate) fn stats(&self) -> PodStats {

@@ -6,5 +6,6 @@ mod node_ports;
 mod pods;
 mod policy;
 mod services;
+mod sleep;
 mod streams;
 mod tools;

@@ -62,6 +62,7 @@ pub(crate) fn service(cluster_ip: &str, ports: Vec<ServicePort>) -> ServiceSpec 
     ServiceSpec {
         cluster_ips: vec![ip(cluster_ip)],
         ports,
+        wakes: false,
         affinity: Affinity::None,
         hosts: Vec::new(),
     }

@@ -150,7 +150,7 @@ impl Sandbox for WasmSandbox {
         let stream = self
             .backend
             .fabric
-            .dial(SocketAddr::new(self.ip, port))
+            .probe(SocketAddr::new(self.ip, port))
             .await?;
         Ok(Box::new(stream))
     }

@@ -9,10 +9,15 @@ use k8s_openapi::api::{
     core::v1::{self as core, Service},
     discovery::v1::{Endpoint, EndpointSlice},
 };
+use kube::ResourceExt as _;
 use vaquita_net::{Affinity, Protocol, ServiceHost, ServicePort, ServiceSpec};
 
 /// Endpoints of one Service port at most: upstream's bound for Endpoints objects is 1000, slices have none.
 const MAX_ENDPOINTS: usize = 10_000;
+
+/// The annotation by which a Service says that it can be given endpoints when they are needed: which workloads have to
+/// be woken for it.
+const WAKES: &str = "vaquita.dev/wakes";
 
 /// What a Service is to the network. `None` if it is nothing to it: a name for something outside, or one without an
 /// address yet.
@@ -29,11 +34,12 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
     if cluster_ips.is_empty() && own != "None" {
         return None;
     }
+    let wakes = service.annotations().contains_key(WAKES);
     let ports = spec
         .ports
         .iter()
         .flatten()
-        .filter_map(|port| service_port(port, slices))
+        .filter_map(|port| service_port(port, slices, wakes))
         .collect();
     let affinity = match spec.session_affinity.as_deref() {
         Some("ClientIP") => Affinity::ClientIp,
@@ -47,12 +53,17 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
     Some(ServiceSpec {
         cluster_ips,
         ports,
+        wakes,
         affinity,
         hosts,
     })
 }
 
-fn service_port(port: &core::ServicePort, slices: &[&EndpointSlice]) -> Option<ServicePort> {
+fn service_port(
+    port: &core::ServicePort,
+    slices: &[&EndpointSlice],
+    wakes: bool,
+) -> Option<ServicePort> {
     let protocol = match port.protocol.as_deref() {
         None | Some("TCP") => Protocol::Tcp,
         Some("UDP") => Protocol::Udp,
@@ -65,7 +76,7 @@ fn service_port(port: &core::ServicePort, slices: &[&EndpointSlice]) -> Option<S
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0);
     Some(ServicePort {
-        endpoints: endpoints(name.as_deref(), protocol, slices),
+        endpoints: endpoints(name.as_deref(), protocol, slices, wakes),
         name,
         protocol,
         port: u16::try_from(port.port).ok()?,
@@ -73,8 +84,14 @@ fn service_port(port: &core::ServicePort, slices: &[&EndpointSlice]) -> Option<S
     })
 }
 
-/// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end.
-fn endpoints(name: Option<&str>, protocol: Protocol, slices: &[&EndpointSlice]) -> Vec<SocketAddr> {
+/// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end; but
+/// whoever can be woken is.
+fn endpoints(
+    name: Option<&str>,
+    protocol: Protocol,
+    slices: &[&EndpointSlice],
+    wakes: bool,
+) -> Vec<SocketAddr> {
     let collect = |wanted: fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
         let all = slices.iter().flat_map(|slice| {
             let number = port_number(slice, name, protocol);
@@ -90,7 +107,7 @@ fn endpoints(name: Option<&str>, protocol: Protocol, slices: &[&EndpointSlice]) 
         unique.into_iter().collect()
     };
     let ready = collect(is_ready);
-    if ready.is_empty() {
+    if ready.is_empty() && !wakes {
         collect(serves_to_the_end)
     } else {
         ready
