@@ -59,6 +59,7 @@
 mod budget;
 mod cache;
 mod config;
+mod cpu;
 mod engine;
 mod fs;
 mod http;

@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Share;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::cpu::Processors;
 use crate::engine::Engine;
 use crate::linker::Linkers;
 use crate::module::{self, Digest, LoadError, Loader, Module};
 use crate::pod::{Pod, PodConfig};
 use crate::process::Environment;
-use crate::ticker::{Clock, Ticker};
+use crate::ticker::Ticker;
 
 /// Guests share their threads with their sockets' and timers' events. Looking for these once in so many turns, of a
 /// time slice each at the most, keeps them prompt while every thread computes.
@@ -51,7 +52,7 @@ pub struct Runtime {
 /// What pods and processes use of their runtime. They may outlive it; then they are killed.
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
-    pub(crate) clock: Clock,
+    pub(crate) processors: Processors,
     pub(crate) threads: tokio::runtime::Handle,
     pub(crate) ended: CancellationToken,
     loader: Loader,
@@ -105,7 +106,7 @@ impl Runtime {
         .map_err(RuntimeError::Threads)?;
         let ended = CancellationToken::new();
         let shared = Shared {
-            clock: ticker.clock(),
+            processors: Processors::new(ticker.clock(), config.threads, config.time_slice),
             threads: threads.handle().clone(),
             ended: ended.clone(),
             loader: Loader {

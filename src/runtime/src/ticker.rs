@@ -2,13 +2,10 @@
 //!
 //! The thread is asleep as long as no guest computes, so that an idle machine stays idle.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Ticks without any guest before the thread goes to sleep: waking it costs a guest microseconds.
 const IDLE_TICKS: u32 = 64;
@@ -98,16 +95,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// `guest`, with the epoch advancing whenever it is polled, and that time added to `cpu` in nanoseconds.
-    pub(crate) fn drive<F: Future>(&self, guest: F, cpu: Arc<AtomicU64>) -> Driven<F> {
-        Driven {
-            guest: Box::pin(guest),
-            clock: self.clone(),
-            cpu,
-        }
-    }
-
-    fn enter(&self) -> Running<'_> {
+    /// The epoch advances as long as the result lives.
+    pub(crate) fn enter(&self) -> Running<'_> {
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         if self.shared.parked.load(Ordering::SeqCst) {
             self.thread.unpark();
@@ -118,35 +107,14 @@ impl Clock {
     }
 }
 
-struct Running<'a> {
+/// See [`Clock::enter`].
+pub(crate) struct Running<'a> {
     shared: &'a Shared,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.shared.running.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// A guest's computation, timed. See [`Clock::drive`].
-#[derive(Debug)]
-pub(crate) struct Driven<F> {
-    guest: Pin<Box<F>>,
-    clock: Clock,
-    cpu: Arc<AtomicU64>,
-}
-
-impl<F: Future> Future for Driven<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        let _running = this.clock.enter();
-        let start = Instant::now();
-        let result = this.guest.as_mut().poll(context);
-        let spent = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        this.cpu.fetch_add(spent, Ordering::Relaxed);
-        result
     }
 }
 

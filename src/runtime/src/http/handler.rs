@@ -21,7 +21,8 @@ use wasmtime_wasi_http::{Error, WasiHttpView};
 
 use super::body::{BreakUnlessDone, Broken, GuestBody};
 use crate::config::HttpConfig;
-use crate::process::{Environment, Failure, yield_in_turns};
+use crate::cpu::yield_in_turns;
+use crate::process::{Environment, Failure};
 use crate::runtime::Shared;
 use crate::state::State;
 
@@ -122,11 +123,10 @@ impl Handler {
         broken: Broken,
         deadline: Option<Instant>,
     ) -> Result<(), Stopped> {
-        let cpu = Arc::clone(&self.environment.accounts.cpu);
-        let guest = self
-            .runtime
-            .clock
-            .drive(self.run(request, give, broken), cpu);
+        let guest = self.runtime.processors.drive(
+            self.run(request, give, broken),
+            &self.environment.accounts.cpu,
+        );
         let result = tokio::select! {
             biased;
             () = self.cut.cancelled() => Err(Stopped::Cut),

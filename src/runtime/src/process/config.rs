@@ -26,6 +26,14 @@ pub struct ProcessConfig {
     /// Bytes of linear memory and tables that all instances of this process may have together.
     /// Default: `None`, only the engine's own limit for each memory.
     pub memory_limit: Option<u64>,
+    /// CPU time that all instances of this process may use together, in thousandths of a core: within each 100 ms, a
+    /// tenth of a millisecond for each. When it is used up, they are parked until the next 100 ms begin.
+    /// Default: `None`, no limit, and so is 0.
+    pub cpu_limit: Option<u32>,
+    /// This process's share of the CPU time when guests want more than there is, relative to others' requests, in
+    /// thousandths of a core. It does not matter as long as there is enough.
+    /// Default: `None`, which counts as 2.
+    pub cpu_request: Option<u32>,
     /// Ports that an HTTP handler is served at, on all addresses of the pod. Default: 8080.
     ///
     /// A core module finds them as listening sockets: file descriptors 3, 4, ... in this order. Each takes its port
@@ -65,6 +73,8 @@ impl ProcessConfig {
             args: Vec::new(),
             env: Vec::new(),
             memory_limit: None,
+            cpu_limit: None,
+            cpu_request: None,
             listen: vec![8080],
             http: HttpConfig::default(),
             log: Arc::new(crate::log::Discard),
@@ -85,6 +95,8 @@ impl fmt::Debug for ProcessConfig {
             .field("name", &self.name)
             .field("module", &self.module)
             .field("memory_limit", &self.memory_limit)
+            .field("cpu_limit", &self.cpu_limit)
+            .field("cpu_request", &self.cpu_request)
             .field("listen", &self.listen)
             .finish_non_exhaustive()
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use vaquita_net::{Listener, PodNetwork};
 
 use crate::budget::Budget;
+use crate::cpu;
 use crate::http::Server;
 use crate::log::LogStream;
 use crate::module::Code;
@@ -27,7 +28,6 @@ pub use config::{ProcessConfig, StartError};
 pub use exit::{Exit, Usage};
 
 pub(crate) use exit::Failure;
-pub(crate) use program::yield_in_turns;
 
 /// What every instance of a process is given.
 pub(crate) struct Environment {
@@ -70,7 +70,7 @@ impl Environment {
             },
             working_dir: config.working_dir.take(),
             mounts: std::mem::take(&mut config.mounts),
-            accounts: Accounts::new(config.memory_limit),
+            accounts: Accounts::new(config),
         }
     }
 
@@ -88,17 +88,16 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct Accounts {
     pub(crate) memory: Arc<Budget>,
-    /// Nanoseconds.
-    pub(crate) cpu: Arc<AtomicU64>,
+    pub(crate) cpu: Arc<cpu::Account>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
 }
 
 impl Accounts {
-    fn new(memory_limit: Option<u64>) -> Arc<Self> {
+    fn new(config: &ProcessConfig) -> Arc<Self> {
         Arc::new(Self {
-            memory: Budget::new(memory_limit),
-            cpu: Arc::default(),
+            memory: Budget::new(config.memory_limit),
+            cpu: cpu::Account::new(config.cpu_limit, config.cpu_request),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         })
@@ -278,7 +277,7 @@ impl Process {
         Usage {
             memory: accounts.memory.used(),
             peak_memory: accounts.memory.peak(),
-            cpu: Duration::from_nanos(accounts.cpu.load(Ordering::Relaxed)),
+            cpu: accounts.cpu.used(),
             instances: accounts.instances.load(Ordering::Relaxed),
             requests: accounts.requests.load(Ordering::Relaxed),
         }
@@ -324,9 +323,7 @@ async fn run(
             let running = program::run_core(&runtime, program, &environment);
             until_ordered(
                 &mut orders,
-                runtime
-                    .clock
-                    .drive(running, environment.accounts.cpu.clone()),
+                runtime.processors.drive(running, &environment.accounts.cpu),
             )
             .await
         }
@@ -334,9 +331,7 @@ async fn run(
             let running = program::run_component(&runtime, program, &environment);
             until_ordered(
                 &mut orders,
-                runtime
-                    .clock
-                    .drive(running, environment.accounts.cpu.clone()),
+                runtime.processors.drive(running, &environment.accounts.cpu),
             )
             .await
         }

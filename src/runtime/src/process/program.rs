@@ -6,6 +6,7 @@ use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::{Environment, Exit, Failure};
+use crate::cpu::yield_in_turns;
 use crate::runtime::Shared;
 use crate::state::{CoreState, State};
 
@@ -52,10 +53,4 @@ pub(crate) async fn run_component(
         Ok(Err(())) => Exit::Exited(1),
         Err(error) => Failure::of(&error, &refusals).into(),
     }
-}
-
-/// Has guests give up their thread whenever the epoch advances. There they can be ended, too.
-pub(crate) fn yield_in_turns<T: 'static>(store: &mut Store<T>) {
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
 }
