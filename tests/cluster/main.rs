@@ -9,6 +9,7 @@ mod conversation;
 mod embedded;
 mod golden;
 mod harness;
+mod helm;
 mod layering;
 mod pods;
 mod python;

