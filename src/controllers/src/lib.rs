@@ -7,10 +7,12 @@
 
 pub mod cluster_roles;
 pub mod collector;
+pub mod disruption;
 pub mod endpoints;
 pub mod evictions;
 pub mod namespaces;
 pub mod nodes;
+pub mod pod_gc;
 pub mod quotas;
 pub mod root_ca;
 pub mod service_accounts;
@@ -23,10 +25,12 @@ pub async fn run(context: Context) {
     let mut running = JoinSet::new();
     running.spawn(cluster_roles::run(context.clone()));
     running.spawn(collector::run(context.clone()));
+    running.spawn(disruption::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
+    running.spawn(pod_gc::run(context.clone()));
     running.spawn(quotas::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(service_accounts::run(context));

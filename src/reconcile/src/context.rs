@@ -23,6 +23,8 @@ pub struct Options {
     /// How long a node may say nothing before it counts as lost. Default 40 s. Shorter than two lease renewals
     /// (2 × 10 s) makes healthy nodes flap.
     pub node_grace: Duration,
+    /// How many pods that have ended are kept before the oldest are deleted; 0 keeps all. Default 12,500.
+    pub terminated_pods: usize,
     /// How often the garbage collector looks for kinds that came or went. Default 30 s.
     pub discovery_interval: Duration,
     /// The certificate (PEM) by which pods verify the API server; every namespace gets it. Default none: then no namespace
@@ -36,6 +38,7 @@ impl Default for Options {
             workers: 16,
             replica_burst: 500,
             node_grace: Duration::from_secs(40),
+            terminated_pods: 12_500,
             discovery_interval: Duration::from_secs(30),
             root_ca: None,
         }

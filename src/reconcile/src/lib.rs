@@ -4,7 +4,7 @@
 //! [`queue`], and brings them closer to what they should be, one look at a time ([`drive`]). All of it goes through a
 //! [`kube::Client`]: a controller runs inside of a Vaquita cluster and beside any other Kubernetes API server alike.
 //!
-//! A [`Context`] is what every controller is given; [`meta`], [`pods`] and [`served`] answer what all of them ask.
+//! A [`Context`] is what every controller is given; [`meta`], [`pods`], [`scale`] and [`served`] answer what all of them ask.
 
 mod backoff;
 mod context;
@@ -15,6 +15,7 @@ pub mod meta;
 pub mod pods;
 pub mod queue;
 mod record;
+pub mod scale;
 pub mod served;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -259,6 +259,11 @@ impl Controller {
     }
 }
 
+/// Whether the node says that it is ready.
+pub(crate) fn is_ready(node: &Node) -> bool {
+    health::readiness(node) == Some("True")
+}
+
 fn renewal(lease: &Lease) -> Option<Sign> {
     Some(Sign::Lease(lease.spec.as_ref()?.renew_time.as_ref()?.0))
 }

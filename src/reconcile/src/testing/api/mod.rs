@@ -1,6 +1,6 @@
 //! A small API server in memory behind a [`kube::Client`]: enough of the real one's manners for control loops.
 //!
-//! It keeps objects as JSON and knows discovery, CRUD, merge patches, the `status` and `finalize` subresources, optimistic
+//! It keeps objects as JSON and knows discovery, CRUD, merge patches, the `status`, `scale` and `finalize` subresources, optimistic
 //! locking, preconditions, finalizers, propagation policies, watches from a revision, and metadata-only answers. It
 //! neither validates nor sets defaults.
 
@@ -262,6 +262,8 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ),
     ("v1", "serviceaccounts", "ServiceAccount", true),
     ("v1", "services", "Service", true),
+    ("apps/v1", "deployments", "Deployment", true),
+    ("apps/v1", "replicasets", "ReplicaSet", true),
     ("coordination.k8s.io/v1", "leases", "Lease", true),
     (
         "discovery.k8s.io/v1",
@@ -276,6 +278,9 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
         false,
     ),
 ];
+
+/// Those of them whose objects have a scale.
+const SCALED: &[&str] = &["deployments", "replicasets", "replicationcontrollers"];
 
 const VERBS: &[&str] = &[
     "create",
@@ -299,7 +304,7 @@ fn discovery(path: &str) -> Value {
         }
         "/apis" => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": [group("coordination.k8s.io"), group("discovery.k8s.io"), group("rbac.authorization.k8s.io")],
+            "groups": [group("apps"), group("coordination.k8s.io"), group("discovery.k8s.io"), group("rbac.authorization.k8s.io")],
         }),
         _ => {
             let wanted = path
@@ -312,7 +317,12 @@ fn discovery(path: &str) -> Value {
                     let of = |name: String, verbs: &[&str]| {
                         json!({ "name": name, "singularName": "", "kind": kind, "namespaced": namespaced, "verbs": verbs })
                     };
-                    [of((*plural).to_owned(), VERBS), of(format!("{plural}/status"), &["get", "patch", "update"])]
+                    let part = &["get", "patch", "update"];
+                    let mut named = vec![of((*plural).to_owned(), VERBS), of(format!("{plural}/status"), part)];
+                    if SCALED.contains(plural) {
+                        named.push(of(format!("{plural}/scale"), part));
+                    }
+                    named
                 })
                 .collect();
             json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": wanted, "resources": resources })

@@ -138,6 +138,16 @@ impl State {
         let current = found
             .cloned()
             .ok_or_else(|| failure(404, "NotFound", format!("{name} not found")))?;
+        if route.subresource.as_deref() == Some("scale") {
+            if *method != Method::GET {
+                let mut scaled = current.clone();
+                scaled["spec"]["replicas"] = body["spec"]["replicas"].clone();
+                scaled["metadata"]["resourceVersion"] = body["metadata"]["resourceVersion"].clone();
+                let scaled = self.update(route, current, scaled)?;
+                return Ok(scale_of(&scaled));
+            }
+            return Ok(scale_of(&current));
+        }
         match *method {
             Method::GET => Ok(current),
             Method::PUT => self.update(route, current, body.clone()),
@@ -286,6 +296,25 @@ impl State {
         }
         self.list_answer(route)
     }
+}
+
+/// The `scale` of an object whose selector is a map, or has `matchLabels` alone.
+fn scale_of(object: &Value) -> Value {
+    let selector = &object["spec"]["selector"];
+    let labels = selector.get("matchLabels").unwrap_or(selector).as_object();
+    let labels = labels.into_iter().flatten();
+    let labels: Vec<_> = labels
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let mut metadata = object["metadata"].clone();
+    metadata.as_object_mut().unwrap().retain(|field, _| {
+        ["name", "namespace", "uid", "resourceVersion"].contains(&field.as_str())
+    });
+    json!({
+        "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
+        "spec": { "replicas": object["spec"]["replicas"].as_i64().unwrap_or(0) },
+        "status": { "replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": labels.join(",") },
+    })
 }
 
 /// RFC 7386.
