@@ -86,6 +86,7 @@ impl Pair {
             port: 80,
             node_port: None,
             endpoints: vec![to],
+            outside_endpoints: None,
         };
         let spec = ServiceSpec {
             cluster_ips: vec![by_service.ip()],

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::{ConfigError, names};
 
@@ -34,7 +34,10 @@ pub struct FabricConfig {
     /// Address of the host on which node ports listen; none: node ports are not opened. Default `127.0.0.1`, so that
     /// nothing is reachable from other machines unless this says so.
     pub node_ports: Option<IpAddr>,
-    /// Connections that came in by node ports and wait for a full backlog, or are relayed to an endpoint outside of
+    /// Addresses of the host on which it listens for Services that have them among their external ones. Default
+    /// `127.0.0.0/8`. The unspecified address is never one.
+    pub host_addresses: Vec<IpNet>,
+    /// Connections that came in by ports of the host and wait for a full backlog, or are relayed to an endpoint outside of
     /// the fabric, all ports together; one more is reset. Default 1024.
     pub node_port_pending: usize,
     /// Connects that are held at a time for Services that sleep, until these have an endpoint; one more fails. Default
@@ -58,6 +61,10 @@ impl Default for FabricConfig {
             ephemeral_ports: 32768..=60999,
             pod_limits: PodLimits::default(),
             node_ports: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host_addresses: vec![IpNet::V4(Ipv4Net::new_assert(
+                Ipv4Addr::new(127, 0, 0, 0),
+                8,
+            ))],
             node_port_pending: 1024,
             held: 1024,
             wake_timeout: Duration::from_secs(30),
@@ -124,6 +131,14 @@ const MAX_BUFFER: usize = 16 * 1024 * 1024;
 const MAX_COUNT: usize = 1 << 24;
 
 impl FabricConfig {
+    /// Whether the host listens on this address for Services.
+    pub fn is_host_address(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        !ip.is_unspecified()
+            && !ip.is_multicast()
+            && self.host_addresses.iter().any(|net| net.contains(&ip))
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !(8..=30).contains(&self.pod_cidr.prefix_len()) {
             return Err(ConfigError::PodCidr(self.pod_cidr));

@@ -16,9 +16,11 @@ use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
     Activity, AttachError, Attempt, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError,
-    Origin, PodIdentity, PodNetwork, Protocol, ResolveError, Services, Stream, Wake,
+    Origin, PodIdentity, PodNetwork, PortRef, Protocol, ResolveError, ServiceKey, Services, Stream,
+    Wake,
     counters::Counters,
     host::{HostSocket, reset_on_close},
+    host_datagrams::Flows,
     listener::{Backlog, Place, Slot},
     names,
     pipe::{self, Account},
@@ -33,6 +35,14 @@ use crate::{
 const MAX_DIALS: usize = 3;
 /// How many names the host's resolver is asked for at once: each takes a thread.
 const MAX_LOOKUPS: usize = 32;
+
+/// An address for what has none.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// IPv4 mapped into IPv6 is IPv4.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// The virtual network of a node. Clones share it.
 ///
@@ -55,6 +65,7 @@ impl Fabric {
             counters: Counters::default(),
             node_account: Arc::new(Account::new(usize::MAX)),
             node_port_pending: Arc::new(Semaphore::new(config.node_port_pending)),
+            flows: Flows::default(),
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             held: Semaphore::new(config.held),
             waker: ArcSwapOption::empty(),
@@ -91,6 +102,9 @@ impl Fabric {
                 None => pool.take()?,
             }
         };
+        if let Some(policy) = &*self.0.policy.load() {
+            policy.attached(IpAddr::V4(ip), &identity);
+        }
         let pod = Arc::new(Pod::new(self.0.clone(), ip, identity));
         self.0.change_pods(|pods| {
             pods.insert(ip, pod.clone());
@@ -106,9 +120,8 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let connected = inner.dial(to, true).await;
-            inner.counters.count_connect(&connected);
-            connected
+            let reserve = inner.reserve(Origin::Node, unmapped(to));
+            inner.dial(reserve, None, to, true).await
         }
     }
 
@@ -119,9 +132,45 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let connected = inner.dial(to, false).await;
-            inner.counters.count_connect(&connected);
-            connected
+            let reserve = inner.reserve(Origin::Node, unmapped(to));
+            inner.dial(reserve, None, to, false).await
+        }
+    }
+
+    /// Connects on behalf of a client outside whose address is `from`: a load balancer, an ingress. The pod sees that
+    /// address as its peer, policies and affinity go by it. Otherwise as [`dial`](Self::dial).
+    pub fn dial_from(
+        &self,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
+        let inner = self.0.clone();
+        async move {
+            let reserve = inner.reserve(Origin::Outside(from.ip().to_canonical()), unmapped(to));
+            inner.dial(reserve, Some(from), to, true).await
+        }
+    }
+
+    /// Connects to a Service by its name, whether or not it has an address of its own: [`dial_from`](Self::dial_from) with
+    /// `from`, else from the node as [`dial`](Self::dial).
+    ///
+    /// Errors: `ConnectionRefused` if there is no such Service or port (then the address in it says nothing), and those
+    /// of [`PodNetwork::connect`].
+    pub fn dial_service(
+        &self,
+        service: &ServiceKey,
+        port: &PortRef,
+        from: Option<SocketAddr>,
+    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
+        let (inner, service, port) = (self.0.clone(), service.clone(), port.clone());
+        async move {
+            let origin = from.map_or(Origin::Node, |from| {
+                Origin::Outside(from.ip().to_canonical())
+            });
+            let find = || inner.services.port(&service, Protocol::Tcp, &port);
+            let to = find().map_or(NOWHERE, |(shown, _)| shown);
+            let reserve = inner.reserve_awake(origin, to, || Some(find()?.1));
+            inner.dial(reserve, from, to, true).await
         }
     }
 
@@ -161,7 +210,9 @@ impl Fabric {
         socket: TcpStream,
         from: SocketAddr,
     ) -> Result<(), NetError> {
-        let reserve = self.0.reserve(Origin::Outside(from.ip()), to);
+        let reserve = self
+            .0
+            .reserve(Origin::Outside(from.ip().to_canonical()), to);
         self.0.hand_over(reserve, socket, from).await
     }
 
@@ -178,7 +229,13 @@ impl Fabric {
     /// Sets who decides about connections; none: everybody may connect to everybody, as at first. Connections that
     /// exist stay.
     pub fn set_policy(&self, policy: Option<Box<dyn ConnectPolicy>>) {
-        self.0.policy.store(policy.map(Arc::new));
+        let policy = policy.map(Arc::new);
+        self.0.policy.store(policy.clone());
+        if let Some(policy) = policy {
+            for pod in self.0.pods.load().values() {
+                policy.attached(IpAddr::V4(pod.ip), &pod.identity);
+            }
+        }
     }
 
     /// Figures of this moment.
@@ -203,7 +260,7 @@ impl Fabric {
         }
     }
 
-    /// Closes all pods' networks, all node ports, and forgets all Services.
+    /// Closes all pods' networks, all ports of the host, and forgets all Services.
     pub fn close(&self) {
         self.0.services.clear();
         let pods = self.0.pods.load_full();
@@ -252,15 +309,17 @@ pub(crate) struct Inner {
     pub(crate) config: FabricConfig,
     pub(crate) services: ServiceTable,
     pub(crate) counters: Counters,
-    /// Places for connections from node ports that have to wait.
+    /// Places for connections from ports of the host that have to wait.
     pub(crate) node_port_pending: Arc<Semaphore>,
-    node_ip: IpAddr,
+    /// Who outside talks to whom by datagrams.
+    pub(crate) flows: Flows,
+    pub(crate) node_ip: IpAddr,
+    /// What the node's own ends of connections are booked on.
+    pub(crate) node_account: Arc<Account>,
     pool: Mutex<AddressPool>,
     pods: ArcSwap<imbl::HashMap<Ipv4Addr, Arc<Pod>>>,
     pods_writer: Mutex<()>,
     policy: ArcSwapOption<Box<dyn ConnectPolicy>>,
-    /// What the node's own ends of connections are booked on.
-    node_account: Arc<Account>,
     lookups: Arc<Semaphore>,
     /// Places for connects that wait for a Service to wake.
     pub(crate) held: Semaphore,
@@ -295,7 +354,10 @@ impl Inner {
         });
     }
 
-    pub(crate) fn release(&self, ip: Ipv4Addr) {
+    pub(crate) fn release(&self, ip: Ipv4Addr, identity: &PodIdentity) {
+        if let Some(policy) = &*self.policy.load() {
+            policy.detached(IpAddr::V4(ip), identity);
+        }
         lock(&self.pool).release(ip);
     }
 
@@ -304,7 +366,7 @@ impl Inner {
         self.pods.load().get(&ip).cloned()
     }
 
-    fn is_pod_network(&self, ip: IpAddr) -> bool {
+    pub(crate) fn is_pod_network(&self, ip: IpAddr) -> bool {
         matches!(ip, IpAddr::V4(ip) if self.config.pod_cidr.contains(&ip))
     }
 
@@ -365,6 +427,7 @@ impl Inner {
         to: SocketAddr,
         balancer: &Balancer,
     ) -> Result<Reserved, NetError> {
+        let chosen = |at| balancer.settle(from.ip(), at);
         let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
         let mut dials = 0;
         for at in balancer.order(from.ip()) {
@@ -377,14 +440,20 @@ impl Inner {
                     continue;
                 };
                 match backlog.try_reserve() {
-                    Place::Free(slot) => return Ok(Reserved::Pod { pod, at, slot }),
+                    Place::Free(slot) => {
+                        chosen(at);
+                        return Ok(Reserved::Pod { pod, at, slot });
+                    }
                     Place::Full => drop(full.get_or_insert((pod, at, backlog))),
                     Place::Closed => {}
                 }
             } else if self.config.outside.allows(at.ip(), true) && dials < MAX_DIALS {
                 dials += 1;
                 match self.dial_outside(at).await {
-                    Ok(socket) => return Ok(Reserved::Outside(socket)),
+                    Ok(socket) => {
+                        chosen(at);
+                        return Ok(Reserved::Outside(socket));
+                    }
                     Err(error) if error.is_endpoint_dead() => {}
                     Err(error) => return Err(error),
                 }
@@ -392,6 +461,7 @@ impl Inner {
         }
         let (pod, at, backlog) = full.ok_or(NetError::ConnectionRefused(to))?;
         let slot = backlog.reserve(to, self.config.connect_timeout).await?;
+        chosen(at);
         Ok(Reserved::Pod { pod, at, slot })
     }
 
@@ -408,17 +478,26 @@ impl Inner {
         }
     }
 
-    /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen.
+    /// Whether somebody has to be asked about connections.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy.load().is_some()
+    }
+
+    /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen. The policy is not
+    /// asked about answers.
     pub(crate) fn mailbox(
         &self,
         from: Origin,
         to: SocketAddr,
+        is_answer: bool,
     ) -> Result<Option<Arc<Mailbox>>, NetError> {
         if !self.is_pod_network(to.ip()) {
             return Err(NetError::NetworkUnreachable(to));
         }
         let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
-        self.ask_policy(Protocol::Udp, from, to)?;
+        if !is_answer {
+            self.ask_policy(Protocol::Udp, from, to)?;
+        }
         Ok(pod.mailbox(to))
     }
 
@@ -429,12 +508,33 @@ impl Inner {
         }
     }
 
-    async fn dial(self: &Arc<Self>, to: SocketAddr, counts: bool) -> Result<Stream, NetError> {
-        let target = SocketAddr::new(to.ip().to_canonical(), to.port());
-        match self.reserve(Origin::Node, target).await? {
+    /// Connects from the node, or on behalf of a client outside, to the place that `reserve` finds.
+    async fn dial(
+        &self,
+        reserve: impl Future<Output = Result<Reserved, NetError>>,
+        from: Option<SocketAddr>,
+        to: SocketAddr,
+        counts: bool,
+    ) -> Result<Stream, NetError> {
+        let connected = match reserve.await {
+            Ok(reserved) => self.open(reserved, from, to, counts),
+            Err(error) => Err(error),
+        };
+        self.counters.count_connect(&connected);
+        connected
+    }
+
+    fn open(
+        &self,
+        reserved: Reserved,
+        from: Option<SocketAddr>,
+        to: SocketAddr,
+        counts: bool,
+    ) -> Result<Stream, NetError> {
+        match reserved {
             Reserved::Pod { pod, at, slot } => {
                 let (near, far) = pipe::pair(self.config.buffer, &self.node_account, &pod.account);
-                let local = SocketAddr::new(self.node_ip, self.node_port());
+                let local = from.unwrap_or_else(|| SocketAddr::new(self.node_ip, self.node_port()));
                 pod.accept(slot, far, at, (local, to), counts)?;
                 Ok(Stream::memory(near, local, to, None))
             }
@@ -458,19 +558,29 @@ impl Inner {
         first + u16::try_from(next).unwrap_or(0)
     }
 
-    /// Delivers a connection that came in by a node port.
-    pub(crate) async fn deliver_by_node_port(
+    /// Delivers a connection that came in at `to`, a port of the host, for a Service.
+    pub(crate) async fn deliver_at(
         &self,
-        port: u16,
+        to: SocketAddr,
         socket: TcpStream,
         from: SocketAddr,
     ) -> Result<(), NetError> {
-        let to = socket
-            .local_addr()
-            .unwrap_or_else(|_| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port));
-        let find = || self.services.node_port(Protocol::Tcp, port);
-        let reserve = self.reserve_awake(Origin::Outside(from.ip()), to, find);
+        let find = || {
+            let entry = self.services.host_port(Protocol::Tcp, to)?;
+            entry.admits(from.ip()).then_some(entry.balancer)
+        };
+        let origin = Origin::Outside(from.ip().to_canonical());
+        let reserve = self.reserve_awake(origin, to, find);
         self.hand_over(reserve, socket, from).await
+    }
+
+    /// Has a Service woken, if that can be, without waiting for it.
+    pub(crate) fn wake(&self, balancer: &Balancer) {
+        if let Some(sleeper) = &balancer.sleeper
+            && let Some(waker) = &*self.waker.load()
+        {
+            waker.wake(sleeper.key());
+        }
     }
 
     /// Gives a socket to the place that `reserve` finds for it.

@@ -37,9 +37,10 @@ mod counters;
 mod error;
 mod fabric;
 mod host;
+mod host_datagrams;
+mod host_port;
 mod listener;
 mod names;
-mod node_port;
 mod pipe;
 mod pod;
 mod policy;
@@ -51,7 +52,7 @@ mod sync;
 mod udp;
 mod wake;
 
-pub use ipnet::Ipv4Net;
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use crate::{
     config::{FabricConfig, Outside, PodLimits},
@@ -61,10 +62,13 @@ pub use crate::{
     listener::Listener,
     names::PodIdentity,
     pod::{Activity, BoundPort, PodNetwork, PodStats},
-    policy::{Attempt, ConnectPolicy, Origin},
+    policy::{
+        Attempt, ConnectPolicy, Labels, Origin, Peer, Policies, PolicyPod, PolicySpec, PortMatch,
+        PortRange, Requirement, Rule, Selector,
+    },
     service::{
-        Affinity, NodePortError, Protocol, ServiceHost, ServiceKey, ServicePort, ServiceSpec,
-        Services,
+        Affinity, HostPort, HostPortError, PortRef, Protocol, ServiceHost, ServiceKey, ServicePort,
+        ServiceSpec, Services,
     },
     stream::Stream,
     udp::{Datagram, UdpSocket},

@@ -4,7 +4,7 @@
 //! network does, so sending never waits.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     future::poll_fn,
     mem,
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use crate::{
     FabricConfig, NetError, Origin, Protocol,
     fabric::Inner,
+    host_datagrams::{self, Back},
     pipe::Account,
     pod::{Pod, PortHold, canonical, like},
     service::{Balancer, Found},
@@ -28,6 +29,8 @@ use crate::{
 const MAX_DATAGRAM: usize = 65_507;
 /// Datagrams below this are copied, so that a short slice does not hold on to a large buffer.
 const SMALL: usize = 512;
+/// Senders that one socket remembers, while there is a policy.
+const MAX_CORRESPONDENTS: usize = 1024;
 /// Services that one socket talks to at a time without starting over with another endpoint.
 const MAX_FLOWS: usize = 64;
 
@@ -98,8 +101,14 @@ impl UdpSocket {
         }
         let target = canonical(to);
         let from = pod.near(self.mailbox.local, target.ip())?;
-        match self.find(pod, target)? {
-            Some(mailbox) => mailbox.put(data, from, &pod.account),
+        match self.find(pod, from, target)? {
+            Some(Target::Pod(mailbox)) => {
+                mailbox.put(data, from, &pod.account, pod.fabric.has_policy());
+            }
+            Some(Target::Client(back)) => {
+                pod.account.count_sent(data.len());
+                back.send(&data);
+            }
             None if self
                 .peer_addr()
                 .is_some_and(|peer| canonical(peer) == target) =>
@@ -136,19 +145,42 @@ impl UdpSocket {
     }
 
     /// Who is to have a datagram for this address, if anybody.
-    fn find(&self, pod: &Pod, to: SocketAddr) -> Result<Option<Arc<Mailbox>>, NetError> {
+    fn find(
+        &self,
+        pod: &Pod,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Option<Target>, NetError> {
         if pod.is_own(to.ip()) {
-            return Ok(pod.mailbox(to));
+            return Ok(pod.mailbox(to).map(Target::Pod));
         }
         let origin = Origin::Pod(IpAddr::V4(pod.ip));
-        match pod.fabric.services.find(Protocol::Udp, to) {
-            Found::Port(balancer) => self
-                .mailbox
-                .find_endpoint(&pod.fabric, origin, to, &balancer),
-            Found::NoSuchPort => Ok(None),
-            Found::NotAService => pod.fabric.mailbox(origin, to),
-        }
+        let found = match pod.fabric.services.find(Protocol::Udp, to) {
+            Found::Port(balancer) => {
+                self.mailbox
+                    .find_endpoint(&pod.fabric, origin, to, &balancer)?
+            }
+            Found::NoSuchPort => None,
+            Found::NotAService => {
+                if host_datagrams::may_be_client(&pod.fabric, to.ip())
+                    && let Some(back) = pod.fabric.flows.back(from, to)
+                {
+                    return Ok(Some(Target::Client(back)));
+                }
+                pod.fabric
+                    .mailbox(origin, to, self.mailbox.is_correspondent(to))?
+            }
+        };
+        Ok(found.map(Target::Pod))
     }
+}
+
+/// Where a datagram goes.
+enum Target {
+    /// To a socket of a pod.
+    Pod(Arc<Mailbox>),
+    /// Back to a client outside.
+    Client(Back),
 }
 
 impl Drop for UdpSocket {
@@ -172,6 +204,23 @@ pub(crate) struct Mailbox {
     max_bytes: usize,
     inbox: Mutex<Inbox>,
     flows: Mutex<VecDeque<Flow>>,
+    correspondents: Mutex<Correspondents>,
+}
+
+/// Who has sent to a socket lately: at least the last so many, at most twice as many.
+#[derive(Default)]
+struct Correspondents {
+    recent: HashSet<SocketAddr>,
+    before: HashSet<SocketAddr>,
+}
+
+impl Correspondents {
+    fn note(&mut self, from: SocketAddr) {
+        if self.recent.len() >= MAX_CORRESPONDENTS {
+            self.before = mem::take(&mut self.recent);
+        }
+        self.recent.insert(from);
+    }
 }
 
 #[derive(Default)]
@@ -236,13 +285,17 @@ impl Mailbox {
             max_bytes: config.pod_limits.datagram_bytes,
             inbox: Mutex::default(),
             flows: Mutex::default(),
+            correspondents: Mutex::default(),
         }
     }
 
-    /// Takes a datagram, or loses it.
-    fn put(&self, data: Bytes, from: SocketAddr, sender: &Arc<Account>) {
+    /// Takes a datagram, or loses it. `note` has the sender remembered, so that it can be answered whatever policies say.
+    pub(crate) fn put(&self, data: Bytes, from: SocketAddr, sender: &Arc<Account>, note: bool) {
         if sender.is_pressed() {
             return;
+        }
+        if note {
+            lock(&self.correspondents).note(from);
         }
         let from = like(self.seen_as(from), self.local);
         let mut inbox = lock(&self.inbox);
@@ -268,6 +321,12 @@ impl Mailbox {
         let readers = inbox.readers.take();
         drop(inbox);
         readers.wake();
+    }
+
+    /// Whether this is somebody who has sent to the socket lately.
+    fn is_correspondent(&self, address: SocketAddr) -> bool {
+        let known = lock(&self.correspondents);
+        known.recent.contains(&address) || known.before.contains(&address)
     }
 
     /// The Service, if this is the endpoint that the socket talks to by a Service.
@@ -301,9 +360,11 @@ impl Mailbox {
         for endpoint in balancer.order(origin.ip()) {
             let flow = Flow { service, endpoint };
             if let Some(mailbox) = self.try_flow(fabric, origin, flow)? {
+                balancer.settle(origin.ip(), endpoint);
                 return Ok(Some(mailbox));
             }
         }
+        fabric.wake(balancer);
         Ok(None)
     }
 
@@ -314,7 +375,7 @@ impl Mailbox {
         origin: Origin,
         flow: Flow,
     ) -> Result<Option<Arc<Mailbox>>, NetError> {
-        match fabric.mailbox(origin, flow.endpoint) {
+        match fabric.mailbox(origin, flow.endpoint, false) {
             Ok(Some(mailbox)) => {
                 self.remember(flow);
                 Ok(Some(mailbox))

@@ -38,6 +38,10 @@ impl Sleeper {
         })
     }
 
+    pub(crate) fn key(&self) -> &ServiceKey {
+        &self.key
+    }
+
     /// The tables have changed: those who are held look again.
     pub(crate) fn tell(&self) {
         self.changed.notify_waiters();

@@ -440,7 +440,7 @@ impl Pod {
         for live in live.into_values() {
             live.reset();
         }
-        self.fabric.release(self.ip);
+        self.fabric.release(self.ip, &self.identity);
     }
 
     pub(crate) fn activity(&self) -> Activity {

@@ -1,6 +1,7 @@
 //! The virtual network as its users see it.
 
 mod datagrams;
+mod host;
 mod names;
 mod node_ports;
 mod pods;

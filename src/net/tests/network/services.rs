@@ -159,7 +159,9 @@ async fn with_affinity_a_client_stays() {
     let fabric = fabric();
     let (pods, listeners) = servers(&fabric, 4);
     let sticky = |pods: &[PodNetwork]| ServiceSpec {
-        affinity: Affinity::ClientIp,
+        affinity: Affinity::ClientIp {
+            timeout: std::time::Duration::from_secs(60),
+        },
         ..web(pods)
     };
     set(&fabric, &sticky(&pods));

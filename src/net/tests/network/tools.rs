@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use vaquita_net::{
-    Affinity, Fabric, FabricConfig, Listener, NetError, PodNetwork, Protocol, ServiceKey,
-    ServicePort, ServiceSpec, Stream,
+    Fabric, FabricConfig, Listener, NetError, PodNetwork, Protocol, ServiceKey, ServicePort,
+    ServiceSpec, Stream,
 };
 
 pub(crate) fn fabric() -> Fabric {
@@ -55,6 +55,7 @@ pub(crate) fn port(port: u16, endpoints: &[SocketAddr]) -> ServicePort {
         port,
         node_port: None,
         endpoints: endpoints.to_vec(),
+        outside_endpoints: None,
     }
 }
 
@@ -62,9 +63,7 @@ pub(crate) fn service(cluster_ip: &str, ports: Vec<ServicePort>) -> ServiceSpec 
     ServiceSpec {
         cluster_ips: vec![ip(cluster_ip)],
         ports,
-        wakes: false,
-        affinity: Affinity::None,
-        hosts: Vec::new(),
+        ..ServiceSpec::default()
     }
 }
 

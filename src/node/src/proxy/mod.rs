@@ -27,7 +27,7 @@ use kube::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use vaquita_net::{NodePortError, ServiceKey, ServiceSpec, Services};
+use vaquita_net::{HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
 
 use crate::events::Recorder;
 
@@ -300,13 +300,27 @@ impl Table {
         self.set.insert(key.clone(), spec);
     }
 
-    fn report(&self, about: &Arc<ObjectReference>, error: &NodePortError) {
-        tracing::warn!(service = %error.service, port = error.port, error = %error.source, "cannot open a node port");
-        let message = format!(
-            "can't open port \"nodePort for {}:{}\": {}",
-            error.service, error.port, error.source
-        );
-        self.events.warning(about, "FailedToOpenNodePort", message);
+    fn report(&self, about: &Arc<ObjectReference>, error: &HostPortError) {
+        tracing::warn!(service = %error.service, address = %error.address, error = %error.source, "cannot open a port for a Service");
+        let (reason, message) = match error.purpose {
+            HostPort::Node => (
+                "FailedToOpenNodePort",
+                format!(
+                    "can't open port \"nodePort for {}:{}\": {}",
+                    error.service,
+                    error.address.port(),
+                    error.source
+                ),
+            ),
+            HostPort::External => (
+                "FailedToListen",
+                format!(
+                    "can't listen on {}/{} for {}: {}",
+                    error.address, error.protocol, error.service, error.source
+                ),
+            ),
+        };
+        self.events.warning(about, reason, message);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use k8s_openapi::api::{
@@ -18,6 +19,9 @@ const MAX_ENDPOINTS: usize = 10_000;
 /// The annotation by which a Service says that it can be given endpoints when they are needed: which workloads have to
 /// be woken for it.
 const WAKES: &str = "vaquita.dev/wakes";
+
+/// How long a client stays with an endpoint, unless the Service says otherwise.
+const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
 
 /// What a Service is to the network. `None` if it is nothing to it: a name for something outside, or one without an
 /// address yet.
@@ -42,7 +46,9 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
         .filter_map(|port| service_port(port, slices, wakes))
         .collect();
     let affinity = match spec.session_affinity.as_deref() {
-        Some("ClientIP") => Affinity::ClientIp,
+        Some("ClientIP") => Affinity::ClientIp {
+            timeout: affinity_timeout(spec),
+        },
         _ => Affinity::None,
     };
     let hosts = if own == "None" {
@@ -56,7 +62,16 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
         wakes,
         affinity,
         hosts,
+        ..ServiceSpec::default()
     })
+}
+
+fn affinity_timeout(spec: &core::ServiceSpec) -> Duration {
+    let config = spec.session_affinity_config.as_ref();
+    let seconds = config.and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map_or(AFFINITY_TIMEOUT, Duration::from_secs)
 }
 
 fn service_port(
@@ -81,6 +96,7 @@ fn service_port(
         protocol,
         port: u16::try_from(port.port).ok()?,
         node_port,
+        outside_endpoints: None,
     })
 }
 

@@ -1,7 +1,7 @@
-//! Node ports: listening sockets of the host that lead into Services.
+//! Ports of the host that lead into Services: node ports, and ports at the addresses of load balancers.
 //!
 //! The socket that the kernel accepted is itself handed to the endpoint's listener: no byte is copied in between. Only
-//! an endpoint outside of the fabric needs a relay.
+//! an endpoint outside of the fabric needs a relay. Datagrams are handed on by [`crate::host_datagrams`].
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,8 @@ use tokio::{
 
 use crate::{
     fabric::Inner,
-    service::{Protocol, ServiceKey},
+    host_datagrams::{self, DatagramPort},
+    service::{HostPort, Protocol, ServiceKey},
     sync::lock,
 };
 
@@ -30,91 +31,115 @@ const KERNEL_BACKLOG: u32 = 1024;
 /// How long to rest when the host has no more descriptors for accepted connections.
 const REST: Duration = Duration::from_millis(50);
 
-/// The node ports that are open.
-#[derive(Default)]
-pub(crate) struct NodePorts {
-    open: HashMap<(Protocol, u16), NodePort>,
+/// A port that a Service wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) purpose: HostPort,
+    pub(crate) protocol: Protocol,
+    pub(crate) address: SocketAddr,
 }
 
-struct NodePort {
+/// The ports that are open.
+#[derive(Default)]
+pub(crate) struct HostPorts {
+    open: HashMap<(Protocol, SocketAddr), Open>,
+}
+
+struct Open {
     owner: ServiceKey,
-    socket: Arc<Acceptor>,
+    purpose: HostPort,
+    socket: Socket,
     task: AbortHandle,
 }
 
-impl Drop for NodePort {
+enum Socket {
+    Connections(Arc<Acceptor>),
+    Datagrams(Arc<DatagramPort>),
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
         // The port is free when this returns, whenever the task comes to its end.
-        self.socket.close();
+        match &self.socket {
+            Socket::Connections(socket) => socket.close(),
+            Socket::Datagrams(socket) => socket.close(),
+        }
         self.task.abort();
     }
 }
 
-impl NodePorts {
-    /// Opens a node port for a Service, unless it has it open.
+impl HostPorts {
+    /// Opens a port for a Service, unless it has it open.
     pub(crate) fn open(
         &mut self,
         fabric: &Arc<Inner>,
         owner: &ServiceKey,
-        (protocol, port): (Protocol, u16),
+        wanted: Wanted,
     ) -> io::Result<()> {
-        let Some(ip) = fabric.config.node_ports else {
-            return Ok(());
-        };
-        if let Some(open) = self.open.get(&(protocol, port)) {
+        let Wanted {
+            purpose,
+            protocol,
+            address,
+        } = wanted;
+        if let Some(open) = self.open.get(&(protocol, address)) {
             if open.owner == *owner {
                 return Ok(());
             }
             let message = format!("the Service {} has it", open.owner);
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
-        if port == 0 {
+        if address.port() == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "port 0 is no node port",
-            ));
-        }
-        if protocol == Protocol::Udp {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "node ports for UDP are not supported",
+                "port 0 is no port to be reached at",
             ));
         }
         let runtime = Handle::try_current().map_err(io::Error::other)?;
-        let socket = Arc::new(Acceptor::bind(SocketAddr::new(ip, port))?);
-        let task = runtime
-            .spawn(serve(Arc::downgrade(fabric), socket.clone()))
-            .abort_handle();
-        self.open.insert(
-            (protocol, port),
-            NodePort {
-                owner: owner.clone(),
-                socket,
-                task,
-            },
-        );
+        let weak = Arc::downgrade(fabric);
+        let (socket, task) = match protocol {
+            Protocol::Tcp => {
+                let socket = Arc::new(Acceptor::bind(address)?);
+                let task = runtime.spawn(serve(weak, socket.clone()));
+                (Socket::Connections(socket), task)
+            }
+            Protocol::Udp => {
+                let socket = Arc::new(DatagramPort::bind(address)?);
+                let task = runtime.spawn(host_datagrams::serve(weak, socket.clone()));
+                (Socket::Datagrams(socket), task)
+            }
+        };
+        let open = Open {
+            owner: owner.clone(),
+            purpose,
+            socket,
+            task: task.abort_handle(),
+        };
+        self.open.insert((protocol, address), open);
         Ok(())
     }
 
-    /// Closes the node ports of a Service that it does not want any more.
+    /// Closes the ports of a Service that it does not want any more, and says which they were.
     pub(crate) fn close_others(
         &mut self,
         owner: &ServiceKey,
-        wanted: impl Fn((Protocol, u16)) -> bool,
-    ) {
+        wanted: impl Fn((Protocol, SocketAddr)) -> bool,
+    ) -> Vec<(Protocol, SocketAddr)> {
         self.open
-            .retain(|&node_port, open| open.owner != *owner || wanted(node_port));
+            .extract_if(|&port, open| open.owner == *owner && !wanted(port))
+            .map(|(port, _closed)| port)
+            .collect()
     }
 
     pub(crate) fn clear(&mut self) {
         self.open.clear();
     }
 
-    pub(crate) fn addresses(&self) -> Vec<(Protocol, SocketAddr)> {
+    pub(crate) fn addresses(&self, purpose: HostPort) -> Vec<(Protocol, SocketAddr)> {
         let mut all: Vec<_> = self
             .open
             .iter()
-            .map(|(&(protocol, _), open)| (protocol, open.socket.address))
+            .filter(|(_, open)| open.purpose == purpose)
+            .map(|(&port, _)| port)
             .collect();
         all.sort_unstable();
         all
@@ -138,7 +163,6 @@ impl Acceptor {
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         let socket = socket.listen(KERNEL_BACKLOG)?;
-        let address = socket.local_addr()?;
         Ok(Self {
             socket: Mutex::new(Some(socket)),
             address,
@@ -165,7 +189,7 @@ impl Acceptor {
 
 /// Accepts connections and hands them on, until the port is closed or the fabric is gone.
 async fn serve(fabric: Weak<Inner>, socket: Arc<Acceptor>) {
-    let port = socket.address.port();
+    let address = socket.address;
     let mut failing = false;
     while let Some(accepted) = poll_fn(|cx| socket.poll_accept(cx)).await {
         let Some(fabric) = fabric.upgrade() else {
@@ -174,13 +198,13 @@ async fn serve(fabric: Weak<Inner>, socket: Arc<Acceptor>) {
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                admit(fabric, port, stream, peer);
+                admit(fabric, address, stream, peer);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Said once, not at each attempt.
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(port, %error, "cannot accept connections on a node port; trying on");
+                    tracing::warn!(%address, %error, "cannot accept connections for a Service; trying on");
                 }
                 tokio::time::sleep(REST).await;
             }
@@ -198,10 +222,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Hands one connection on: at once if there is room for it, else by a task, of which there are so many and no more.
-fn admit(fabric: Arc<Inner>, port: u16, stream: TcpStream, peer: SocketAddr) {
+fn admit(fabric: Arc<Inner>, address: SocketAddr, stream: TcpStream, peer: SocketAddr) {
     let pending = fabric.node_port_pending.clone();
-    let mut handing =
-        Box::pin(async move { fabric.deliver_by_node_port(port, stream, peer).await });
+    let mut handing = Box::pin(async move { fabric.deliver_at(address, stream, peer).await });
     // Nearly always done by the first poll, without a task.
     let done = handing
         .as_mut()

@@ -1,8 +1,22 @@
 //! Who may connect to whom.
+//!
+//! A fabric asks its [`ConnectPolicy`] once for each connection. [`Policies`] is the one that a cluster uses: rules about
+//! pods selected by labels, compiled into sets of addresses.
+
+mod rules;
+mod selector;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::Protocol;
+pub use self::{
+    rules::{Peer, PolicySpec, PortMatch, PortRange, Rule},
+    selector::{Labels, Requirement, Selector},
+    table::{Policies, PolicyPod},
+};
+use crate::{PodIdentity, Protocol};
 
 /// Who opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,8 +52,14 @@ pub struct Attempt {
 }
 
 /// Decides, once for each connection, whether it may be made. It is asked on the way of every connect: it must be quick
-/// and must not block. Connections of a pod to itself are not asked about.
+/// and must not block. Connections of a pod to itself are not asked about, nor are answers to datagrams.
 pub trait ConnectPolicy: Send + Sync + 'static {
     /// Whether this may be; if not, the connect fails with [`NetError::Denied`](crate::NetError::Denied).
     fn allows(&self, attempt: &Attempt) -> bool;
+
+    /// Told of each pod that gets an address, before it can use it.
+    fn attached(&self, _ip: IpAddr, _pod: &PodIdentity) {}
+
+    /// Told when a pod has given its address back.
+    fn detached(&self, _ip: IpAddr, _pod: &PodIdentity) {}
 }
