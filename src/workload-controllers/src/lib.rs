@@ -1,11 +1,12 @@
 //! Reconcile loops that keep pods as users declared them: replication controllers, replica sets, deployments, stateful
-//! sets, daemon sets, jobs.
+//! sets, daemon sets, jobs, cron jobs.
 //!
 //! What a loop is made of is in [`vaquita_reconcile`]; what keeps count of replicas for several of them is in
 //! `replicas`, what remembers templates in `history`. Each speaks to the cluster by a [`kube::Client`] alone.
 //!
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
+pub mod cron_jobs;
 pub mod daemon_sets;
 pub mod deployments;
 mod history;
@@ -26,6 +27,7 @@ pub use crate::{
 /// Runs all of these controllers until the context's shutdown, then lets work in flight end for a moment.
 pub async fn run(context: Context) {
     let mut running = JoinSet::new();
+    running.spawn(cron_jobs::run(context.clone()));
     running.spawn(daemon_sets::run(context.clone()));
     running.spawn(deployments::run(context.clone()));
     running.spawn(jobs::run(context.clone()));
