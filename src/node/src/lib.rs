@@ -7,7 +7,7 @@
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`;
-//! `proxy` Services; `http` what the node answers, `connections` that of it which lasts.
+//! `proxy` Services; `stats` what all of it uses; `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
@@ -22,6 +22,7 @@ mod pod;
 mod pods;
 mod proxy;
 mod registration;
+mod stats;
 #[cfg(test)]
 mod testing;
 

@@ -19,6 +19,7 @@ use crate::{
     pods::{Manager, Registry},
     proxy::{Proxy, ServiceLinks},
     registration::{Machine, Registration},
+    stats,
 };
 
 /// A node of a cluster: registers itself, runs the pods that are bound to it, and gives them the cluster's Services.
@@ -33,6 +34,7 @@ pub struct Node {
     registry: Registry,
     logs: LogStore,
     connections: Connections,
+    machine: stats::Machine,
     registered: watch::Receiver<bool>,
     tasks: TaskTracker,
 }
@@ -117,6 +119,7 @@ impl Node {
         events.normal(&about(&config.name), "Starting", "Starting kubelet.");
         tasks.close();
         Ok(Self {
+            machine: stats::Machine::new(config.name.clone(), logs.dir().to_owned()),
             name: config.name,
             registry,
             logs,
@@ -132,13 +135,15 @@ impl Node {
     }
 
     /// What the API server asks a node for, at the kubelet's paths: `/containerLogs/{namespace}/{pod}/{container}`,
-    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods` and `/healthz`. It checks no credentials:
+    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods`, `/stats/summary`, `/metrics/resource`
+    /// and `/healthz`. It checks no credentials:
     /// whoever may reach it may read every log and connect to every pod.
     pub fn router(&self) -> Router {
         http::router(http::Kubelet {
             registry: self.registry.clone(),
             logs: self.logs.clone(),
             connections: self.connections.clone(),
+            machine: self.machine.clone(),
         })
     }
 

@@ -66,6 +66,11 @@ impl Registry {
         named.max_by_key(|entry| entry.pod.metadata.creation_timestamp.clone())
     }
 
+    /// All pods, and what is known of them.
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        self.lock().values().map(Known::entry).collect()
+    }
+
     /// All pods, as the API server has them.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.lock()

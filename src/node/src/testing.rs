@@ -20,7 +20,7 @@ use crate::{
     Capacity, LogLimits,
     backend::{
         Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Sandbox, SandboxConfig,
-        SandboxError, StartError,
+        SandboxError, StartError, Usage,
     },
     events::{Occurrence, Recorder},
     images::Images,
@@ -230,6 +230,10 @@ impl Instance for Fake {
 
     fn kill(&self) {
         let _ = self.orders.send(Order::Kill);
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::default()
     }
 }
 

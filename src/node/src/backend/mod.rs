@@ -69,6 +69,9 @@ pub(crate) struct ContainerConfig {
     pub(crate) env: Vec<(String, String)>,
     /// Bytes.
     pub(crate) memory_limit: Option<u64>,
+    /// In thousandths of a core.
+    pub(crate) cpu_limit: Option<u32>,
+    pub(crate) cpu_request: Option<u32>,
     /// TCP ports that the manifest declares.
     pub(crate) ports: Vec<u16>,
     pub(crate) log: Arc<dyn LogSink>,
@@ -114,6 +117,18 @@ pub(crate) trait Instance: Send + Sync {
 
     /// Ends it. Returns at once.
     fn kill(&self);
+
+    /// What it uses. After its end, that is what it has used.
+    fn usage(&self) -> Usage;
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// CPU time since its start.
+    pub(crate) cpu: Duration,
+    /// Bytes.
+    pub(crate) memory: u64,
 }
 
 /// How a container ended.

@@ -23,7 +23,8 @@ use super::{
     environment::{self, Place},
     features,
     manifest::{
-        RestartPolicy, Role, full_name, init_containers, memory_limit, own_grace, tcp_ports,
+        Amount, RestartPolicy, Role, full_name, init_containers, memory_limit, millicores,
+        own_grace, tcp_ports,
     },
     probe::{self, Checks, Kind, Signal},
 };
@@ -32,6 +33,7 @@ use crate::{
     images::ImageProblem,
     logs::{ContainerLog, PodKey},
     registration::image_id,
+    stats::Meter,
 };
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
@@ -68,7 +70,7 @@ pub(super) struct Memory {
 
 /// An instance that runs.
 struct Running {
-    instance: Box<dyn Instance>,
+    instance: Arc<dyn Instance>,
     log: Arc<ContainerLog>,
     container: Container,
 }
@@ -93,6 +95,7 @@ impl Runner {
             };
             let (exit, is_replaced) = self.watch_over(&running).await;
             running.log.close();
+            self.board.set_meter(self.index, None);
             if self.take_down(exit, is_replaced) {
                 return;
             }
@@ -323,6 +326,8 @@ impl Runner {
             args: environment::arguments(container, &env),
             env,
             memory_limit: memory_limit(container),
+            cpu_limit: millicores(container, Amount::Limit),
+            cpu_request: millicores(container, Amount::Request),
             ports: tcp_ports(container),
             log: log.sink(),
             image,
@@ -339,6 +344,9 @@ impl Runner {
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
         events.normal(&about, "Created", format!("Created container: {name}"));
         events.normal(&about, "Started", format!("Started container {name}"));
+        let instance = Arc::from(instance);
+        let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
+        self.board.set_meter(self.index, Some(meter));
         self.show_running(container, id, attempt);
         Ok(Running {
             instance,
