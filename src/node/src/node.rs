@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use vaquita_volumes::{Store, claims::Claims};
 
 use crate::{
     NodeConfig, StartError,
@@ -15,9 +16,10 @@ use crate::{
     events, host, http,
     images::Images,
     logs::LogStore,
-    pod::Context,
+    pod::{Context, Follower},
     pods::{Manager, Registry},
     proxy::{Proxy, ServiceLinks},
+    reclaim,
     registration::{Machine, Registration},
     stats,
 };
@@ -58,6 +60,10 @@ impl Node {
             path: config.log_dir.clone(),
             source,
         })?;
+        let volumes = Store::open(&config.pods_dir).map_err(|source| StartError::PodsDir {
+            path: config.pods_dir.clone(),
+            source,
+        })?;
 
         let tasks = TaskTracker::new();
         let (events, writer) = events::channel(client.clone(), config.name.clone());
@@ -74,6 +80,17 @@ impl Node {
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
         let registry = Registry::default();
+        let claims = Claims::new(
+            client.clone(),
+            config.name.clone(),
+            config.storage_dir.clone(),
+        );
+        tasks.spawn(reclaim::run(
+            client.clone(),
+            claims.clone(),
+            registry.clone(),
+            shutdown.clone(),
+        ));
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
             client: client.clone(),
@@ -88,6 +105,9 @@ impl Node {
             events: events.clone(),
             logs: logs.clone(),
             services,
+            volumes,
+            claims: Some(claims.clone()),
+            follower: Follower::new(client.clone()),
         });
         let (registered, is_registered) = watch::channel(false);
         // First things first: with a thousand pods to start, the node's own report would be one of thousands of writes.

@@ -168,6 +168,9 @@ impl Manager {
         }
         self.listed.clear();
         self.context.logs.keep_only(&left);
+        let uids = left.into_iter().map(|pod| pod.uid).collect();
+        let volumes = self.context.volumes.clone();
+        tokio::task::spawn_blocking(move || volumes.keep_only(&uids));
     }
 
     /// Tells the pod's worker, or hires one.

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use vaquita_image::ImageStore;
+use vaquita_volumes::Store;
 
 use crate::{
     Capacity, LogLimits,
@@ -25,7 +26,7 @@ use crate::{
     events::{Occurrence, Recorder},
     images::Images,
     logs::LogStore,
-    pod::{Context, Feed},
+    pod::{Context, Feed, Follower},
     proxy::ServiceLinks,
 };
 
@@ -345,6 +346,9 @@ impl Bench {
             events: recorder,
             logs: LogStore::open(&dir.path().join("logs"), LogLimits::default()).unwrap(),
             services: ServiceLinks::of_nothing(),
+            volumes: Store::open(dir.path().join("pods")).unwrap(),
+            claims: None,
+            follower: Follower::new(api.client()),
         };
         Self {
             api,

@@ -10,7 +10,7 @@ use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vaquita_image::Image;
-use vaquita_runtime::LogSink;
+use vaquita_runtime::{LogSink, Mount};
 
 pub(crate) use wasm::WasmBackend;
 
@@ -74,6 +74,10 @@ pub(crate) struct ContainerConfig {
     pub(crate) cpu_request: Option<u32>,
     /// TCP ports that the manifest declares.
     pub(crate) ports: Vec<u16>,
+    pub(crate) mounts: Vec<Mount>,
+    /// Where relative paths begin, if not at the root.
+    pub(crate) working_dir: Option<String>,
+    pub(crate) tty: bool,
     pub(crate) log: Arc<dyn LogSink>,
 }
 

@@ -139,6 +139,9 @@ impl Sandbox for WasmSandbox {
         config.cpu_limit = container.cpu_limit;
         config.cpu_request = container.cpu_request;
         config.log = container.log;
+        config.mounts = container.mounts;
+        config.working_dir = container.working_dir;
+        config.tty = container.tty;
         if !container.ports.is_empty() {
             config.listen = container.ports;
         }

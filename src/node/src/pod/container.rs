@@ -27,6 +27,7 @@ use super::{
         own_grace, tcp_ports,
     },
     probe::{self, Checks, Kind, Signal},
+    storage::Storage,
 };
 use crate::{
     backend::{ContainerConfig, Exit, Instance, Sandbox},
@@ -55,6 +56,7 @@ pub(super) struct Runner {
     /// The container's place on the board.
     pub(super) index: usize,
     pub(super) sandbox: Arc<dyn Sandbox>,
+    pub(super) storage: Arc<Storage>,
     /// The grace, once the container is to be stopped.
     pub(super) stop: watch::Receiver<Option<Duration>>,
     pub(super) memory: Memory,
@@ -312,6 +314,8 @@ impl Runner {
             .environment(&pod, container)
             .await
             .map_err(config_problem)?;
+        let mounts = self.storage.mounts(container, &env);
+        let mounts = mounts.map_err(|problem| config_problem(problem.to_string()))?;
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -329,6 +333,9 @@ impl Runner {
             cpu_limit: millicores(container, Amount::Limit),
             cpu_request: millicores(container, Amount::Request),
             ports: tcp_ports(container),
+            mounts,
+            working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+            tty: container.tty == Some(true),
             log: log.sink(),
             image,
         };
