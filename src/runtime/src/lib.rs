@@ -62,6 +62,7 @@ mod config;
 mod cpu;
 mod engine;
 mod fs;
+mod handle;
 mod http;
 mod ipc;
 mod linker;

@@ -6,7 +6,7 @@ use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{p1, p2};
 
 use crate::state::{CoreState, State};
-use crate::{preview1, sockets};
+use crate::{fs, preview1, sockets};
 
 /// Everything that is provided to modules of each format. A process's configuration decides what these functions give
 /// access to, never which of them exist.
@@ -30,9 +30,10 @@ impl Linkers {
         let mut component = component::Linker::new(engine);
         p2::add_to_linker_async(&mut component)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
-        // The host's sockets are replaced by those of the pod's network.
+        // The host's sockets are replaced by those of the pod's network, its files by those of the process.
         component.allow_shadowing(true);
         sockets::add_to_linker(&mut component)?;
+        fs::add_to_linker(&mut component)?;
         component.allow_shadowing(false);
         Ok(Self { core, component })
     }

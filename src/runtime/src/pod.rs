@@ -1,5 +1,6 @@
 //! Pods: namespaces that processes share.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use vaquita_net::PodNetwork;
 
+use crate::fs::Files;
 use crate::ipc::IpcLimits;
 use crate::process::{Process, ProcessConfig, StartError};
 use crate::runtime::Shared;
@@ -23,7 +25,8 @@ pub struct PodConfig {
     pub network: PodNetwork,
     /// The domain of its hostname, if it has one: `subdomain.namespace.svc.cluster.local`. Default: none.
     pub domain: Option<String>,
-    /// What all its processes find in `/etc/hosts`. Default: `None`, no such file but the image's.
+    /// What all its processes find in `/etc/hosts`; then they find its hostname in `/etc/hostname`, too. Default: `None`, no
+    /// such files but the image's.
     pub hosts: Option<String>,
     /// What all its processes find in `/etc/resolv.conf`. Default: `None`, no such file but the image's.
     pub resolv_conf: Option<String>,
@@ -34,6 +37,19 @@ pub struct PodConfig {
 }
 
 impl PodConfig {
+    /// What its processes find of it in `/etc`, unless something else is mounted there.
+    pub(crate) fn files(&self) -> Vec<(&'static str, Cow<'_, str>)> {
+        let mut files = Vec::new();
+        if let Some(hosts) = &self.hosts {
+            files.push(("/etc/hosts", Cow::from(hosts)));
+            files.push(("/etc/hostname", Cow::from(format!("{}\n", self.hostname))));
+        }
+        if let Some(resolv_conf) = &self.resolv_conf {
+            files.push(("/etc/resolv.conf", Cow::from(resolv_conf)));
+        }
+        files
+    }
+
     /// A pod of that name, which is its hostname as well, all else as the fields' defaults say.
     pub fn new(name: impl Into<String>, network: PodNetwork) -> Self {
         let name = name.into();
@@ -98,20 +114,35 @@ impl Pod {
 
     /// Starts a process. When this returns, an HTTP handler's ports accept connections; a program may not have
     /// got to its first instruction yet.
-    #[expect(
-        clippy::unused_async,
-        reason = "part of the interface: what a pod will mount, it will have to wait for"
-    )]
     pub async fn start(&self, config: ProcessConfig) -> Result<Process, StartError> {
         if self.inner.ended.is_cancelled() {
             return Err(StartError::ShutDown);
         }
         let pod = &self.inner;
-        let process = Process::start(&pod.runtime, &pod.config, &pod.ended, config)?;
+        let (config, files) = self.mount(config).await?;
+        let process = Process::start(&pod.runtime, &pod.config, &pod.ended, config, files)?;
         let mut processes = pod.processes.lock().unwrap_or_else(PoisonError::into_inner);
         processes.retain(|process| process.exit().is_none());
         processes.push(process.clone());
         Ok(process)
+    }
+
+    /// Makes a process's files. It may read directories, which is not for a thread that others wait for.
+    async fn mount(
+        &self,
+        config: ProcessConfig,
+    ) -> Result<(ProcessConfig, Option<Arc<Files>>), StartError> {
+        let pod = &self.inner.config;
+        if config.mounts.is_empty() && config.root.is_none() {
+            let files = config.files(pod)?.map(Arc::new);
+            return Ok((config, files));
+        }
+        let pod = pod.clone();
+        let mounting = self.inner.runtime.threads.spawn_blocking(move || {
+            let files = config.files(&pod)?.map(Arc::new);
+            Ok((config, files))
+        });
+        mounting.await.unwrap_or(Err(StartError::Volumes))
     }
 
     /// The processes that have not ended, oldest first.

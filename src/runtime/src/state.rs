@@ -1,12 +1,15 @@
 //! What the host keeps for one instance.
 
+use std::sync::Arc;
+
 use vaquita_net::PodNetwork;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::Share;
+use crate::fs::Files;
 use crate::http::Outgoing;
 use crate::log::LogStream;
 use crate::preview1::Descriptors;
@@ -23,6 +26,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     pub(crate) network: PodNetwork,
+    pub(crate) files: Option<Arc<Files>>,
     pub(crate) share: Share,
 }
 
@@ -31,11 +35,12 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         Self {
-            wasi: with_directories(environment).build(),
+            wasi: context(environment, Input::new(&environment.stdin)).build(),
             table,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(environment.network.clone()),
             network: environment.network.clone(),
+            files: environment.files.clone(),
             share,
         }
     }
@@ -63,47 +68,34 @@ impl WasiHttpView for State {
 /// The state of a core module's instance.
 pub(crate) struct CoreState {
     pub(crate) wasi: WasiP1Ctx,
-    pub(crate) sockets: Descriptors,
+    pub(crate) stdin: Input,
+    pub(crate) descriptors: Descriptors,
     pub(crate) share: Share,
 }
 
 impl CoreState {
     pub(crate) fn new(environment: &Environment, share: Share) -> Self {
-        let mut wasi = context(environment).build_p1();
+        let stdin = Input::new(&environment.stdin);
+        let mut wasi = context(environment, stdin.clone()).build_p1();
         wasi.ctx().table.set_max_capacity(MOST_RESOURCES);
-        let sockets = Descriptors::new(environment.network.clone(), &environment.listen);
+        let root = environment.files.as_ref().map(Files::root);
+        let network = environment.network.clone();
+        let descriptors = Descriptors::new(network, &environment.listen, root);
         Self {
             wasi,
-            sockets,
+            stdin,
+            descriptors,
             share,
         }
     }
 }
 
-fn with_directories(environment: &Environment) -> WasiCtxBuilder {
-    let mut context = context(environment);
-    for mount in &environment.mounts {
-        if let Some(path) = mount.volume.host_path() {
-            let perms = if mount.read_only {
-                FsPerms::ReadOnly
-            } else {
-                FsPerms::ReadWrite
-            };
-            let path = path.join(&mount.sub_path);
-            if let Err(error) = context.preopened_dir(path, mount.guest.as_str(), perms) {
-                tracing::warn!(%error, guest = mount.guest, "a volume can't be mounted");
-            }
-        }
-    }
-    context
-}
-
-fn context(environment: &Environment) -> WasiCtxBuilder {
+fn context(environment: &Environment, stdin: Input) -> WasiCtxBuilder {
     let mut context = WasiCtxBuilder::new();
     context
         .args(&environment.args)
         .envs(&environment.env)
-        .stdin(Input::new(&environment.stdin))
+        .stdin(stdin)
         .stdout(Output::new(&environment.outputs, LogStream::Stdout))
         .stderr(Output::new(&environment.outputs, LogStream::Stderr));
     if let Some(directory) = &environment.working_dir {

@@ -267,6 +267,17 @@ impl Input {
     }
 }
 
+impl Input {
+    /// Waits until there is something to be read, or will never be.
+    pub(crate) fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(source) = &self.source else {
+            return Poll::Ready(());
+        };
+        let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+        source.poll_arrived(context).map(drop)
+    }
+}
+
 impl IsTerminal for Input {
     fn is_terminal(&self) -> bool {
         self.tty

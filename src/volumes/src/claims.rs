@@ -277,9 +277,8 @@ impl Claims {
     }
 
     /// Removes volumes of this node whose claims are gone, as their reclaim policy says. `is_used` tells whether a pod
-    /// still uses a claim, by namespace and name. Says whether any had to be left because of that.
-    pub async fn reclaim(&self, is_used: impl Fn(&str, &str) -> bool) -> kube::Result<bool> {
-        let mut is_left = false;
+    /// still uses a claim, by namespace and name.
+    pub async fn reclaim(&self, is_used: impl Fn(&str, &str) -> bool) -> kube::Result<()> {
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         for volume in volumes.list(&ListParams::default()).await? {
             let Some(spec) = &volume.spec else { continue };
@@ -291,7 +290,7 @@ impl Claims {
             };
             let is_ours =
                 volume.annotations().get(PROVISIONED_BY).map(String::as_str) == Some(PROVISIONER);
-            if !is_ours || !is_here(spec, &self.node) {
+            if !is_ours || !is_here(spec, &self.node) || is_used(namespace, claim) {
                 continue;
             }
             let claims: Api<PersistentVolumeClaim> =
@@ -300,13 +299,9 @@ impl Claims {
             if found.is_some_and(|found| found.metadata.uid == owner.uid) {
                 continue;
             }
-            if is_used(namespace, claim) {
-                is_left = true;
-                continue;
-            }
             self.release(&volumes, &volume).await?;
         }
-        Ok(is_left)
+        Ok(())
     }
 
     async fn release(

@@ -1,4 +1,4 @@
-//! The sockets among a program's file descriptors.
+//! A program's file descriptors, but for the standard three: sockets, files and directories.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
@@ -8,10 +8,13 @@ use bytes::Bytes;
 use vaquita_net::{Listener, NetError, PodNetwork, Stream};
 use wasmtime_wasi::p1::types::Errno;
 
+use super::files::{OpenedDir, OpenedFile};
+use crate::fs::OpenDir;
+
 /// The first after standard input, output and error: where programs look for what they are handed (`LISTEN_FDS`).
 const FIRST: u32 = 3;
 
-/// The most sockets of an instance.
+/// The most descriptors of an instance.
 const MOST: usize = 16 << 10;
 
 /// `fdflags.nonblock`
@@ -28,11 +31,18 @@ pub(super) const FILESTAT: [u8; 64] = {
     stat
 };
 
-/// An instance's sockets by number. The numbers of `wasmtime-wasi` don't collide with them as long as it has no directory,
-/// from which alone it could open more than the standard three.
+/// What an instance has open by number. The numbers of `wasmtime-wasi` don't collide with them: it has no directory, from
+/// which alone it could open more than the standard three.
 pub(crate) struct Descriptors {
     network: PodNetwork,
-    open: BTreeMap<u32, Socket>,
+    open: BTreeMap<u32, Entry>,
+}
+
+/// What a number stands for.
+pub(super) enum Entry {
+    Socket(Socket),
+    File(OpenedFile),
+    Dir(OpenedDir),
 }
 
 /// A socket and how it is used.
@@ -69,25 +79,82 @@ pub(super) struct Connection {
 }
 
 impl Descriptors {
-    /// What a program starts with: a listening socket for each port.
-    pub(crate) fn new(network: PodNetwork, ports: &[u16]) -> Self {
-        let sockets = ports.iter().map(|port| Socket {
-            kind: Kind::Unused { port: *port },
-            waiting: Waiting::Undecided,
+    /// What a program starts with: a listening socket for each port, and the root directory.
+    pub(crate) fn new(network: PodNetwork, ports: &[u16], root: Option<OpenDir>) -> Self {
+        let sockets = ports.iter().map(|port| {
+            Entry::Socket(Socket {
+                kind: Kind::Unused { port: *port },
+                waiting: Waiting::Undecided,
+            })
         });
+        let root = root.map(|root| Entry::Dir(OpenedDir::new(root, Some("/"))));
         Self {
             network,
-            open: (FIRST..).zip(sockets).collect(),
+            open: (FIRST..).zip(sockets.chain(root)).collect(),
         }
     }
 
     /// The socket of that number, in a state to be used.
     pub(super) fn get(&mut self, fd: i32) -> Option<&mut Socket> {
+        match self.open.get_mut(&fd.cast_unsigned())? {
+            Entry::Socket(socket) => Some(socket),
+            Entry::File(_) | Entry::Dir(_) => None,
+        }
+    }
+
+    pub(super) fn entry(&self, fd: i32) -> Option<&Entry> {
+        self.open.get(&fd.cast_unsigned())
+    }
+
+    pub(super) fn entry_mut(&mut self, fd: i32) -> Option<&mut Entry> {
         self.open.get_mut(&fd.cast_unsigned())
+    }
+
+    /// Opens something under the lowest number that is free.
+    pub(super) fn add(&mut self, entry: Entry) -> Result<u32, Errno> {
+        if self.open.len() >= MOST {
+            return Err(Errno::Mfile);
+        }
+        let fd = self.free().ok_or(Errno::Mfile)?;
+        self.open.insert(fd, entry);
+        Ok(fd)
+    }
+
+    /// Has a number stand for what another one did, whatever it stood for before.
+    pub(super) fn renumber(&mut self, from: i32, to: i32) -> Result<(), Errno> {
+        if !self.open.contains_key(&from.cast_unsigned()) {
+            return Err(if (0..=2).contains(&from) {
+                Errno::Notsup
+            } else {
+                Errno::Badf
+            });
+        }
+        // Only a number that was given away: others could be made endlessly high.
+        if !(0..=2).contains(&to) && !self.open.contains_key(&to.cast_unsigned()) {
+            return Err(Errno::Badf);
+        }
+        if let Some(entry) = self.open.remove(&from.cast_unsigned()) {
+            self.open.insert(to.cast_unsigned(), entry);
+        }
+        Ok(())
+    }
+
+    /// The name of the directory that the program was given under that number. A socket among such directories is
+    /// something else than one, lest a search for them ends there.
+    pub(super) fn preopened(&self, fd: i32) -> Result<Option<&'static str>, Errno> {
+        match self.entry(fd) {
+            Some(Entry::Dir(dir)) if dir.preopened.is_some() => Ok(dir.preopened),
+            Some(Entry::Socket(_)) if self.open.values().any(Entry::is_preopened) => Ok(None),
+            _ => Err(Errno::Badf),
+        }
     }
 
     pub(super) fn contains(&self, fd: u32) -> bool {
         self.open.contains_key(&fd)
+    }
+
+    pub(super) fn is_file(&self, fd: u32) -> bool {
+        matches!(self.open.get(&fd), Some(Entry::File(_) | Entry::Dir(_)))
     }
 
     pub(super) fn close(&mut self, fd: i32) -> bool {
@@ -95,9 +162,6 @@ impl Descriptors {
     }
 
     pub(super) async fn accept(&mut self, fd: i32, flags: i32) -> Result<u32, Errno> {
-        if self.open.len() >= MOST {
-            return Err(Errno::Mfile);
-        }
         let listening = self.listening(fd.cast_unsigned())?;
         let blocking = listening.is_blocking();
         let Kind::Listener(listener) = &listening.kind else {
@@ -111,7 +175,6 @@ impl Descriptors {
         let (stream, _peer) = accepted
             .map_err(|error| errno_of(&error))?
             .ok_or(Errno::Again)?;
-        let fd = self.free().ok_or(Errno::Mfile)?;
         let kind = Kind::Connection(Connection {
             stream,
             peeked: Bytes::new(),
@@ -121,13 +184,14 @@ impl Descriptors {
             waiting: Waiting::Wait,
         };
         socket.set_flags(flags);
-        self.open.insert(fd, socket);
-        Ok(fd)
+        self.add(Entry::Socket(socket))
     }
 
     /// The socket of that number, bound if it was not yet.
     pub(super) fn listening(&mut self, fd: u32) -> Result<&mut Socket, Errno> {
-        let socket = self.open.get_mut(&fd).ok_or(Errno::Notsock)?;
+        let Some(Entry::Socket(socket)) = self.open.get_mut(&fd) else {
+            return Err(Errno::Notsock);
+        };
         if let Kind::Unused { port } = socket.kind {
             let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
             let listener = self
@@ -141,13 +205,19 @@ impl Descriptors {
 
     fn free(&self) -> Option<u32> {
         let mut expected = FIRST;
-        for fd in self.open.keys() {
+        for fd in self.open.range(FIRST..).map(|(fd, _)| fd) {
             if *fd != expected {
                 break;
             }
             expected = expected.checked_add(1)?;
         }
         Some(expected)
+    }
+}
+
+impl Entry {
+    fn is_preopened(&self) -> bool {
+        matches!(self, Self::Dir(dir) if dir.preopened.is_some())
     }
 }
 

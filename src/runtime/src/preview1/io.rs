@@ -36,10 +36,14 @@ impl Receive {
 }
 
 /// One buffer: where and how long.
-type Buffer = (Pointer, u32);
+pub(super) type Buffer = (Pointer, u32);
 
 /// The buffers that a guest lists, cut so that together they are not longer than the largest piece.
-fn buffers(memory: &Memory<'_>, list: Pointer, count: i32) -> Result<Vec<Buffer>, Errno> {
+pub(super) fn buffers(
+    memory: &Memory<'_>,
+    list: Pointer,
+    count: i32,
+) -> Result<Vec<Buffer>, Errno> {
     let count = count.cast_unsigned();
     if count > MOST_BUFFERS {
         return Err(Errno::Inval);

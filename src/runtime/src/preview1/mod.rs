@@ -1,8 +1,8 @@
-//! Listening sockets for core modules.
+//! Files and listening sockets for core modules.
 //!
 //! WASI 0.1 can't make sockets, but it can use them: a listener that its host has put among its file descriptors, and
-//! what is accepted from it. `wasmtime-wasi` has neither, so the functions that can meet a socket are replaced: they look among
-//! the instance's own [`Descriptors`] first and leave everything else to the originals.
+//! what is accepted from it. Files it has, and ours are not `wasmtime-wasi`'s. So the functions on descriptors and paths are
+//! replaced: they look among the instance's own [`Descriptors`] first, and leave standard input, output and error to the originals.
 
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::p1::types::Errno;
@@ -12,8 +12,11 @@ use wiggle::GuestMemory;
 use crate::state::CoreState;
 
 mod descriptors;
+mod file_calls;
+mod files;
 mod io;
 mod memory;
+mod paths;
 mod poll;
 
 pub(crate) use descriptors::Descriptors;
@@ -31,6 +34,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
     add_reading_and_writing(linker)?;
     add_descriptors(linker)?;
     add_sockets(linker)?;
+    file_calls::add_to_linker(linker)?;
     linker.func_wrap_async(
         MODULE,
         "poll_oneoff",
@@ -44,7 +48,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
                     count: count.cast_unsigned(),
                     written: Pointer::from(written),
                 };
-                if poll::concerns_sockets(&state.sockets, &Memory::new(memory), &request) {
+                if poll::concerns_sockets(&state.descriptors, &Memory::new(memory), &request) {
                     return Ok(errno(
                         poll::poll(state, Memory::new(memory), &request).await,
                     ));
@@ -73,7 +77,16 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
         |mut caller, (fd, data, count, read): (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
-                let Some(socket) = state.sockets.get(fd) else {
+                if state.descriptors.is_file(fd.cast_unsigned()) {
+                    let mut memory = Memory::new(memory);
+                    let into = files::Buffers { list: data, count };
+                    let length =
+                        files::read(&mut state.descriptors, &mut memory, fd, into, None).await;
+                    return Ok(errno(
+                        length.and_then(|length| memory.write_u32(Pointer::from(read), length)),
+                    ));
+                }
+                let Some(socket) = state.descriptors.get(fd) else {
                     let mut memory = GuestMemory::Unshared(memory);
                     return original::fd_read(&mut state.wasi, &mut memory, fd, data, count, read)
                         .await;
@@ -99,7 +112,16 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
         |mut caller, (fd, data, count, written): (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
-                let Some(socket) = state.sockets.get(fd) else {
+                if state.descriptors.is_file(fd.cast_unsigned()) {
+                    let mut memory = Memory::new(memory);
+                    let from = files::Buffers { list: data, count };
+                    let length =
+                        files::write(&mut state.descriptors, &memory, fd, from, None).await;
+                    return Ok(errno(length.and_then(|length| {
+                        memory.write_u32(Pointer::from(written), length)
+                    })));
+                }
+                let Some(socket) = state.descriptors.get(fd) else {
                     let mut memory = GuestMemory::Unshared(memory);
                     return original::fd_write(
                         &mut state.wasi,
@@ -126,7 +148,7 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_close", |mut caller, (fd,): (i32,)| {
         Box::new(async move {
             let (memory, state) = split(&mut caller)?;
-            if state.sockets.close(fd) {
+            if state.descriptors.close(fd) {
                 return Ok(errno(Ok(())));
             }
             original::fd_close(&mut state.wasi, &mut GuestMemory::Unshared(memory), fd).await
@@ -138,8 +160,8 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |mut caller, (fd, out): (i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
-                if let Some(socket) = state.sockets.get(fd) {
-                    let stat = socket.fdstat();
+                if let Some(entry) = state.descriptors.entry_mut(fd) {
+                    let stat = entry.fdstat();
                     return Ok(errno(Memory::new(memory).write(Pointer::from(out), &stat)));
                 }
                 let mut memory = GuestMemory::Unshared(memory);
@@ -153,10 +175,15 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |mut caller, (fd, out): (i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
-                if state.sockets.get(fd).is_some() {
+                if state.descriptors.get(fd).is_some() {
                     return Ok(errno(
                         Memory::new(memory).write(Pointer::from(out), &descriptors::FILESTAT),
                     ));
+                }
+                if let Some(stat) = files::stat(&mut state.descriptors, fd).await {
+                    return Ok(errno(stat.and_then(|stat| {
+                        Memory::new(memory).write(Pointer::from(out), &stat)
+                    })));
                 }
                 let mut memory = GuestMemory::Unshared(memory);
                 original::fd_filestat_get(&mut state.wasi, &mut memory, fd, out).await
@@ -168,8 +195,8 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "fd_fdstat_set_flags",
         |mut caller: Caller<'_, CoreState>, fd: i32, flags: i32| {
             let (memory, state) = split(&mut caller)?;
-            if let Some(socket) = state.sockets.get(fd) {
-                socket.set_flags(flags);
+            if let Some(entry) = state.descriptors.entry_mut(fd) {
+                entry.set_flags(flags);
                 return Ok(errno(Ok(())));
             }
             let mut memory = GuestMemory::Unshared(memory);
@@ -186,7 +213,7 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |mut caller, (fd, flags, out): (i32, i32, i32)| {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
-                let accepted = state.sockets.accept(fd, flags).await;
+                let accepted = state.descriptors.accept(fd, flags).await;
                 let mut memory = Memory::new(memory);
                 Ok(errno(
                     accepted.and_then(|fd| memory.write_u32(Pointer::from(out), fd)),
@@ -202,7 +229,7 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
                 let (memory, state) = split(&mut caller)?;
                 let mut memory = Memory::new(memory);
                 let receive = async {
-                    let socket = state.sockets.get(fd).ok_or(Errno::Notsock)?;
+                    let socket = state.descriptors.get(fd).ok_or(Errno::Notsock)?;
                     let how = io::Receive::of_flags(flags);
                     let length =
                         io::receive(socket, &mut memory, Pointer::from(data), count, how).await?;
@@ -222,7 +249,7 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
                 let (memory, state) = split(&mut caller)?;
                 let mut memory = Memory::new(memory);
                 let send = async {
-                    let socket = state.sockets.get(fd).ok_or(Errno::Notsock)?;
+                    let socket = state.descriptors.get(fd).ok_or(Errno::Notsock)?;
                     let length = io::send(socket, &memory, Pointer::from(data), count).await?;
                     memory.write_u32(Pointer::from(written), length)
                 };
@@ -234,7 +261,7 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         MODULE,
         "sock_shutdown",
         |mut caller: Caller<'_, CoreState>, fd: i32, how: i32| {
-            let socket = caller.data_mut().sockets.get(fd).ok_or(Errno::Notsock);
+            let socket = caller.data_mut().descriptors.get(fd).ok_or(Errno::Notsock);
             errno(socket.and_then(|socket| socket.shutdown(how)))
         },
     )?;

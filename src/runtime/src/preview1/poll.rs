@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::bindings::clocks::monotonic_clock;
 use super::descriptors::Descriptors;
 use super::memory::{Memory, Pointer};
 use crate::state::CoreState;
+use crate::stdio::Input;
 
 /// Sizes of a subscription and of an event.
 const SUBSCRIPTION: u32 = 48;
@@ -45,6 +46,7 @@ const WRITE: u8 = 2;
 /// What one subscription waits for.
 enum Wait {
     Until(Pin<Box<Sleep>>),
+    Input(Input),
     Readable(u32),
     Writable(u32),
     /// Nothing: it is as ready as it gets.
@@ -79,13 +81,13 @@ impl Request {
 
 /// Whether any of it is for us. If the arguments are wrong, the original may say so.
 pub(super) fn concerns_sockets(
-    sockets: &Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     request: &Request,
 ) -> bool {
     (0..request.count.min(MOST)).any(|index| {
         request.read(memory, index).is_ok_and(|subscription| {
-            subscription.kind != CLOCK && sockets.contains(subscription.what)
+            subscription.kind != CLOCK && descriptors.contains(subscription.what)
         })
     })
 }
@@ -105,13 +107,13 @@ pub(super) async fn poll(
     for subscription in &subscriptions {
         waits.push(wait_of(state, subscription)?);
     }
-    let sockets = &mut state.sockets;
+    let descriptors = &mut state.descriptors;
     let events = poll_fn(|context| {
         let events: Vec<_> = waits
             .iter_mut()
             .enumerate()
             .filter_map(|(subscription, wait)| {
-                let error = check(sockets, wait, context)?;
+                let error = check(descriptors, wait, context)?;
                 Some(Event {
                     subscription,
                     error,
@@ -141,12 +143,14 @@ fn wait_of(state: &mut CoreState, subscription: &Subscription) -> Result<Wait, E
             state,
             subscription,
         )?))),
-        READ if state.sockets.contains(fd) => match state.sockets.listening(fd) {
+        READ | WRITE if state.descriptors.is_file(fd) => Wait::Nothing(Errno::Success),
+        READ if state.descriptors.contains(fd) => match state.descriptors.listening(fd) {
             Ok(_) => Wait::Readable(fd),
             Err(error) => Wait::Nothing(error),
         },
-        WRITE if state.sockets.contains(fd) => Wait::Writable(fd),
-        // Standard input is at its end, and output can wait at the write.
+        WRITE if state.descriptors.contains(fd) => Wait::Writable(fd),
+        READ if fd == 0 => Wait::Input(state.stdin.clone()),
+        // Output can wait at the write.
         READ | WRITE if fd <= 2 => Wait::Nothing(Errno::Success),
         READ | WRITE => Wait::Nothing(Errno::Badf),
         _ => return Err(Errno::Inval),
@@ -177,15 +181,20 @@ fn deadline(state: &mut CoreState, subscription: &Subscription) -> Result<Instan
         .unwrap_or(now + Duration::from_hours(24 * 365 * 100)))
 }
 
-fn check(sockets: &mut Descriptors, wait: &mut Wait, context: &mut Context<'_>) -> Option<Errno> {
+fn check(
+    descriptors: &mut Descriptors,
+    wait: &mut Wait,
+    context: &mut Context<'_>,
+) -> Option<Errno> {
     let ready = match wait {
         Wait::Nothing(error) => return Some(*error),
         Wait::Until(sleep) => sleep.as_mut().poll(context),
-        Wait::Readable(fd) => match sockets.get(fd.cast_signed()) {
+        Wait::Input(input) => input.poll_ready(context),
+        Wait::Readable(fd) => match descriptors.get(fd.cast_signed()) {
             Some(socket) => socket.poll_readable(context),
             None => return Some(Errno::Badf),
         },
-        Wait::Writable(fd) => match sockets.get(fd.cast_signed()) {
+        Wait::Writable(fd) => match descriptors.get(fd.cast_signed()) {
             Some(socket) => socket.poll_writable(context),
             None => return Some(Errno::Badf),
         },

@@ -8,9 +8,10 @@ use thiserror::Error;
 use tokio::io::AsyncRead;
 
 use crate::config::HttpConfig;
-use crate::fs::{Mount, MountError, Volume};
+use crate::fs::{self, Files, Mount, MountError, Volume};
 use crate::log::{LogSink, OutputSink};
 use crate::module::Module;
+use crate::pod::PodConfig;
 
 /// What to run in a pod, and with what.
 #[non_exhaustive]
@@ -89,6 +90,20 @@ impl ProcessConfig {
     }
 }
 
+impl ProcessConfig {
+    /// The process's files, if it is given any. Volumes are looked into, so it may take its time.
+    pub(crate) fn files(&self, pod: &PodConfig) -> Result<Option<Files>, StartError> {
+        let own = pod.files();
+        if self.root.is_none() && self.mounts.is_empty() && own.is_empty() {
+            return Ok(None);
+        }
+        let own: Vec<_> = own.iter().map(|(path, text)| (*path, &**text)).collect();
+        let tree = fs::mount(self.root.as_ref(), &self.mounts, &own)
+            .map_err(|(guest, source)| StartError::Mount { guest, source })?;
+        Ok(Some(Files::new(tree, self.max_open_files)))
+    }
+}
+
 impl fmt::Debug for ProcessConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessConfig")
@@ -124,6 +139,9 @@ pub enum StartError {
         #[source]
         source: MountError,
     },
+    /// The volumes could not be looked into: the machine has no thread for it.
+    #[error("looking into the volumes")]
+    Volumes,
     /// The pod was shut down.
     #[error("the pod is shut down")]
     ShutDown,

@@ -13,6 +13,7 @@ use vaquita_net::{Listener, PodNetwork};
 
 use crate::budget::Budget;
 use crate::cpu;
+use crate::fs::Files;
 use crate::http::Server;
 use crate::log::LogStream;
 use crate::module::Code;
@@ -38,12 +39,13 @@ pub(crate) struct Environment {
     pub(crate) stdin: Stdin,
     pub(crate) outputs: Outputs,
     pub(crate) working_dir: Option<String>,
-    pub(crate) mounts: Vec<crate::fs::Mount>,
+    /// None if it is given none.
+    pub(crate) files: Option<Arc<Files>>,
     pub(crate) accounts: Arc<Accounts>,
 }
 
 impl Environment {
-    fn new(pod: &PodConfig, config: &mut ProcessConfig) -> Self {
+    fn new(pod: &PodConfig, config: &mut ProcessConfig, files: Option<Arc<Files>>) -> Self {
         let mut args = std::mem::take(&mut config.args);
         if args.is_empty() {
             args.push(config.name.clone());
@@ -69,7 +71,7 @@ impl Environment {
                 tty: config.tty,
             },
             working_dir: config.working_dir.take(),
-            mounts: std::mem::take(&mut config.mounts),
+            files,
             accounts: Accounts::new(config),
         }
     }
@@ -188,8 +190,9 @@ impl Process {
         pod: &PodConfig,
         pod_ended: &CancellationToken,
         mut config: ProcessConfig,
+        files: Option<Arc<Files>>,
     ) -> Result<Self, StartError> {
-        let environment = Arc::new(Environment::new(pod, &mut config));
+        let environment = Arc::new(Environment::new(pod, &mut config, files));
         let (terminated, orders) = watch::channel(None);
         let orders = Orders {
             killed: pod_ended.child_token(),

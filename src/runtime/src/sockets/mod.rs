@@ -1,16 +1,16 @@
 //! `wasi:sockets@0.2` over the pod's virtual network.
 //!
 //! The interfaces' types are those of `wasmtime-wasi`; what is behind a handle is ours. A handle is an index into the
-//! instance's resource table, where [`host`] and [`guest`] put another type under the same index. The table checks the type
-//! of what it is asked for, so a mix-up would be an error, never a misinterpretation.
+//! instance's resource table, where another type is put under the same index; see [`handle`](crate::handle).
 
 use vaquita_net::{NetError, PodNetwork, ResolveError};
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, LinkOptions};
 use wasmtime_wasi::p2::bindings::sockets::{
     instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp, udp_create_socket,
 };
 
+use crate::handle::{guest, host};
 use crate::state::State;
 
 mod address;
@@ -49,23 +49,6 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     udp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
     udp::add_to_linker::<State, Sockets>(linker, view)?;
     ip_name_lookup::add_to_linker::<State, Sockets>(linker, view)
-}
-
-/// What we keep behind a handle that the guest gave.
-fn host<Ours, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours>
-where
-    Ours: 'static,
-{
-    if handle.owned() {
-        Resource::new_own(handle.rep())
-    } else {
-        Resource::new_borrow(handle.rep())
-    }
-}
-
-/// A handle for the guest on what we keep.
-fn guest<Ours: 'static, Theirs: 'static>(kept: &Resource<Ours>) -> Resource<Theirs> {
-    Resource::new_own(kept.rep())
 }
 
 fn code_of(error: NetError) -> ErrorCode {
