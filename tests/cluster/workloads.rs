@@ -1,5 +1,5 @@
-//! Deployments, jobs and daemon sets as people run them: rolled out, scaled, changed, undone, paused, run to their end and
-//! deleted by stock `kubectl`.
+//! Workloads as people run them: rolled out, scaled, changed, undone, paused, run to their end and deleted by stock
+//! `kubectl`.
 
 use crate::harness::{Vaquita, eventually, list};
 
@@ -256,9 +256,150 @@ fn a_daemon_set_has_a_pod_on_the_node_and_replaces_it() {
     rolled_out();
     wait_images(&cluster, "localhost/hello:v2", 1);
     assert_ne!(cluster.wait_ready("app=web", 1), first);
+
+    let history = cluster.kubectl(&["rollout", "history", "daemonset/web"]);
+    assert!(
+        history.contains("\n1 ") && history.contains("\n2 "),
+        "{history}"
+    );
+    let shown = cluster.kubectl(&["rollout", "history", "daemonset/web", "--revision=1"]);
+    assert!(shown.contains("localhost/hello:v1"), "{shown}");
+    cluster.kubectl(&["rollout", "undo", "daemonset/web"]);
+    rolled_out();
+    wait_images(&cluster, "localhost/hello:v1", 1);
+    let history = cluster.kubectl(&["rollout", "history", "daemonset/web"]);
+    assert!(
+        !history.contains("\n1 ") && history.contains("\n3 "),
+        "{history}"
+    );
+
     cluster.kubectl(&["delete", "daemonset", "web"]);
     eventually("nothing is left", || {
+        let left = cluster.kubectl(&[
+            "get",
+            "pods,controllerrevisions",
+            "-l",
+            "app=web",
+            "-o",
+            "name",
+        ]);
+        left.trim().is_empty().then_some(()).ok_or(left)
+    });
+}
+
+#[test]
+fn a_stateful_set_is_rolled_out_in_order_changed_undone_and_scaled() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.load_guest("hello", "localhost/hello:v2");
+    let set = web(3)
+        .replace("kind: Deployment", "kind: StatefulSet")
+        .replace("  replicas: 3\n", "  replicas: 3\n  serviceName: web\n");
+    cluster.apply(&set);
+    let rolled_out = |replicas: usize| {
+        let said = cluster.kubectl(&["rollout", "status", "statefulset/web", "--timeout=60s"]);
+        let complete = format!("partitioned roll out complete: {replicas} new pods");
+        assert!(said.contains(&complete), "{said}");
+    };
+    rolled_out(3);
+    let mut names = cluster.wait_ready("app=web", 3);
+    names.sort();
+    assert_eq!(names, ["web-0", "web-1", "web-2"]);
+    let pods = list(&cluster.get(&["pods", "-l", "app=web"])["items"]);
+    let began: Vec<_> = pods
+        .iter()
+        .map(|pod| pod["metadata"]["creationTimestamp"].to_string())
+        .collect();
+    assert!(began.is_sorted(), "{began:?}");
+    let one = cluster.get(&["pods", "-l", "apps.kubernetes.io/pod-index=1"]);
+    assert_eq!(one["items"][0]["spec"]["hostname"], "web-1");
+
+    cluster.kubectl(&["set", "image", "statefulset/web", "web=localhost/hello:v2"]);
+    rolled_out(3);
+    wait_images(&cluster, "localhost/hello:v2", 3);
+    let history = cluster.kubectl(&["rollout", "history", "statefulset/web"]);
+    assert!(
+        history.contains("\n1 ") && history.contains("\n2 "),
+        "{history}"
+    );
+    cluster.kubectl(&["rollout", "undo", "statefulset/web"]);
+    rolled_out(3);
+    wait_images(&cluster, "localhost/hello:v1", 3);
+    cluster.kubectl(&["rollout", "restart", "statefulset/web"]);
+    rolled_out(3);
+
+    cluster.kubectl(&["scale", "statefulset", "web", "--replicas=1"]);
+    eventually("the first alone is left", || {
         let left = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"]);
+        (left.trim() == "pod/web-0").then_some(()).ok_or(left)
+    });
+    let table = cluster.kubectl(&["get", "statefulset", "web"]);
+    assert!(table.contains("1/1"), "{table}");
+    cluster.kubectl(&["delete", "statefulset", "web"]);
+    eventually("nothing is left", || {
+        let left = cluster.kubectl(&[
+            "get",
+            "pods,controllerrevisions",
+            "-l",
+            "app=web",
+            "-o",
+            "name",
+        ]);
+        left.trim().is_empty().then_some(()).ok_or(left)
+    });
+}
+
+#[test]
+fn a_cron_job_makes_jobs_and_so_do_people_from_it() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("core-command", "localhost/command:v1");
+    cluster.apply(
+        "apiVersion: batch/v1
+kind: CronJob
+metadata: {name: tick}
+spec:
+  schedule: '@every 1s'
+  timeZone: Europe/Vienna
+  concurrencyPolicy: Forbid
+  jobTemplate:
+    metadata: {labels: {app: tick}}
+    spec:
+      template:
+        spec:
+          restartPolicy: Never
+          containers: [{name: main, image: localhost/command:v1}]
+",
+    );
+    eventually("a job that has succeeded", || {
+        let tick = cluster.get(&["cronjob", "tick"]);
+        let status = tick["status"].clone();
+        (status["lastScheduleTime"].is_string() && status["lastSuccessfulTime"].is_string())
+            .then_some(())
+            .ok_or_else(|| status.to_string())
+    });
+    let jobs = list(&cluster.get(&["jobs", "-l", "app=tick"])["items"]);
+    assert_eq!(jobs[0]["metadata"]["ownerReferences"][0]["name"], "tick");
+    let described = cluster.kubectl(&["describe", "cronjob", "tick"]);
+    for part in ["SuccessfulCreate", "SawCompletedJob"] {
+        assert!(described.contains(part), "no {part} in\n{described}");
+    }
+    cluster.kubectl(&[
+        "patch",
+        "cronjob",
+        "tick",
+        "-p",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
+    cluster.kubectl(&["create", "job", "by-hand", "--from=cronjob/tick"]);
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=complete",
+        "job/by-hand",
+        "--timeout=60s",
+    ]);
+    cluster.kubectl(&["delete", "cronjob", "tick"]);
+    eventually("no job of it is left", || {
+        let left = cluster.kubectl(&["get", "jobs,pods", "-o", "name"]);
         left.trim().is_empty().then_some(()).ok_or(left)
     });
 }

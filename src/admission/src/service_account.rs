@@ -1,9 +1,8 @@
-//! Every pod runs as a service account of its namespace.
-//!
-//! The account's token is not mounted by this plugin: what mounts it is the node, which has no projected volumes yet.
+//! Every pod runs as a service account of its namespace, whose token its containers find where clients look for it.
 
 use async_trait::async_trait;
-use serde_json::Value;
+use rand::seq::IndexedRandom as _;
+use serde_json::{Value, json};
 use vaquita_api::status::Status;
 use vaquita_api::{Object, meta};
 
@@ -11,6 +10,14 @@ use crate::{Cluster, Operation, Plugin, Request};
 
 /// Whose account a pod runs as that names none.
 const DEFAULT: &str = "default";
+/// Where clients in containers look for their token.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// What the name of the volume with the token begins with.
+const TOKEN_VOLUME: &str = "kube-api-access-";
+/// How long a token lasts, in seconds. Upstream's number: it can be told from one that somebody chose.
+const TOKEN_LIFE: u32 = 3607;
+/// Letters of generated names: no vowels, so that no words come out.
+const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Marks pods that come from the node's own files.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
@@ -51,7 +58,12 @@ impl Plugin for ServiceAccount {
                 "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not found"
             )));
         };
-        give_pull_secrets(request.object.as_deref_mut(), &account);
+        if let Some(pod) = request.object.as_deref_mut() {
+            if mounts_token(pod, &account) {
+                mount_token(pod);
+            }
+            give_pull_secrets(pod, &account);
+        }
         Ok(())
     }
 
@@ -93,9 +105,76 @@ fn is_mirror(pod: &Object) -> bool {
     meta::at(pod, &["metadata", "annotations", MIRROR]).is_some()
 }
 
+/// Whether the containers are to find their account's token. The pod says it, or else the account.
+fn mounts_token(pod: &Object, account: &Object) -> bool {
+    let of_pod = meta::at(pod, &["spec", "automountServiceAccountToken"]);
+    let of_account = account.get("automountServiceAccountToken");
+    let said = of_pod.and_then(Value::as_bool);
+    said.or(of_account.and_then(Value::as_bool)).unwrap_or(true)
+}
+
+/// Mounts the token into every container that has nothing else at its place.
+fn mount_token(pod: &mut Object) {
+    let spec = meta::object_mut(pod, "spec");
+    let names = spec.get("volumes").and_then(Value::as_array);
+    let mut names = names
+        .into_iter()
+        .flatten()
+        .filter_map(|volume| volume["name"].as_str());
+    let known = names
+        .find(|name| name.starts_with(TOKEN_VOLUME))
+        .map(str::to_owned);
+    let is_new = known.is_none();
+    let name = known.unwrap_or_else(volume_name);
+    let mut is_mounted = false;
+    for list in ["initContainers", "containers"] {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let Some(container) = container.as_object_mut() else {
+                continue;
+            };
+            let mounts = container.entry("volumeMounts").or_insert_with(|| json!([]));
+            if mounts.is_null() {
+                *mounts = json!([]);
+            }
+            let Some(mounts) = mounts.as_array_mut() else {
+                continue;
+            };
+            if mounts.iter().all(|mount| mount["mountPath"] != TOKEN_PATH) {
+                mounts.push(json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH}));
+                is_mounted = true;
+            }
+        }
+    }
+    if is_new && is_mounted {
+        let volumes = spec.entry("volumes").or_insert_with(|| json!([]));
+        if volumes.is_null() {
+            *volumes = json!([]);
+        }
+        if let Some(volumes) = volumes.as_array_mut() {
+            volumes.push(token_volume(&name));
+        }
+    }
+}
+
+fn volume_name() -> String {
+    let mut random = rand::rng();
+    let letters = (0..5).filter_map(|_| LETTERS.choose(&mut random).copied().map(char::from));
+    format!("{TOKEN_VOLUME}{}", letters.collect::<String>())
+}
+
+fn token_volume(name: &str) -> Value {
+    json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_LIFE, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [
+            {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}},
+        ]}},
+    ]}})
+}
+
 /// A pod that names no secrets for pulling its images takes its account's.
-fn give_pull_secrets(pod: Option<&mut Object>, account: &Object) {
-    let Some(pod) = pod else { return };
+fn give_pull_secrets(pod: &mut Object, account: &Object) {
     let spec = meta::object_mut(pod, "spec");
     let has_own = spec
         .get("imagePullSecrets")
@@ -199,6 +278,48 @@ mod tests {
                 "serviceAccountName": "default", "serviceAccount": "default",
                 "imagePullSecrets": [{"name": "registry"}],
             })
+        );
+    }
+
+    #[tokio::test]
+    async fn containers_find_the_token_unless_it_is_not_wanted() {
+        let mut pod = Fixture::pod(json!({"metadata": {"name": "web"}, "spec": {
+            "initContainers": [{"name": "i"}],
+            "containers": [{"name": "a", "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
+                           {"name": "b", "volumeMounts": [{"name": "x", "mountPath": TOKEN_PATH}]}],
+            "volumes": [{"name": "x", "emptyDir": {}}],
+        }}));
+        pod.mutate(&ServiceAccount, &world()).await.unwrap();
+        let spec = pod.object()["spec"].clone();
+        let volume = &spec["volumes"][1];
+        let name = volume["name"].as_str().unwrap();
+        assert!(name.starts_with(TOKEN_VOLUME) && name.len() == TOKEN_VOLUME.len() + 5);
+        assert_eq!(
+            volume["projected"]["sources"][0]["serviceAccountToken"]["path"],
+            "token"
+        );
+        let mount = json!({"name": name, "readOnly": true, "mountPath": TOKEN_PATH});
+        assert_eq!(spec["initContainers"][0]["volumeMounts"], json!([mount]));
+        assert_eq!(spec["containers"][0]["volumeMounts"][1], mount);
+        assert_eq!(
+            spec["containers"][1]["volumeMounts"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+
+        let mut again = Fixture::pod(json!({"metadata": {"name": "web"}, "spec": spec.clone()}));
+        again.mutate(&ServiceAccount, &world()).await.unwrap();
+        assert_eq!(again.object()["spec"]["volumes"], spec["volumes"]);
+
+        let mut without = Fixture::pod(json!({"metadata": {"name": "web"}, "spec": {
+            "automountServiceAccountToken": false, "containers": [{"name": "a"}],
+        }}));
+        without.mutate(&ServiceAccount, &world()).await.unwrap();
+        assert_eq!(
+            without.object()["spec"]["containers"],
+            json!([{"name": "a"}])
         );
     }
 

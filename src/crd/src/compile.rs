@@ -45,6 +45,10 @@ pub struct Compiled {
 pub trait Convert: Send + Sync {
     /// The object in the version that `api_version` names.
     fn convert(&self, object: &Object, api_version: &str) -> Result<Object, Status>;
+    /// How many objects it converts together at most in [`foresee`](Self::foresee).
+    fn foresight(&self) -> usize;
+    /// Converts what is about to be asked for one by one, and keeps it until then.
+    fn foresee(&self, objects: Vec<Object>, api_version: &str);
 }
 
 /// Makes the resources of a definition. Objects of one version become those of another by `convert`, or without it by
@@ -364,13 +368,14 @@ impl Views {
     }
 }
 
-impl registry::Convert for View {
-    fn from_stored(&self, object: Object) -> Result<Object, Status> {
+impl View {
+    /// A stored object with the defaults that its own version has by now.
+    fn with_defaults(&self, object: Object) -> Object {
         let stored = object
             .get("apiVersion")
             .and_then(Value::as_str)
             .and_then(|api_version| self.views.nodes.get(api_version));
-        let object = match stored.filter(|node| node.has_defaults()) {
+        match stored.filter(|node| node.has_defaults()) {
             Some(node) => {
                 let mut value = Value::Object(object);
                 // What does not fit in is left out: the object is there all the same.
@@ -381,8 +386,31 @@ impl registry::Convert for View {
                 }
             }
             None => object,
-        };
+        }
+    }
+}
+
+impl registry::Convert for View {
+    fn from_stored(&self, object: Object) -> Result<Object, Status> {
+        let object = self.with_defaults(object);
         self.views.converted(object, &self.api_version)
+    }
+
+    fn foresight(&self) -> usize {
+        let convert = self.views.convert.as_ref();
+        convert.map_or(0, |convert| convert.foresight())
+    }
+
+    fn foresee(&self, mut objects: Vec<Object>) {
+        let Some(convert) = &self.views.convert else {
+            return;
+        };
+        objects.retain(|object| {
+            let from = object.get("apiVersion").and_then(Value::as_str);
+            from != Some(&self.api_version)
+        });
+        let objects = objects.into_iter().map(|object| self.with_defaults(object));
+        convert.foresee(objects.collect(), &self.api_version);
     }
 
     fn to_stored(&self, object: Object) -> Result<Object, Status> {

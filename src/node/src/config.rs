@@ -29,6 +29,11 @@ pub struct NodeConfig {
     pub runtime: Runtime,
     /// Directory of the containers' logs; made if absent.
     pub log_dir: PathBuf,
+    /// Directory of the pods' volumes, `UID/volumes/PLUGIN/NAME` in it; made if absent. Default: `pods` beside `log_dir`.
+    pub pods_dir: PathBuf,
+    /// Directory of the persistent volumes that the node makes; made when the first one is. Default: `storage` beside
+    /// `log_dir`.
+    pub storage_dir: PathBuf,
     /// How much of the logs is kept.
     pub log_limits: LogLimits,
     /// How often the lease is renewed and the node's status is looked at. Default 10 s.
@@ -87,6 +92,7 @@ impl NodeConfig {
         runtime: Runtime,
         log_dir: impl Into<PathBuf>,
     ) -> Self {
+        let log_dir = log_dir.into();
         Self {
             name: name.into(),
             addresses: vec![IpAddr::from([127, 0, 0, 1])],
@@ -95,7 +101,9 @@ impl NodeConfig {
             fabric,
             images,
             runtime,
-            log_dir: log_dir.into(),
+            pods_dir: log_dir.with_file_name("pods"),
+            storage_dir: log_dir.with_file_name("storage"),
+            log_dir,
             log_limits: LogLimits::default(),
             heartbeat: Duration::from_secs(10),
         }
@@ -139,6 +147,14 @@ pub enum StartError {
     /// The log directory cannot be used.
     #[error("cannot use the log directory {}", path.display())]
     LogDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The directory of the pods' volumes cannot be used.
+    #[error("cannot use the directory of volumes {}", path.display())]
+    PodsDir {
         /// The directory.
         path: PathBuf,
         /// What the system said.

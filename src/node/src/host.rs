@@ -35,7 +35,7 @@ fn meminfo(field: &str) -> Option<u64> {
 }
 
 /// A line is `MemTotal:       16384 kB`.
-fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
+pub(crate) fn parse_meminfo(text: &str, field: &str) -> Option<u64> {
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

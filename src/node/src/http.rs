@@ -1,4 +1,4 @@
-//! What a kubelet answers to the API server: `/containerLogs`, `/pods` and `/healthz`; and the way to its connections,
+//! What a kubelet answers to the API server: `/containerLogs`, `/pods`, `/stats/summary`, `/metrics/resource` and `/healthz`; and the way to its connections,
 //! `/portForward`, `/attach` and `/exec`.
 //!
 //! Errors are plain text with a status code, as upstream's kubelet has them; the API server makes a Status of them.
@@ -23,6 +23,7 @@ use crate::{
     logs::{LogStore, PodKey, Query, Streams},
     pod::board::{Record, State},
     pods::{Entry, Registry},
+    stats,
 };
 
 /// What the handlers look at.
@@ -31,6 +32,7 @@ pub(crate) struct Kubelet {
     pub(crate) registry: Registry,
     pub(crate) logs: LogStore,
     pub(crate) connections: Connections,
+    pub(crate) machine: stats::Machine,
 }
 
 /// The routes.
@@ -42,6 +44,8 @@ pub(crate) fn router(kubelet: Kubelet) -> Router {
             "/containerLogs/{namespace}/{pod}/{container}",
             get(container_logs),
         )
+        .route("/stats/summary", get(stats::summary))
+        .route("/metrics/resource", get(stats::resource))
         // GET of a WebSocket, POST of SPDY.
         .route(
             "/portForward/{namespace}/{pod}",

@@ -7,7 +7,7 @@
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`;
-//! `proxy` Services; `http` what the node answers, `connections` that of it which lasts.
+//! `proxy` Services; `reclaim` persistent volumes that nobody claims; `stats` what all of it uses; `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
@@ -21,7 +21,9 @@ mod node;
 mod pod;
 mod pods;
 mod proxy;
+mod reclaim;
 mod registration;
+mod stats;
 #[cfg(test)]
 mod testing;
 

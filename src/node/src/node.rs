@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use vaquita_volumes::{Store, claims::Claims};
 
 use crate::{
     NodeConfig, StartError,
@@ -15,10 +16,12 @@ use crate::{
     events, host, http,
     images::Images,
     logs::LogStore,
-    pod::Context,
+    pod::{Context, Follower},
     pods::{Manager, Registry},
     proxy::{Proxy, ServiceLinks},
+    reclaim,
     registration::{Machine, Registration},
+    stats,
 };
 
 /// A node of a cluster: registers itself, runs the pods that are bound to it, and gives them the cluster's Services.
@@ -33,6 +36,7 @@ pub struct Node {
     registry: Registry,
     logs: LogStore,
     connections: Connections,
+    machine: stats::Machine,
     registered: watch::Receiver<bool>,
     tasks: TaskTracker,
 }
@@ -56,6 +60,10 @@ impl Node {
             path: config.log_dir.clone(),
             source,
         })?;
+        let volumes = Store::open(&config.pods_dir).map_err(|source| StartError::PodsDir {
+            path: config.pods_dir.clone(),
+            source,
+        })?;
 
         let tasks = TaskTracker::new();
         let (events, writer) = events::channel(client.clone(), config.name.clone());
@@ -72,6 +80,17 @@ impl Node {
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
         let registry = Registry::default();
+        let claims = Claims::new(
+            client.clone(),
+            config.name.clone(),
+            config.storage_dir.clone(),
+        );
+        tasks.spawn(reclaim::run(
+            client.clone(),
+            claims.clone(),
+            registry.clone(),
+            shutdown.clone(),
+        ));
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
             client: client.clone(),
@@ -86,6 +105,9 @@ impl Node {
             events: events.clone(),
             logs: logs.clone(),
             services,
+            volumes,
+            claims: Some(claims.clone()),
+            follower: Follower::new(client.clone()),
         });
         let (registered, is_registered) = watch::channel(false);
         // First things first: with a thousand pods to start, the node's own report would be one of thousands of writes.
@@ -117,6 +139,7 @@ impl Node {
         events.normal(&about(&config.name), "Starting", "Starting kubelet.");
         tasks.close();
         Ok(Self {
+            machine: stats::Machine::new(config.name.clone(), logs.dir().to_owned()),
             name: config.name,
             registry,
             logs,
@@ -132,13 +155,15 @@ impl Node {
     }
 
     /// What the API server asks a node for, at the kubelet's paths: `/containerLogs/{namespace}/{pod}/{container}`,
-    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods` and `/healthz`. It checks no credentials:
+    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods`, `/stats/summary`, `/metrics/resource`
+    /// and `/healthz`. It checks no credentials:
     /// whoever may reach it may read every log and connect to every pod.
     pub fn router(&self) -> Router {
         http::router(http::Kubelet {
             registry: self.registry.clone(),
             logs: self.logs.clone(),
             connections: self.connections.clone(),
+            machine: self.machine.clone(),
         })
     }
 

@@ -15,17 +15,18 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use vaquita_image::ImageStore;
+use vaquita_volumes::Store;
 
 use crate::{
     Capacity, LogLimits,
     backend::{
         Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Sandbox, SandboxConfig,
-        SandboxError, StartError,
+        SandboxError, StartError, Usage,
     },
     events::{Occurrence, Recorder},
     images::Images,
     logs::LogStore,
-    pod::{Context, Feed},
+    pod::{Context, Feed, Follower},
     proxy::ServiceLinks,
 };
 
@@ -231,6 +232,10 @@ impl Instance for Fake {
     fn kill(&self) {
         let _ = self.orders.send(Order::Kill);
     }
+
+    fn usage(&self) -> Usage {
+        Usage::default()
+    }
 }
 
 /// Starts containers that tests control.
@@ -341,6 +346,9 @@ impl Bench {
             events: recorder,
             logs: LogStore::open(&dir.path().join("logs"), LogLimits::default()).unwrap(),
             services: ServiceLinks::of_nothing(),
+            volumes: Store::open(dir.path().join("pods")).unwrap(),
+            claims: None,
+            follower: Follower::new(api.client()),
         };
         Self {
             api,

@@ -1,17 +1,31 @@
-//! Telling the API server what was decided: bindings, the condition of pods that fit nowhere, events about both.
+//! Telling the API server what was decided: bindings and the volumes that they need, victims, and the condition of pods
+//! that fit nowhere.
+
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Binding, Event, EventSource, ObjectReference, Pod},
+    api::core::v1::{Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
-use crate::pod::PodKey;
+use crate::{
+    pod::{PodInfo, PodKey},
+    volumes::{ClaimKey, SELECTED_NODE, Step},
+};
+
+/// How long claims may take to be bound before the pod is decided anew.
+const CLAIMS_DEADLINE: Duration = Duration::from_mins(10);
+/// How long to wait before looking at a claim again, at first and at most.
+const CLAIM_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// Says that a volume was chosen for its claim by the machine, and may be given back.
+const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 
 /// How binding a pod ended.
 #[derive(Debug)]
@@ -21,24 +35,36 @@ pub(crate) enum Outcome {
     /// The pod is gone, or got a node from somebody else: nothing is left to do.
     Moot,
     /// It did not work this time.
-    Failed(kube::Error),
+    Failed(BindError),
 }
 
-/// Speaks for one scheduler.
+/// Why binding did not work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BindError {
+    #[error("binding volumes: {0}")]
+    Volume(#[source] kube::Error),
+    #[error("binding volumes: timed out waiting for the condition")]
+    VolumeTimeout,
+    #[error("binding: {0}")]
+    Pod(#[source] kube::Error),
+}
+
+/// Speaks to the API server. Clones are cheap.
 #[derive(Clone)]
 pub(crate) struct Speaker {
     client: Client,
-    name: String,
 }
 
 impl Speaker {
-    pub(crate) fn new(client: Client, name: String) -> Self {
-        Self { client, name }
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
     }
 
-    /// Gives the pod to `node`, if it is still the same incarnation and still has none.
-    pub(crate) async fn bind(&self, pod: &PodKey, node: &str) -> Outcome {
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+    /// Gives the pod to `node`, if it is still the same incarnation and still has none, once its volumes are there.
+    pub(crate) async fn bind(&self, pod: &PodKey, node: &str, steps: &[Step]) -> Outcome {
+        if let Err(error) = self.bind_volumes(steps).await {
+            return Outcome::Failed(error);
+        }
         let binding = Binding {
             metadata: ObjectMeta {
                 name: Some(pod.name.clone()),
@@ -53,80 +79,141 @@ impl Speaker {
                 ..ObjectReference::default()
             },
         };
-        let bound: Result<serde_json::Value, _> = pods
+        let bound: Result<Ignored, _> = self
+            .pods(pod)
             .create_subresource("binding", &pod.name, &PostParams::default(), &binding)
             .await;
         match bound {
             Ok(_) => Outcome::Bound,
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Outcome::Moot,
-            Err(error) => Outcome::Failed(error),
+            Err(error) => Outcome::Failed(BindError::Pod(error)),
         }
     }
 
-    /// Says that the pod has a node.
-    pub(crate) async fn scheduled(&self, pod: &PodKey, node: &str) {
-        let message = format!(
-            "Successfully assigned {}/{} to {node}",
-            pod.namespace, pod.name
-        );
-        self.event(pod, "Normal", "Scheduled", message).await;
+    async fn bind_volumes(&self, steps: &[Step]) -> Result<(), BindError> {
+        for step in steps {
+            self.take(step).await.map_err(BindError::Volume)?;
+        }
+        let deadline = Instant::now() + CLAIMS_DEADLINE;
+        for step in steps {
+            let (Step::Keep { claim, .. } | Step::Provision { claim, .. }) = step;
+            let (mut pause, longest) = CLAIM_PAUSE;
+            while !self.is_bound(claim).await.map_err(BindError::Volume)? {
+                if Instant::now() >= deadline {
+                    return Err(BindError::VolumeTimeout);
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+        }
+        Ok(())
     }
 
-    /// Says that the pod fits nowhere: as its condition `PodScheduled`, and as an event.
-    pub(crate) async fn unschedulable(&self, pod: &PodKey, message: String) {
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
-        let patch = json!({
-            "metadata": {"uid": pod.uid},
-            "status": {"conditions": [{
-                "type": "PodScheduled",
-                "status": "False",
-                "reason": "Unschedulable",
-                "message": message,
-                "lastTransitionTime": Time(Timestamp::now()),
-            }]},
-        });
-        let patched = pods
+    async fn take(&self, step: &Step) -> Result<(), kube::Error> {
+        match step {
+            Step::Keep { volume, claim, uid } => {
+                let patch = json!({
+                    "metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}},
+                    "spec": {"claimRef": {
+                        "apiVersion": "v1",
+                        "kind": "PersistentVolumeClaim",
+                        "namespace": claim.0,
+                        "name": claim.1,
+                        "uid": uid,
+                    }},
+                });
+                let volumes = Api::<PersistentVolume>::all(self.client.clone());
+                volumes
+                    .patch(volume, &PatchParams::default(), &Patch::Merge(patch))
+                    .await
+                    .map(drop)
+            }
+            Step::Provision { claim, node } => {
+                let patch = json!({"metadata": {"annotations": {SELECTED_NODE: node}}});
+                self.claims(claim)
+                    .patch(&claim.1, &PatchParams::default(), &Patch::Merge(patch))
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+
+    async fn is_bound(&self, claim: &ClaimKey) -> Result<bool, kube::Error> {
+        let claim = self.claims(claim).get(&claim.1).await?;
+        Ok(claim
+            .status
+            .is_some_and(|status| status.phase.as_deref() == Some("Bound")))
+    }
+
+    /// Says as the pod's condition that it fits nowhere.
+    pub(crate) async fn unschedulable(&self, pod: &PodKey, message: &str, nominated: Option<&str>) {
+        let mut status = json!({"conditions": [{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastTransitionTime": Time(Timestamp::now()),
+        }]});
+        if let Some(node) = nominated {
+            status["nominatedNodeName"] = node.into();
+        }
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": status});
+        self.patch_status(pod, patch).await;
+    }
+
+    /// No room is kept for the pod any more.
+    pub(crate) async fn withdraw(&self, pod: &PodKey) {
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": ""}});
+        self.patch_status(pod, patch).await;
+    }
+
+    /// Sends a victim away, with time to end in good order. Says whether it goes.
+    pub(crate) async fn evict(&self, victim: &Arc<PodInfo>, scheduler: &str) -> bool {
+        let pod = &victim.key;
+        let message = format!("{scheduler}: preempting to accommodate a higher priority pod");
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [{
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "PreemptionByScheduler",
+            "message": message,
+            "lastTransitionTime": Time(Timestamp::now()),
+        }]}});
+        self.patch_status(pod, patch).await;
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(pod.uid.clone()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        match self.pods(pod).delete(&pod.name, &params).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(pod = %pod.name, %error, "cannot send a victim away");
+                matches!(error, kube::Error::Api(status) if status.code == 404)
+            }
+        }
+    }
+
+    async fn patch_status(&self, pod: &PodKey, patch: serde_json::Value) {
+        let patched = self
+            .pods(pod)
             .patch_status(&pod.name, &PatchParams::default(), &Patch::Strategic(patch))
             .await;
         if let Err(error) = patched {
-            tracing::debug!(pod = %pod.name, %error, "cannot set the condition PodScheduled");
+            tracing::debug!(pod = %pod.name, %error, "cannot set a pod's status");
         }
-        self.event(pod, "Warning", "FailedScheduling", message)
-            .await;
     }
 
-    /// Events are for people: one that cannot be written is no reason to do anything else differently.
-    async fn event(&self, pod: &PodKey, kind: &str, reason: &str, message: String) {
-        let now = Timestamp::now();
-        let event = Event {
-            metadata: ObjectMeta {
-                generate_name: Some(format!("{}.", pod.name)),
-                namespace: Some(pod.namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            involved_object: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                namespace: Some(pod.namespace.clone()),
-                name: Some(pod.name.clone()),
-                uid: Some(pod.uid.clone()),
-                ..ObjectReference::default()
-            },
-            type_: Some(kind.to_owned()),
-            reason: Some(reason.to_owned()),
-            message: Some(message),
-            source: Some(EventSource {
-                component: Some(self.name.clone()),
-                host: None,
-            }),
-            first_timestamp: Some(Time(now)),
-            last_timestamp: Some(Time(now)),
-            count: Some(1),
-            ..Event::default()
-        };
-        let events = Api::<Event>::namespaced(self.client.clone(), &pod.namespace);
-        if let Err(error) = events.create(&PostParams::default(), &event).await {
-            tracing::debug!(pod = %pod.name, reason, %error, "cannot write an event");
-        }
+    fn pods(&self, pod: &PodKey) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &pod.namespace)
+    }
+
+    fn claims(&self, claim: &ClaimKey) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.client.clone(), &claim.0)
     }
 }
+
+/// An answer that nobody looks into.
+#[derive(Debug, Clone, serde::Deserialize)]
+struct Ignored {}

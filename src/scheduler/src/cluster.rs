@@ -4,63 +4,90 @@
 //! (it is *assumed*), long before the API server's event about it comes back.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::{Node as NodeObject, Taint};
 
 use crate::{
-    pod::{HostPort, Needs, PodKey},
+    budgets::Budgets,
+    census::Census,
+    images::{self, ImageKind, Runs},
+    pod::{HostPort, Needs, PodInfo, PodKey},
     resources::Resources,
+    selector::Labels,
+    services::Services,
+    topology::Topology,
+    volumes::Volumes,
 };
 
-/// A node and what is taken of it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct NodeInfo {
+/// Stands for a node as long as it exists or has pods; then for another.
+pub(crate) type NodeIx = usize;
+
+/// How many topologies are kept up. When pods ask for more, those that are there are made anew as they are needed.
+const TOPOLOGIES: usize = 64;
+/// Of how many images it is remembered that nodes refused them.
+const REFUSED_IMAGES: usize = 10_000;
+
+/// What a node is, apart from its pods.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Facts {
     pub(crate) name: String,
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Labels,
     pub(crate) taints: Vec<Taint>,
     pub(crate) unschedulable: bool,
     pub(crate) allocatable: Resources,
     /// Most pods at a time.
     pub(crate) max_pods: i64,
-    pub(crate) held: Held,
+    /// The images that are there, with their sizes in bytes.
+    pub(crate) images: HashMap<String, i64>,
+    pub(crate) runs: Runs,
+    pub(crate) refused: Vec<(String, ImageKind)>,
+}
+
+impl Facts {
+    fn of(node: &NodeObject) -> Self {
+        let spec = node.spec.as_ref();
+        let status = node.status.as_ref();
+        let amounts = status.and_then(|it| it.allocatable.as_ref().or(it.capacity.as_ref()));
+        let allocatable = Resources::of(amounts);
+        let labels = node.metadata.labels.clone().unwrap_or_default();
+        Self {
+            name: node.metadata.name.clone().unwrap_or_default(),
+            runs: Runs::of(&labels),
+            labels,
+            taints: spec
+                .and_then(|spec| spec.taints.clone())
+                .unwrap_or_default(),
+            unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
+            max_pods: allocatable.get("pods"),
+            allocatable,
+            images: images::of_node(node),
+            refused: images::refused_by(node),
+        }
+    }
 }
 
 /// What the pods of a node hold together.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Held {
     pub(crate) pods: i64,
     pub(crate) requested: Resources,
     pub(crate) weighed: Resources,
     pub(crate) ports: Vec<HostPort>,
-    /// How many pods of each controller there are, by its uid.
-    siblings: HashMap<String, i64>,
 }
 
 impl Held {
-    fn take(&mut self, needs: &Needs) {
+    pub(crate) fn take(&mut self, needs: &Needs) {
         self.pods += 1;
         self.requested.add(&needs.requested);
         self.weighed.add(&needs.weighed);
         self.ports.extend(needs.host_ports.iter().cloned());
-        if let Some(siblings) = &needs.siblings {
-            *self.siblings.entry(siblings.clone()).or_default() += 1;
-        }
     }
 
-    /// How many of a pod's siblings there are.
-    pub(crate) fn siblings_of(&self, needs: &Needs) -> i64 {
-        needs
-            .siblings
-            .as_ref()
-            .and_then(|siblings| self.siblings.get(siblings))
-            .copied()
-            .unwrap_or(0)
-    }
-
-    fn give_back(&mut self, needs: &Needs) {
+    pub(crate) fn give_back(&mut self, needs: &Needs) {
         self.pods -= 1;
         self.requested.subtract(&needs.requested);
         self.weighed.subtract(&needs.weighed);
@@ -69,74 +96,112 @@ impl Held {
                 self.ports.swap_remove(index);
             }
         }
-        if let Some(siblings) = &needs.siblings
-            && let Some(count) = self.siblings.get_mut(siblings)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.siblings.remove(siblings);
-            }
-        }
     }
 }
 
-/// All nodes, and where each placed pod is.
+/// A node and its pods.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) held: Held,
+    pub(crate) pods: Vec<PodKey>,
+    exists: bool,
+}
+
+/// A pod that has a node.
+#[derive(Debug)]
+struct Placed {
+    node: NodeIx,
+    info: Arc<PodInfo>,
+}
+
+/// All nodes, where each placed pod is, and whatever else decisions are made by.
 #[derive(Debug, Default)]
 pub(crate) struct Cluster {
-    /// Those that exist, by name: decisions and messages do not depend on the order of events.
-    nodes: BTreeMap<String, NodeInfo>,
+    slots: Vec<Node>,
+    free: Vec<NodeIx>,
+    by_name: HashMap<String, NodeIx>,
+    /// Nodes that exist, in the order of their names: decisions and messages do not depend on the order of events.
+    order: Vec<NodeIx>,
     /// Every placed pod, also those on nodes that are not known (yet, or any more).
-    placed: HashMap<PodKey, (String, Arc<Needs>)>,
+    placed: HashMap<PodKey, Placed>,
+    /// Pods for which room is being made, by node.
+    nominated: BTreeMap<String, Vec<Arc<PodInfo>>>,
+    topologies: RefCell<HashMap<String, Arc<Topology>>>,
+    /// On how many nodes each image is.
+    image_nodes: HashMap<String, usize>,
+    /// Kinds of images as nodes told them that could not run them.
+    image_kinds: HashMap<String, ImageKind>,
+    pub(crate) census: Census,
+    pub(crate) volumes: Volumes,
+    pub(crate) services: Services,
+    pub(crate) budgets: Budgets,
 }
 
 impl Cluster {
-    /// Every node, in the order of their names.
-    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &NodeInfo> + Clone {
-        self.nodes.values()
+    /// Every node that exists, in the order of their names.
+    pub(crate) fn nodes(&self) -> &[NodeIx] {
+        &self.order
     }
 
-    /// Takes a node's new state. Says whether anything that could let a pod in has changed.
-    pub(crate) fn set_node(&mut self, node: &Node) -> bool {
-        let name = node.metadata.name.clone().unwrap_or_default();
-        let spec = node.spec.as_ref();
-        let status = node.status.as_ref();
-        let allocatable =
-            Resources::of(status.and_then(|it| it.allocatable.as_ref().or(it.capacity.as_ref())));
-        let mut new = NodeInfo {
-            max_pods: allocatable.get("pods"),
-            labels: node.metadata.labels.clone().unwrap_or_default(),
-            taints: spec
-                .and_then(|spec| spec.taints.clone())
-                .unwrap_or_default(),
-            unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
-            allocatable,
-            held: Held::default(),
-            name: name.clone(),
-        };
-        if let Some(old) = self.nodes.get_mut(&name) {
-            let changed = old.labels != new.labels
-                || old.taints != new.taints
-                || old.unschedulable != new.unschedulable
-                || old.allocatable != new.allocatable;
-            new.held = std::mem::take(&mut old.held);
-            *old = new;
-            return changed;
+    pub(crate) fn node(&self, node: NodeIx) -> &Node {
+        // Indexes come from here and are used before the next change.
+        &self.slots[node]
+    }
+
+    /// The node of this name, if it exists.
+    pub(crate) fn node_named(&self, name: &str) -> Option<NodeIx> {
+        let node = *self.by_name.get(name)?;
+        self.slots[node].exists.then_some(node)
+    }
+
+    /// Takes a node's new state. Says which node it is, and whether anything that could let a pod in has changed.
+    pub(crate) fn set_node(&mut self, node: &NodeObject) -> (NodeIx, bool) {
+        let facts = Facts::of(node);
+        let slot = self.slot(&facts.name);
+        for (image, kind) in &facts.refused {
+            if self.image_kinds.len() < REFUSED_IMAGES {
+                self.image_kinds.insert(image.clone(), *kind);
+            }
         }
-        for (_, needs) in self.placed.values().filter(|(node, _)| *node == name) {
-            new.held.take(needs);
+        let existed = self.slots[slot].exists;
+        if existed && *self.slots[slot].facts == facts {
+            return (slot, false);
         }
-        self.nodes.insert(name, new);
-        true
+        self.count_images(slot, false);
+        for (key, topology) in self.topologies.get_mut() {
+            Arc::make_mut(topology).set(slot, facts.labels.get(key));
+        }
+        self.slots[slot].facts = Arc::new(facts);
+        self.slots[slot].exists = true;
+        self.count_images(slot, true);
+        if !existed {
+            self.order_nodes();
+        }
+        (slot, true)
     }
 
     /// The node is gone. Its pods are still known, should it come back.
     pub(crate) fn remove_node(&mut self, name: &str) {
-        self.nodes.remove(name);
+        let Some(node) = self.node_named(name) else {
+            return;
+        };
+        self.count_images(node, false);
+        for topology in self.topologies.get_mut().values_mut() {
+            Arc::make_mut(topology).set(node, None);
+        }
+        self.slots[node].exists = false;
+        self.free_slot(node);
+        self.order_nodes();
     }
 
     /// Keeps only the nodes that `exists` says yes to.
     pub(crate) fn retain_nodes(&mut self, exists: impl Fn(&str) -> bool) {
-        self.nodes.retain(|name, _| exists(name));
+        let names = self.order.iter().map(|node| &self.slots[*node].facts.name);
+        let gone: Vec<_> = names.filter(|name| !exists(name)).cloned().collect();
+        for name in gone {
+            self.remove_node(&name);
+        }
     }
 
     /// Whether the pod counts on a node.
@@ -144,136 +209,193 @@ impl Cluster {
         self.placed.contains_key(pod)
     }
 
-    /// The pod counts on `node` from now on, wherever it was before.
-    pub(crate) fn place(&mut self, pod: PodKey, node: &str, needs: Arc<Needs>) {
-        if self
-            .placed
-            .get(&pod)
-            .is_some_and(|(at, held)| at == node && *held == needs)
-        {
-            return;
-        }
-        self.remove(&pod);
-        if let Some(info) = self.nodes.get_mut(node) {
-            info.held.take(&needs);
-        }
-        self.placed.insert(pod, (node.to_owned(), needs));
+    /// A placed pod.
+    pub(crate) fn pod(&self, pod: &PodKey) -> Option<&Arc<PodInfo>> {
+        self.placed.get(pod).map(|placed| &placed.info)
     }
 
-    /// The pod holds nothing any more. Says whether it did.
-    pub(crate) fn remove(&mut self, pod: &PodKey) -> bool {
-        let Some((node, needs)) = self.placed.remove(pod) else {
-            return false;
-        };
-        if let Some(info) = self.nodes.get_mut(&node) {
-            info.held.give_back(&needs);
+    /// The pods of a node.
+    pub(crate) fn pods_of(&self, node: NodeIx) -> impl Iterator<Item = &Arc<PodInfo>> {
+        self.slots[node].pods.iter().filter_map(|key| self.pod(key))
+    }
+
+    /// The pod counts on `node` from now on, wherever it was before. Says where that is.
+    pub(crate) fn place(&mut self, pod: Arc<PodInfo>, node: &str) -> NodeIx {
+        let slot = self.slot(node);
+        if let Some(placed) = self.placed.get_mut(&pod.key)
+            && placed.node == slot
+            && placed.info.needs == pod.needs
+        {
+            placed.info = pod;
+            return slot;
         }
-        true
+        self.remove(&pod.key);
+        // It may just have been given away.
+        let slot = self.slot(node);
+        let needs = &pod.needs;
+        self.slots[slot].held.take(needs);
+        self.slots[slot].pods.push(pod.key.clone());
+        self.census.add(&needs.identity, &needs.company, slot);
+        self.volumes.use_claims(&pod);
+        self.placed.insert(
+            pod.key.clone(),
+            Placed {
+                node: slot,
+                info: pod,
+            },
+        );
+        slot
+    }
+
+    /// The pod holds nothing any more. Says where it did.
+    pub(crate) fn remove(&mut self, pod: &PodKey) -> Option<NodeIx> {
+        let Placed { node, info } = self.placed.remove(pod)?;
+        let slot = &mut self.slots[node];
+        slot.held.give_back(&info.needs);
+        if let Some(index) = slot.pods.iter().position(|key| key == pod) {
+            slot.pods.swap_remove(index);
+        }
+        let needs = &info.needs;
+        self.census.remove(&needs.identity, &needs.company, node);
+        self.volumes.leave_claims(&info);
+        self.free_slot(node);
+        Some(node)
     }
 
     /// Every placed pod.
     pub(crate) fn placed(&self) -> impl Iterator<Item = &PodKey> {
         self.placed.keys()
     }
-}
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use k8s_openapi::{
-        api::core::v1::{NodeSpec, NodeStatus},
-        apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
-    };
-    use proptest::prelude::*;
+    /// Room is being made for the pod on `node`, and nowhere else.
+    pub(crate) fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.withdraw(&pod.key);
+        self.nominated.entry(node.to_owned()).or_default().push(pod);
+    }
 
-    use super::*;
+    /// No room is kept for the pod any more. Says whether there was.
+    pub(crate) fn withdraw(&mut self, pod: &PodKey) -> bool {
+        if self.nominated.is_empty() {
+            return false;
+        }
+        let mut found = false;
+        self.nominated.retain(|_, pods| {
+            let before = pods.len();
+            pods.retain(|nominated| nominated.key != *pod);
+            found |= pods.len() < before;
+            !pods.is_empty()
+        });
+        found
+    }
 
-    /// A node with so many millicores and room for so many pods.
-    pub(crate) fn node(name: &str, cpu: u32, pods: u32) -> Node {
-        let amounts = BTreeMap::from([
-            ("cpu".to_owned(), Quantity(format!("{cpu}m"))),
-            ("memory".to_owned(), Quantity("8Gi".to_owned())),
-            ("pods".to_owned(), Quantity(pods.to_string())),
-        ]);
-        Node {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(NodeSpec::default()),
-            status: Some(NodeStatus {
-                allocatable: Some(amounts),
-                ..NodeStatus::default()
+    /// The node on which room is being made for the pod.
+    pub(crate) fn nomination_of(&self, pod: &PodKey) -> Option<&str> {
+        let has = |pods: &[Arc<PodInfo>]| pods.iter().any(|nominated| nominated.key == *pod);
+        let mut nodes = self.nominated.iter();
+        nodes
+            .find(|(_, pods)| has(pods))
+            .map(|(node, _)| node.as_str())
+    }
+
+    /// The pods for which room is being made on a node.
+    pub(crate) fn nominated_on(&self, node: NodeIx) -> &[Arc<PodInfo>] {
+        if self.nominated.is_empty() {
+            return &[];
+        }
+        let pods = self.nominated.get(&self.slots[node].facts.name);
+        pods.map_or(&[], Vec::as_slice)
+    }
+
+    /// The domains of a label.
+    pub(crate) fn topology(&self, key: &str) -> Arc<Topology> {
+        let mut known = self.topologies.borrow_mut();
+        if let Some(topology) = known.get(key) {
+            return Arc::clone(topology);
+        }
+        let mut topology = Topology::default();
+        for node in &self.order {
+            topology.set(*node, self.slots[*node].facts.labels.get(key));
+        }
+        if known.len() >= TOPOLOGIES {
+            known.clear();
+        }
+        let topology = Arc::new(topology);
+        known.insert(key.to_owned(), Arc::clone(&topology));
+        topology
+    }
+
+    /// On how many nodes the image is.
+    pub(crate) fn nodes_with_image(&self, image: &str) -> usize {
+        self.image_nodes.get(image).copied().unwrap_or(0)
+    }
+
+    /// What kind of images a pod has, as far as anybody knows.
+    pub(crate) fn image_kind(&self, needs: &Needs) -> Option<ImageKind> {
+        needs.image_kind.or_else(|| {
+            let mut kinds = needs
+                .images
+                .iter()
+                .filter_map(|image| self.image_kinds.get(image));
+            kinds.next().copied()
+        })
+    }
+
+    fn slot(&mut self, name: &str) -> NodeIx {
+        if let Some(slot) = self.by_name.get(name) {
+            return *slot;
+        }
+        let new = Node {
+            facts: Arc::new(Facts {
+                name: name.to_owned(),
+                ..Facts::default()
             }),
+            ..Node::default()
+        };
+        let slot = if let Some(slot) = self.free.pop() {
+            self.slots[slot] = new;
+            slot
+        } else {
+            self.slots.push(new);
+            self.slots.len() - 1
+        };
+        self.by_name.insert(name.to_owned(), slot);
+        slot
+    }
+
+    fn free_slot(&mut self, slot: NodeIx) {
+        let node = &self.slots[slot];
+        if !node.exists && node.pods.is_empty() {
+            self.by_name.remove(&node.facts.name);
+            self.free.push(slot);
         }
     }
 
-    pub(crate) fn needs(cpu: u32) -> Needs {
-        let requested = Resources::of(Some(&BTreeMap::from([(
-            "cpu".to_owned(),
-            Quantity(format!("{cpu}m")),
-        )])));
-        Needs {
-            weighed: requested.clone(),
-            requested,
-            ..Needs::default()
+    fn order_nodes(&mut self) {
+        let slots = &self.slots;
+        self.order = self.by_name.values().copied().collect();
+        self.order.retain(|node| slots[*node].exists);
+        self.order
+            .sort_unstable_by(|a, b| slots[*a].facts.name.cmp(&slots[*b].facts.name));
+    }
+
+    fn count_images(&mut self, node: NodeIx, come: bool) {
+        let facts = Arc::clone(&self.slots[node].facts);
+        if !self.slots[node].exists {
+            return;
         }
-    }
-
-    pub(crate) fn key(name: &str) -> PodKey {
-        PodKey {
-            namespace: "default".to_owned(),
-            name: name.to_owned(),
-            uid: format!("uid-{name}"),
-        }
-    }
-
-    #[test]
-    fn a_node_that_comes_after_its_pods_counts_them() {
-        let mut cluster = Cluster::default();
-        cluster.place(key("a"), "n", Arc::new(needs(300)));
-        assert!(cluster.set_node(&node("n", 1000, 10)));
-        let held = &cluster.nodes().next().unwrap().held;
-        assert_eq!((held.pods, held.requested.get("cpu")), (1, 300));
-        assert!(!cluster.set_node(&node("n", 1000, 10)), "nothing changed");
-        assert!(cluster.set_node(&node("n", 2000, 10)));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Place { pod: u8, node: u8, cpu: u32 },
-        Remove(u8),
-        SetNode(u8),
-        RemoveNode(u8),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            (0..8u8, 0..3u8, 0..500u32).prop_map(|(pod, node, cpu)| Step::Place { pod, node, cpu }),
-            (0..8u8).prop_map(Step::Remove),
-            (0..3u8).prop_map(Step::SetNode),
-            (0..3u8).prop_map(Step::RemoveNode),
-        ]
-    }
-
-    proptest! {
-        /// However events come, a node holds the sum of the pods that are on it.
-        #[test]
-        fn accounts_are_always_even(steps in prop::collection::vec(step(), 0..60)) {
-            let mut cluster = Cluster::default();
-            for step in steps {
-                match step {
-                    Step::Place { pod, node, cpu } => cluster.place(key(&pod.to_string()), &node.to_string(), Arc::new(needs(cpu))),
-                    Step::Remove(pod) => { cluster.remove(&key(&pod.to_string())); }
-                    Step::SetNode(name) => { cluster.set_node(&node(&name.to_string(), 1000, 10)); }
-                    Step::RemoveNode(name) => cluster.remove_node(&name.to_string()),
-                }
-                for info in cluster.nodes() {
-                    let here: Vec<_> = cluster.placed.values().filter(|(node, _)| *node == info.name).collect();
-                    let cpu: i64 = here.iter().map(|(_, needs)| needs.requested.get("cpu")).sum();
-                    prop_assert_eq!(info.held.pods, i64::try_from(here.len()).unwrap());
-                    prop_assert_eq!(info.held.requested.get("cpu"), cpu);
+        for image in facts.images.keys() {
+            if come {
+                *self.image_nodes.entry(image.clone()).or_default() += 1;
+            } else if let Some(count) = self.image_nodes.get_mut(image) {
+                *count -= 1;
+                if *count == 0 {
+                    self.image_nodes.remove(image);
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+pub(crate) mod tests;

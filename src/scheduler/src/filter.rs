@@ -1,165 +1,396 @@
 //! Which nodes can take a pod, and the sentence that says why none can.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use k8s_openapi::api::core::v1::{
-    NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
-};
+use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 use crate::{
-    cluster::{Cluster, NodeInfo},
-    pod::{HostPort, Needs},
+    cluster::{Cluster, Facts, Held, NodeIx},
+    plan::Plan,
+    pod::{HostPort, Needs, PodInfo},
+    profile::{Plugin, PluginSet},
+    selector::node_matches,
 };
 
 /// Why a node cannot take a pod. Displayed in the words of upstream's messages.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal<'a> {
     /// It is cordoned.
     Unschedulable,
     /// It has a taint that the pod does not tolerate.
-    Taint(&'a Taint),
+    Taint,
     /// The pod does not select it.
     NotSelected,
+    /// It does not run images of this kind.
+    WrongKind,
     /// Another pod has a port of the host that this one wants.
     PortTaken,
     /// It has as many pods as it can have.
     TooManyPods,
-    /// Not enough is left of this resource.
-    Insufficient(&'a str),
+    /// Not enough is left of this resource; or, if so said, there never is.
+    Insufficient(&'a str, Ever),
+    /// Another pod has a claim that no two may have.
+    ClaimTaken,
+    /// It can have no more volumes.
+    TooManyVolumes,
+    /// A claim is bound to a volume that does not exist.
+    VolumeGone,
+    /// A volume cannot be reached from it.
+    VolumeElsewhere,
+    /// There is no volume for a claim that could be reached from it.
+    NoVolume,
+    /// A volume is in another zone.
+    OtherZone,
+    /// It lacks a label by which the pod spreads.
+    NoDomain,
+    /// There would be too many of the pod's peers in its domain.
+    Uneven,
+    /// Those whom the pod must be with are not near it.
+    Lonely,
+    /// Somebody is near whom the pod must not be with.
+    BadCompany,
+    /// Somebody is near who must not be with the pod.
+    Unwelcome,
+}
+
+/// Whether more of a resource can become free than is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ever {
+    Maybe,
+    Never,
+}
+
+impl Refusal<'_> {
+    /// Whose refusal it is.
+    pub(crate) fn plugin(self) -> Plugin {
+        match self {
+            Self::Unschedulable => Plugin::NodeUnschedulable,
+            Self::Taint => Plugin::TaintToleration,
+            Self::NotSelected => Plugin::NodeAffinity,
+            Self::WrongKind => Plugin::ImageKind,
+            Self::PortTaken => Plugin::NodePorts,
+            Self::TooManyPods | Self::Insufficient(..) => Plugin::NodeResourcesFit,
+            Self::ClaimTaken => Plugin::VolumeRestrictions,
+            Self::TooManyVolumes => Plugin::NodeVolumeLimits,
+            Self::VolumeGone | Self::VolumeElsewhere | Self::NoVolume => Plugin::VolumeBinding,
+            Self::OtherZone => Plugin::VolumeZone,
+            Self::NoDomain | Self::Uneven => Plugin::PodTopologySpread,
+            Self::Lonely | Self::BadCompany | Self::Unwelcome => Plugin::InterPodAffinity,
+        }
+    }
+
+    /// Whether it would be another matter if pods went away.
+    pub(crate) fn may_pass(self) -> bool {
+        match self {
+            Self::PortTaken
+            | Self::TooManyPods
+            | Self::Insufficient(_, Ever::Maybe)
+            | Self::ClaimTaken
+            | Self::TooManyVolumes
+            | Self::Uneven
+            | Self::BadCompany
+            | Self::Unwelcome => true,
+            Self::Unschedulable
+            | Self::Taint
+            | Self::NotSelected
+            | Self::WrongKind
+            | Self::Insufficient(_, Ever::Never)
+            | Self::VolumeGone
+            | Self::VolumeElsewhere
+            | Self::NoVolume
+            | Self::OtherZone
+            | Self::NoDomain
+            | Self::Lonely => false,
+        }
+    }
 }
 
 impl fmt::Display for Refusal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::Taint(Taint { key, value, .. }) => {
-                write!(
-                    f,
-                    "node(s) had untolerated taint {{{key}: {}}}",
-                    value.as_deref().unwrap_or_default()
-                )
+        f.write_str(match self {
+            Self::Unschedulable => "node(s) were unschedulable",
+            Self::Taint => "node(s) had untolerated taint(s)",
+            Self::NotSelected => "node(s) didn't match Pod's node affinity/selector",
+            Self::WrongKind => "node(s) didn't run the pod's kind of image",
+            Self::PortTaken => "node(s) didn't have free ports for the requested pod ports",
+            Self::TooManyPods => "Too many pods",
+            Self::Insufficient(resource, _) => return write!(f, "Insufficient {resource}"),
+            Self::ClaimTaken => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
             }
-            Self::NotSelected => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Self::PortTaken => {
-                f.write_str("node(s) didn't have free ports for the requested pod ports")
+            Self::TooManyVolumes => "node(s) exceed max volume count",
+            Self::VolumeGone => {
+                "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)"
             }
-            Self::TooManyPods => f.write_str("Too many pods"),
-            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Self::VolumeElsewhere => "node(s) didn't match PersistentVolume's node affinity",
+            Self::NoVolume => "node(s) didn't find available persistent volumes to bind",
+            Self::OtherZone => "node(s) had no available volume zone",
+            Self::NoDomain => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::Uneven => "node(s) didn't match pod topology spread constraints",
+            Self::Lonely => "node(s) didn't match pod affinity rules",
+            Self::BadCompany => "node(s) didn't match pod anti-affinity rules",
+            Self::Unwelcome => "node(s) didn't satisfy existing pods anti-affinity rules",
+        })
+    }
+}
+
+/// A node as it is, or as it would be with other pods on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) node: NodeIx,
+    pub(crate) facts: &'a Facts,
+    pub(crate) held: &'a Held,
+}
+
+impl<'a> Site<'a> {
+    pub(crate) fn of(cluster: &'a Cluster, node: NodeIx) -> Self {
+        let info = cluster.node(node);
+        Self {
+            node,
+            facts: &info.facts,
+            held: &info.held,
         }
     }
 }
 
-/// Whether `node` can take a pod with these needs.
-pub(crate) fn fits(needs: &Needs, node: &NodeInfo) -> bool {
-    refusals(needs, node).next().is_none()
+/// Whether the node can take the pod, also once those are there for whom room is being made and who are no less
+/// important.
+pub(crate) fn fits(plan: &Plan<'_>, cluster: &Cluster, node: NodeIx) -> bool {
+    let site = Site::of(cluster, node);
+    let fits = refusals(plan, cluster, site).next().is_none();
+    fits && crowded(plan, cluster, site).is_none_or(|(plan, held)| {
+        let held = &held;
+        refusals(&plan, cluster, Site { held, ..site })
+            .next()
+            .is_none()
+    })
 }
 
-/// Everything that keeps `needs` off `node`; nothing if it fits. Checks after the first that fails are left out,
+/// How the node would be with those on it for whom room is being made, and who are no less important than the pod.
+fn crowded<'a>(plan: &Plan<'a>, cluster: &Cluster, site: Site<'_>) -> Option<(Plan<'a>, Held)> {
+    let comes_first = |rival: &&Arc<PodInfo>| {
+        rival.needs.priority >= plan.needs.priority && rival.key != *plan.key
+    };
+    let mut rivals = cluster
+        .nominated_on(site.node)
+        .iter()
+        .filter(comes_first)
+        .peekable();
+    rivals.peek()?;
+    let (mut plan, mut held) = (plan.clone(), site.held.clone());
+    for rival in rivals {
+        held.take(&rival.needs);
+        plan.shift(cluster, &rival.needs, site.node, 1);
+    }
+    Some((plan, held))
+}
+
+/// Everything that keeps the pod off a node; nothing if it fits. Checks after the first that fails are left out,
 /// except for resources, where all that lack are named.
 pub(crate) fn refusals<'a>(
-    needs: &'a Needs,
-    node: &'a NodeInfo,
+    plan: &'a Plan<'_>,
+    cluster: &'a Cluster,
+    site: Site<'a>,
 ) -> impl Iterator<Item = Refusal<'a>> {
-    let refusal = first_refusal(needs, node);
-    let lacking = refusal.is_none().then(|| lacking(needs, node));
-    refusal.into_iter().chain(lacking.into_iter().flatten())
+    let before = before_resources(plan, site);
+    let resources = before.is_none().then(|| lacking(plan, site));
+    let mut resources = resources.into_iter().flatten().peekable();
+    let after = if before.is_none() && resources.peek().is_none() {
+        after_resources(plan, cluster, site)
+    } else {
+        None
+    };
+    before.into_iter().chain(resources).chain(after)
 }
 
-fn first_refusal<'a>(needs: &Needs, node: &'a NodeInfo) -> Option<Refusal<'a>> {
-    if node.unschedulable
-        && !needs
-            .tolerations
-            .iter()
-            .any(|it| tolerates(it, &unschedulable_taint()))
-    {
+fn before_resources<'a>(plan: &Plan<'_>, site: Site<'_>) -> Option<Refusal<'a>> {
+    let (needs, facts) = (plan.needs, site.facts);
+    let uses = |plugin| plan.profile.filters.has(plugin);
+    if uses(Plugin::NodeUnschedulable) && facts.unschedulable && !tolerates_cordon(needs) {
         return Some(Refusal::Unschedulable);
     }
-    if let Some(taint) = untolerated(needs, node) {
-        return Some(Refusal::Taint(taint));
+    if uses(Plugin::TaintToleration) && untolerated(needs, facts).is_some() {
+        return Some(Refusal::Taint);
     }
-    if !selected(needs, node) {
+    if uses(Plugin::NodeAffinity) && !(is_selected(needs, facts) && is_added(plan, facts)) {
         return Some(Refusal::NotSelected);
     }
-    let is_taken = |port: &HostPort| node.held.ports.iter().any(|held| held.conflicts(port));
-    needs
-        .host_ports
-        .iter()
-        .any(is_taken)
-        .then_some(Refusal::PortTaken)
-}
-
-fn lacking<'a>(needs: &'a Needs, node: &NodeInfo) -> impl Iterator<Item = Refusal<'a>> {
-    let too_many = node.held.pods >= node.max_pods;
-    let resources = node
-        .allocatable
-        .lacking(&node.held.requested, &needs.requested);
-    too_many
-        .then_some(Refusal::TooManyPods)
-        .into_iter()
-        .chain(resources.map(Refusal::Insufficient))
-}
-
-/// The message for a pod that fits nowhere: `0/N nodes are available: 1 Insufficient cpu, 2 ....`
-pub(crate) fn message(needs: &Needs, cluster: &Cluster) -> String {
-    let nodes = cluster.nodes();
-    let total = nodes.len();
-    if total == 0 {
-        return "no nodes available to schedule pods".to_owned();
+    if plan.image_kind.is_some_and(|kind| !facts.runs.kind(kind)) {
+        return Some(Refusal::WrongKind);
     }
-    let mut counts = BTreeMap::<String, usize>::new();
-    for node in nodes {
-        for refusal in refusals(needs, node) {
-            *counts.entry(refusal.to_string()).or_default() += 1;
+    let is_taken = |port: &HostPort| site.held.ports.iter().any(|held| held.conflicts(port));
+    let taken = uses(Plugin::NodePorts) && needs.host_ports.iter().any(is_taken);
+    taken.then_some(Refusal::PortTaken)
+}
+
+fn lacking<'a>(plan: &'a Plan<'_>, site: Site<'a>) -> impl Iterator<Item = Refusal<'a>> {
+    let (facts, held) = (site.facts, site.held);
+    let uses = plan.profile.filters.has(Plugin::NodeResourcesFit);
+    let too_many = (held.pods >= facts.max_pods).then_some(Refusal::TooManyPods);
+    let wanted = &plan.needs.requested;
+    let names = facts.allocatable.lacking(&held.requested, wanted);
+    let lack = move |name: &'a str| {
+        let ever = if wanted.get(name) > facts.allocatable.get(name) {
+            Ever::Never
+        } else {
+            Ever::Maybe
+        };
+        Refusal::Insufficient(name, ever)
+    };
+    let counted = names.filter(|name| !plan.profile.ignores(name));
+    let all = too_many.into_iter().chain(counted.map(lack));
+    all.filter(move |_| uses)
+}
+
+fn after_resources<'a>(plan: &Plan<'_>, cluster: &Cluster, site: Site<'_>) -> Option<Refusal<'a>> {
+    let (facts, node) = (site.facts, site.node);
+    let uses = |plugin| plan.profile.filters.has(plugin);
+    if !plan.wanted.is_nothing() {
+        let volumes = &cluster.volumes;
+        if uses(Plugin::VolumeRestrictions) && plan.wanted.taken {
+            return Some(Refusal::ClaimTaken);
+        }
+        let there = cluster.pods_of(node).map(|pod| &*pod.needs);
+        if uses(Plugin::NodeVolumeLimits) && volumes.exceeds_limits(&plan.wanted, facts, there) {
+            return Some(Refusal::TooManyVolumes);
+        }
+        if let Some(refusal) = volumes.refusal(&plan.wanted, facts) {
+            return Some(refusal);
+        }
+        if uses(Plugin::VolumeZone) && volumes.in_other_zone(&plan.wanted, facts) {
+            return Some(Refusal::OtherZone);
         }
     }
-    let mut reasons: Vec<_> = counts
-        .into_iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
-    reasons.sort();
-    format!("0/{total} nodes are available: {}.", reasons.join(", "))
+    for skew in &plan.skews {
+        match skew.with_pod_on(node) {
+            None => return Some(Refusal::NoDomain),
+            Some(uneven) if uneven > skew.constraint.max_skew => return Some(Refusal::Uneven),
+            Some(_) => {}
+        }
+    }
+    if !plan.nearness.has_required(node) {
+        return Some(Refusal::Lonely);
+    }
+    if plan.nearness.has_forbidden(node) {
+        return Some(Refusal::BadCompany);
+    }
+    plan.nearness
+        .is_forbidden(node)
+        .then_some(Refusal::Unwelcome)
+}
+
+/// Why a pod fits nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Diagnosis {
+    /// Whose refusals they are.
+    pub(crate) plugins: PluginSet,
+    /// The sentence that says so, ending with a full stop.
+    pub(crate) message: String,
+    /// Nodes that would be another matter if pods went away.
+    pub(crate) hopeful: Vec<NodeIx>,
+}
+
+/// Looks at every node again and tells what keeps the pod off it.
+pub(crate) fn diagnose(plan: &Plan<'_>, cluster: &Cluster) -> Diagnosis {
+    let mut diagnosis = Diagnosis::default();
+    let mut counts = Reasons::default();
+    for node in cluster.nodes() {
+        let mut hopeful = true;
+        let mut note = |refusal: Refusal<'_>| {
+            hopeful &= refusal.may_pass();
+            diagnosis.plugins.insert(refusal.plugin());
+            counts.add(refusal.to_string());
+        };
+        let site = Site::of(cluster, *node);
+        let mut plain = refusals(plan, cluster, site).peekable();
+        if plain.peek().is_some() {
+            plain.for_each(&mut note);
+        } else if let Some((plan, held)) = crowded(plan, cluster, site) {
+            let held = &held;
+            refusals(&plan, cluster, Site { held, ..site }).for_each(&mut note);
+        }
+        if hopeful {
+            diagnosis.hopeful.push(*node);
+        }
+    }
+    diagnosis.message = counts.sentence(cluster.nodes().len());
+    diagnosis
+}
+
+/// Reasons, and how many nodes each is true of.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons(BTreeMap<String, usize>);
+
+impl Reasons {
+    pub(crate) fn add(&mut self, reason: String) {
+        self.add_many(reason, 1);
+    }
+
+    pub(crate) fn add_many(&mut self, reason: String, nodes: usize) {
+        if nodes > 0 {
+            *self.0.entry(reason).or_default() += nodes;
+        }
+    }
+
+    /// `0/N nodes are available: 1 Insufficient cpu, 2 ....`
+    pub(crate) fn sentence(&self, nodes: usize) -> String {
+        let mut reasons: Vec<_> = self
+            .0
+            .iter()
+            .map(|(reason, count)| format!("{count} {reason}"))
+            .collect();
+        reasons.sort();
+        if reasons.is_empty() {
+            return format!("0/{nodes} nodes are available:");
+        }
+        format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
+    }
 }
 
 /// What cordoning stands for, so that a toleration can name it.
-fn unschedulable_taint() -> Taint {
-    Taint {
+fn tolerates_cordon(needs: &Needs) -> bool {
+    let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
-    }
+    };
+    needs.tolerations.iter().any(|it| tolerates(it, &taint))
 }
 
-fn untolerated<'n>(needs: &Needs, node: &'n NodeInfo) -> Option<&'n Taint> {
+/// The first taint that keeps the pod off.
+pub(crate) fn untolerated<'n>(needs: &Needs, node: &'n Facts) -> Option<&'n Taint> {
     node.taints
         .iter()
         .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .find(|taint| {
-            !needs
-                .tolerations
-                .iter()
-                .any(|toleration| tolerates(toleration, taint))
-        })
+        .find(|taint| !needs.tolerations.iter().any(|it| tolerates(it, taint)))
 }
 
 /// Whether `toleration` covers `taint`. An empty effect covers all effects; an empty key with `Exists` all taints.
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let given = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
     if given(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
         return false;
     }
     let exists = toleration.operator.as_deref() == Some("Exists");
+    let value = toleration.value.as_deref().unwrap_or_default();
+    let has = taint.value.as_deref().unwrap_or_default();
+    let numbers = || Some((has.parse::<i64>().ok()?, value.parse::<i64>().ok()?));
     match given(&toleration.key) {
         None => exists,
         Some(key) if key != taint.key => false,
-        Some(_) if exists => true,
-        Some(_) => {
-            toleration.value.as_deref().unwrap_or_default()
-                == taint.value.as_deref().unwrap_or_default()
-        }
+        Some(_) => match toleration.operator.as_deref() {
+            Some("Exists") => true,
+            Some("Gt") => numbers().is_some_and(|(has, bound)| has > bound),
+            Some("Lt") => numbers().is_some_and(|(has, bound)| has < bound),
+            _ => value == has,
+        },
     }
 }
 
-fn selected(needs: &Needs, node: &NodeInfo) -> bool {
+/// Whether the pod selects the node.
+pub(crate) fn is_selected(needs: &Needs, node: &Facts) -> bool {
     needs
         .node_selector
         .iter()
@@ -167,234 +398,19 @@ fn selected(needs: &Needs, node: &NodeInfo) -> bool {
         && needs
             .required
             .as_ref()
-            .is_none_or(|selector| selects(selector, node))
+            .is_none_or(|selector| node_matches(selector, &node.name, &node.labels))
 }
 
-/// Whether any of the terms matches. A term that says nothing matches nothing.
-fn selects(selector: &NodeSelector, node: &NodeInfo) -> bool {
-    selector
-        .node_selector_terms
-        .iter()
-        .any(|term| term_matches(term, node))
-}
-
-/// Whether all expressions and fields of a term match. `metadata.name` is the only field there is.
-pub(crate) fn term_matches(term: &NodeSelectorTerm, node: &NodeInfo) -> bool {
-    let expressions = term.match_expressions.as_deref().unwrap_or_default();
-    let fields = term.match_fields.as_deref().unwrap_or_default();
-    if expressions.is_empty() && fields.is_empty() {
-        return false;
-    }
-    expressions
-        .iter()
-        .all(|it| requirement_met(it, node.labels.get(&it.key).map(String::as_str)))
-        && fields
-            .iter()
-            .all(|it| it.key == "metadata.name" && requirement_met(it, Some(&node.name)))
-}
-
-fn requirement_met(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = |value: &str| values.iter().any(|one| one == value);
-    let numbers = || {
-        Some((
-            value?.parse::<i64>().ok()?,
-            values.first()?.parse::<i64>().ok()?,
-        ))
-    };
-    match requirement.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => numbers().is_some_and(|(value, bound)| value > bound),
-        "Lt" => numbers().is_some_and(|(value, bound)| value < bound),
-        _ => false,
-    }
+/// Whether the profile's own affinity selects the node.
+fn is_added(plan: &Plan<'_>, node: &Facts) -> bool {
+    let added = plan.profile.added_affinity.as_ref();
+    let required = added.and_then(|it| {
+        it.required_during_scheduling_ignored_during_execution
+            .as_ref()
+    });
+    required.is_none_or(|selector| node_matches(selector, &node.name, &node.labels))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::cluster::tests::{key, needs, node};
-
-    fn said(needs: &Needs, node: &NodeInfo) -> Vec<String> {
-        refusals(needs, node)
-            .map(|refusal| refusal.to_string())
-            .collect()
-    }
-
-    fn cluster(nodes: &[(&str, u32, u32)]) -> Cluster {
-        let mut cluster = Cluster::default();
-        for (name, cpu, pods) in nodes {
-            cluster.set_node(&node(name, *cpu, *pods));
-        }
-        cluster
-    }
-
-    fn taint(key: &str, value: &str, effect: &str) -> Taint {
-        Taint {
-            key: key.to_owned(),
-            value: Some(value.to_owned()),
-            effect: effect.to_owned(),
-            ..Taint::default()
-        }
-    }
-
-    fn toleration(key: &str, operator: &str, value: &str, effect: &str) -> Toleration {
-        Toleration {
-            key: Some(key.to_owned()),
-            operator: Some(operator.to_owned()),
-            value: Some(value.to_owned()),
-            effect: Some(effect.to_owned()),
-            ..Toleration::default()
-        }
-    }
-
-    #[test]
-    fn the_message_counts_reasons_over_all_nodes() {
-        let mut cluster = cluster(&[("a", 100, 10), ("b", 100, 10), ("c", 4000, 1)]);
-        cluster.place(key("other"), "c", Arc::new(needs(10)));
-        assert_eq!(
-            message(&needs(500), &cluster),
-            "0/3 nodes are available: 1 Too many pods, 2 Insufficient cpu."
-        );
-        assert_eq!(
-            message(&needs(1), &Cluster::default()),
-            "no nodes available to schedule pods"
-        );
-    }
-
-    #[test]
-    fn cordoned_nodes_take_only_who_tolerates_it() {
-        let mut info = cluster(&[("a", 1000, 10)]).nodes().next().unwrap().clone();
-        info.unschedulable = true;
-        assert_eq!(said(&needs(1), &info), ["node(s) were unschedulable"]);
-        let daemon = Needs {
-            tolerations: vec![toleration(
-                "node.kubernetes.io/unschedulable",
-                "Exists",
-                "",
-                "NoSchedule",
-            )],
-            ..needs(1)
-        };
-        assert!(fits(&daemon, &info));
-    }
-
-    #[test]
-    fn taints_keep_out_who_does_not_tolerate_them() {
-        let mut info = cluster(&[("a", 1000, 10)]).nodes().next().unwrap().clone();
-        info.taints = vec![
-            taint("soft", "", "PreferNoSchedule"),
-            taint("gpu", "yes", "NoSchedule"),
-        ];
-        assert_eq!(
-            said(&needs(1), &info),
-            ["node(s) had untolerated taint {gpu: yes}"]
-        );
-        for good in [
-            toleration("gpu", "Equal", "yes", "NoSchedule"),
-            toleration("gpu", "Exists", "", ""),
-            toleration("", "Exists", "", ""),
-        ] {
-            let tolerant = Needs {
-                tolerations: vec![good],
-                ..needs(1)
-            };
-            assert!(fits(&tolerant, &info));
-        }
-        for bad in [
-            toleration("gpu", "Equal", "no", ""),
-            toleration("gpu", "Exists", "", "NoExecute"),
-            toleration("", "", "", ""),
-        ] {
-            let intolerant = Needs {
-                tolerations: vec![bad],
-                ..needs(1)
-            };
-            assert!(!fits(&intolerant, &info));
-        }
-    }
-
-    #[test]
-    fn affinity_terms_are_alternatives_of_conjunctions() {
-        let mut info = cluster(&[("a", 1000, 10)]).nodes().next().unwrap().clone();
-        info.labels = BTreeMap::from([
-            ("zone".to_owned(), "x".to_owned()),
-            ("cores".to_owned(), "8".to_owned()),
-        ]);
-        let requirement = |key: &str, operator: &str, values: &[&str]| NodeSelectorRequirement {
-            key: key.to_owned(),
-            operator: operator.to_owned(),
-            values: Some(values.iter().map(ToString::to_string).collect()),
-        };
-        let term = |all: Vec<NodeSelectorRequirement>| NodeSelectorTerm {
-            match_expressions: Some(all),
-            ..NodeSelectorTerm::default()
-        };
-        let wants = |terms: Vec<NodeSelectorTerm>| {
-            let needs = Needs {
-                required: Some(NodeSelector {
-                    node_selector_terms: terms,
-                }),
-                ..needs(1)
-            };
-            fits(&needs, &info)
-        };
-        assert!(wants(vec![term(vec![
-            requirement("zone", "In", &["x", "y"]),
-            requirement("cores", "Gt", &["4"])
-        ])]));
-        assert!(!wants(vec![term(vec![
-            requirement("zone", "In", &["x"]),
-            requirement("cores", "Lt", &["4"])
-        ])]));
-        assert!(wants(vec![
-            term(vec![requirement("zone", "NotIn", &["x"])]),
-            term(vec![requirement("gpu", "DoesNotExist", &[])])
-        ]));
-        assert!(
-            !wants(vec![term(vec![])]),
-            "a term that says nothing matches nothing"
-        );
-        let by_name = NodeSelectorTerm {
-            match_fields: Some(vec![requirement("metadata.name", "In", &["a"])]),
-            ..NodeSelectorTerm::default()
-        };
-        assert!(wants(vec![by_name]));
-    }
-
-    proptest! {
-        /// A node takes pods as long as they fit, and only then; and what goes makes room again.
-        #[test]
-        fn a_node_is_filled_but_never_overfilled(
-            cpu in 0..2000u32,
-            pods in 0..6u32,
-            wanted in prop::collection::vec(0..900u32, 0..10),
-        ) {
-            let mut cluster = cluster(&[("a", cpu, pods)]);
-            let info = |cluster: &Cluster| cluster.nodes().next().unwrap().clone();
-            let mut placed = Vec::new();
-            for (number, wants) in wanted.into_iter().enumerate() {
-                let pod = needs(wants);
-                let used: u32 = placed.iter().map(|(_, wants)| *wants).sum();
-                let room = placed.len() < pods as usize && (wants == 0 || used + wants <= cpu);
-                prop_assert_eq!(fits(&pod, &info(&cluster)), room);
-                if room {
-                    let name = number.to_string();
-                    cluster.place(key(&name), "a", Arc::new(pod));
-                    placed.push((name, wants));
-                }
-            }
-            for (name, wants) in placed {
-                cluster.remove(&key(&name));
-                prop_assert!(fits(&needs(wants), &info(&cluster)));
-            }
-        }
-    }
-}
+#[path = "filter_tests.rs"]
+mod tests;

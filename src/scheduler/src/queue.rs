@@ -1,8 +1,9 @@
 //! Pods that wait for a node.
 //!
 //! A pod is *active* (to be looked at next), *backing off* (looked at in vain; not again before a time that grows with
-//! each attempt) or *stuck* (nothing has changed since that could help it). An event that may help moves all that are
-//! stuck along; so does time, lest an event was missed.
+//! each attempt) or *stuck* (nothing has changed since that could help it). What changes is noted, and once in a while
+//! those that are stuck are asked whether it may help them; those whom it may are moved along. So does time, lest an
+//! event was missed.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,12 +13,11 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::pod::{Needs, PodKey};
+use crate::{
+    pod::{PodInfo, PodKey},
+    profile::PluginSet,
+};
 
-/// After the first attempt in vain; doubles with each further one.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// The longest back-off.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// How long a pod stays stuck without an event.
 const STUCK: Duration = Duration::from_mins(5);
 /// The least time between two moves of all that are stuck: nodes and pods may change by the thousand at once.
@@ -31,9 +31,11 @@ type Alarm = (Instant, u64);
 
 #[derive(Debug)]
 struct Waiting {
-    needs: Arc<Needs>,
+    info: Arc<PodInfo>,
     arrival: u64,
     attempts: u32,
+    /// Who kept it off the nodes the last time.
+    refused_by: PluginSet,
     /// Not to be looked at before this.
     not_before: Instant,
     place: Place,
@@ -52,7 +54,7 @@ enum Place {
 
 impl Waiting {
     fn rank(&self) -> Rank {
-        (std::cmp::Reverse(self.needs.priority), self.arrival)
+        (std::cmp::Reverse(self.info.needs.priority), self.arrival)
     }
 
     fn alarm(&self) -> Option<Alarm> {
@@ -63,16 +65,18 @@ impl Waiting {
         }
     }
 
-    fn back_off(&mut self, now: Instant) {
-        let factor = 1_u32 << self.attempts.min(8);
+    fn back_off(&mut self, (first, longest): (Duration, Duration), now: Instant) {
+        let factor = 1_u32 << self.attempts.min(16);
         self.attempts = self.attempts.saturating_add(1);
-        self.not_before = now + (FIRST_BACKOFF * factor).min(LONGEST_BACKOFF);
+        self.not_before = now + first.saturating_mul(factor).min(longest);
     }
 }
 
 /// The pods that wait. Every step costs the logarithm of their number, but for the moves of all that are stuck.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
+    /// The first back-off, which doubles with each attempt, and the longest.
+    backoff: (Duration, Duration),
     pods: HashMap<PodKey, Waiting>,
     active: BTreeMap<Rank, PodKey>,
     alarms: BTreeMap<Alarm, PodKey>,
@@ -85,24 +89,41 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// The pod waits, with these needs. A pod whose needs have changed is looked at again.
-    pub(crate) fn add(&mut self, key: &PodKey, needs: Arc<Needs>, now: Instant) {
-        let known = self.pods.get(key);
-        if known.is_some_and(|waiting| waiting.needs == needs || waiting.place == Place::InHand) {
+    pub(crate) fn new(first_backoff: Duration, longest_backoff: Duration) -> Self {
+        Self {
+            backoff: (first_backoff, longest_backoff),
+            pods: HashMap::new(),
+            active: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            stuck: BTreeMap::new(),
+            arrivals: 0,
+            last_move: None,
+            next_move: None,
+        }
+    }
+
+    /// The pod waits. One whose needs have changed is looked at again.
+    pub(crate) fn add(&mut self, info: Arc<PodInfo>, now: Instant) {
+        if let Some(waiting) = self.pods.get_mut(&info.key)
+            && (waiting.info.needs == info.needs || waiting.place == Place::InHand)
+        {
+            waiting.info = info;
             return;
         }
-        self.remove(key);
+        let key = info.key.clone();
+        self.remove(&key);
         self.arrivals += 1;
         let waiting = Waiting {
-            needs,
+            info,
             arrival: self.arrivals,
             attempts: 0,
+            refused_by: PluginSet::default(),
             not_before: now,
             place: Place::InHand,
             said: String::new(),
         };
         self.pods.insert(key.clone(), waiting);
-        self.put(key, Place::Active);
+        self.put(&key, Place::Active);
     }
 
     /// The pod waits no more.
@@ -125,11 +146,21 @@ impl Queue {
     }
 
     /// The next pod to look at. It stays known until it is removed or given back.
-    pub(crate) fn pop(&mut self) -> Option<(PodKey, Arc<Needs>)> {
+    pub(crate) fn pop(&mut self) -> Option<Arc<PodInfo>> {
         let (_, key) = self.active.pop_first()?;
         let waiting = self.pods.get_mut(&key)?;
         waiting.place = Place::InHand;
-        Some((key, Arc::clone(&waiting.needs)))
+        Some(Arc::clone(&waiting.info))
+    }
+
+    /// Whether the pod is known to wait.
+    pub(crate) fn knows(&self, key: &PodKey) -> bool {
+        self.pods.contains_key(key)
+    }
+
+    /// Whether anybody is stuck.
+    pub(crate) fn has_stuck(&self) -> bool {
+        !self.stuck.is_empty()
     }
 
     /// Whether a pod is to be looked at now.
@@ -137,8 +168,11 @@ impl Queue {
         !self.active.is_empty()
     }
 
-    /// The pod fits nowhere: it is stuck until something changes.
-    pub(crate) fn give_up(&mut self, key: &PodKey, now: Instant) {
+    /// The pod fits nowhere, for reasons of these plugins: it is stuck until something changes.
+    pub(crate) fn give_up(&mut self, key: &PodKey, refused_by: PluginSet, now: Instant) {
+        if let Some(waiting) = self.pods.get_mut(key) {
+            waiting.refused_by = refused_by;
+        }
         self.give_back(key, Place::Stuck, now);
     }
 
@@ -160,15 +194,40 @@ impl Queue {
         true
     }
 
-    /// Something changed that may help: whoever is stuck is looked at again, after its back-off.
+    /// Something has changed: whoever is stuck is to be asked soon whether it may help.
     pub(crate) fn something_changed(&mut self, now: Instant) {
-        if self.stuck.is_empty() {
-            return;
+        if !self.stuck.is_empty() {
+            let earliest = self.last_move.map_or(now, |last| last + BETWEEN_MOVES);
+            self.next_move.get_or_insert(earliest.max(now));
         }
-        let earliest = self.last_move.map_or(now, |last| last + BETWEEN_MOVES);
-        let at = self.next_move.unwrap_or(earliest);
-        self.next_move = Some(at);
-        self.tick(now);
+    }
+
+    /// Whether the stuck are to be asked now.
+    pub(crate) fn is_move_due(&self, now: Instant) -> bool {
+        self.next_move.is_some_and(|at| at <= now)
+    }
+
+    /// Moves along those of the stuck whom what has changed may help, each after its back-off.
+    pub(crate) fn move_along(
+        &mut self,
+        now: Instant,
+        mut may_help: impl FnMut(&PodInfo, PluginSet) -> bool,
+    ) {
+        self.next_move = None;
+        self.last_move = Some(now);
+        let pods = &self.pods;
+        let helped = self.stuck.values().filter_map(|key| {
+            let waiting = pods.get(key)?;
+            may_help(&waiting.info, waiting.refused_by).then(|| (key.clone(), waiting.not_before))
+        });
+        for (key, not_before) in helped.collect::<Vec<_>>() {
+            let place = if not_before > now {
+                Place::BackingOff
+            } else {
+                Place::Active
+            };
+            self.put(&key, place);
+        }
     }
 
     /// Moves along those whose time has come.
@@ -181,27 +240,9 @@ impl Queue {
             let key = due.remove();
             self.put(&key, Place::Active);
         }
-        if self.next_move.is_some_and(|at| at <= now) {
-            self.next_move = None;
-            self.last_move = Some(now);
-            for key in std::mem::take(&mut self.stuck).into_values() {
-                let rests = self
-                    .pods
-                    .get(&key)
-                    .is_some_and(|waiting| waiting.not_before > now);
-                self.put(
-                    &key,
-                    if rests {
-                        Place::BackingOff
-                    } else {
-                        Place::Active
-                    },
-                );
-            }
-        }
     }
 
-    /// When [`Queue::tick`] has something to do next.
+    /// When [`Queue::tick`] or [`Queue::move_along`] has something to do next.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
         let alarm = self.alarms.first_key_value().map(|((at, _), _)| *at);
         alarm.into_iter().chain(self.next_move).min()
@@ -213,7 +254,7 @@ impl Queue {
             .get_mut(key)
             .filter(|waiting| waiting.place == Place::InHand)
         {
-            waiting.back_off(now);
+            waiting.back_off(self.backoff, now);
             self.put(key, place);
         }
     }
@@ -248,61 +289,87 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cluster::tests::key;
+    use crate::{
+        cluster::tests::{info, key, needs},
+        pod::Needs,
+    };
 
-    fn needs(cpu: u32) -> Arc<Needs> {
-        Arc::new(crate::cluster::tests::needs(cpu))
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    fn queue() -> Queue {
+        Queue::new(FIRST, LONGEST)
     }
 
-    fn important(priority: i32) -> Arc<Needs> {
-        Arc::new(Needs {
+    fn pod(name: &str, cpu: u32) -> Arc<PodInfo> {
+        info(name, needs(cpu))
+    }
+
+    fn important(name: &str, priority: i32) -> Arc<PodInfo> {
+        let needs = Needs {
             priority,
             ..Needs::default()
-        })
+        };
+        info(name, needs)
+    }
+
+    impl Queue {
+        fn stick(&mut self, key: &PodKey, now: Instant) {
+            self.give_up(key, PluginSet::all(), now);
+        }
+
+        fn help_all(&mut self, now: Instant) {
+            if self.is_move_due(now) {
+                self.move_along(now, |_, _| true);
+            }
+            self.tick(now);
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn priority_first_then_arrival() {
-        let mut queue = Queue::default();
+        let mut queue = queue();
         let now = Instant::now();
         for (name, priority) in [("late", 0), ("low", -5), ("high", 10), ("later", 0)] {
-            queue.add(&key(name), important(priority), now);
+            queue.add(important(name, priority), now);
         }
         let order: Vec<_> = std::iter::from_fn(|| queue.pop())
-            .map(|(key, _)| key.name)
+            .map(|pod| pod.key.name.clone())
             .collect();
         assert_eq!(order, ["high", "late", "later", "low"]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stuck_pod_comes_back_with_an_event_but_not_before_its_backoff() {
-        let mut queue = Queue::default();
-        queue.add(&key("a"), needs(1), Instant::now());
-        let (a, _) = queue.pop().unwrap();
-        queue.give_up(&a, Instant::now());
+        let mut queue = queue();
+        queue.add(pod("a", 1), Instant::now());
+        let a = queue.pop().unwrap().key.clone();
+        queue.stick(&a, Instant::now());
         queue.something_changed(Instant::now());
+        queue.help_all(Instant::now());
         assert!(queue.pop().is_none(), "too early");
-        tokio::time::advance(FIRST_BACKOFF).await;
+        tokio::time::advance(FIRST).await;
         queue.tick(Instant::now());
-        assert_eq!(queue.pop().unwrap().0, a);
-        queue.give_up(&a, Instant::now());
-        tokio::time::advance(FIRST_BACKOFF).await;
+        assert_eq!(queue.pop().unwrap().key, a);
+        queue.stick(&a, Instant::now());
+        tokio::time::advance(FIRST).await;
         queue.something_changed(Instant::now());
-        queue.tick(Instant::now());
+        queue.help_all(Instant::now());
         assert!(queue.pop().is_none(), "the second back-off is longer");
-        assert_eq!(queue.next_tick(), Some(Instant::now() + FIRST_BACKOFF));
+        assert_eq!(queue.next_tick(), Some(Instant::now() + FIRST));
     }
 
     #[tokio::test(start_paused = true)]
     async fn many_changes_move_the_stuck_once_in_a_while() {
-        let mut queue = Queue::default();
-        queue.add(&key("a"), needs(1), Instant::now());
-        let (a, _) = queue.pop().unwrap();
-        queue.give_up(&a, Instant::now());
-        tokio::time::advance(FIRST_BACKOFF).await;
+        let mut queue = queue();
+        queue.add(pod("a", 1), Instant::now());
+        let a = queue.pop().unwrap().key.clone();
+        queue.stick(&a, Instant::now());
+        tokio::time::advance(FIRST).await;
         queue.something_changed(Instant::now());
+        queue.help_all(Instant::now());
         assert!(queue.pop().is_some(), "the first change counts at once");
-        queue.give_up(&a, Instant::now());
+        queue.stick(&a, Instant::now());
         for _ in 0..1000 {
             queue.something_changed(Instant::now());
         }
@@ -311,38 +378,54 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn time_alone_helps_in_the_end() {
-        let mut queue = Queue::default();
-        queue.add(&key("a"), needs(1), Instant::now());
-        let (a, _) = queue.pop().unwrap();
-        queue.give_up(&a, Instant::now());
+        let mut queue = queue();
+        queue.add(pod("a", 1), Instant::now());
+        let a = queue.pop().unwrap().key.clone();
+        queue.stick(&a, Instant::now());
         tokio::time::advance(STUCK / 2).await;
         queue.tick(Instant::now());
         assert!(queue.pop().is_none());
         tokio::time::advance(STUCK).await;
         queue.tick(Instant::now());
-        assert_eq!(queue.pop().unwrap().0, a);
+        assert_eq!(queue.pop().unwrap().key, a);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_in_hand_is_not_handed_out_twice() {
-        let mut queue = Queue::default();
-        queue.add(&key("a"), needs(1), Instant::now());
+        let mut queue = queue();
+        queue.add(pod("a", 1), Instant::now());
         queue.pop().unwrap();
-        queue.add(&key("a"), needs(2), Instant::now());
+        queue.add(pod("a", 2), Instant::now());
         assert!(queue.pop().is_none());
         queue.remove(&key("a"));
-        queue.add(&key("a"), needs(2), Instant::now());
+        queue.add(pod("a", 2), Instant::now());
         assert!(queue.pop().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_same_is_not_said_twice() {
-        let mut queue = Queue::default();
-        queue.add(&key("a"), needs(1), Instant::now());
+        let mut queue = queue();
+        queue.add(pod("a", 1), Instant::now());
         assert!(queue.is_news(&key("a"), "no room"));
         assert!(!queue.is_news(&key("a"), "no room"));
         assert!(queue.is_news(&key("a"), "no luck"));
         assert!(!queue.is_news(&key("gone"), "no room"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_those_move_along_whom_it_may_help() {
+        let mut queue = queue();
+        for name in ["a", "b"] {
+            queue.add(pod(name, 1), Instant::now());
+            let key = queue.pop().unwrap().key.clone();
+            queue.stick(&key, Instant::now());
+        }
+        tokio::time::advance(FIRST).await;
+        queue.something_changed(Instant::now());
+        assert!(queue.is_move_due(Instant::now()));
+        queue.move_along(Instant::now(), |pod, _| pod.key.name == "b");
+        assert_eq!(queue.pop().unwrap().key.name, "b");
+        assert!(queue.pop().is_none());
     }
 
     #[derive(Debug, Clone)]
@@ -372,16 +455,16 @@ mod tests {
         /// Whatever happens: each pod is in exactly the places that it should be in, and time frees all of them.
         #[test]
         fn no_pod_is_lost_or_doubled(steps in prop::collection::vec(step(), 0..60)) {
-            let mut queue = Queue::default();
+            let mut queue = queue();
             let mut now = Instant::now();
             for step in steps {
                 match step {
-                    Step::Add(pod, cpu) => queue.add(&key(&pod.to_string()), needs(cpu), now),
+                    Step::Add(name, cpu) => queue.add(pod(&name.to_string(), cpu), now),
                     Step::Remove(pod) => queue.remove(&key(&pod.to_string())),
                     Step::Pop => drop(queue.pop()),
-                    Step::GiveUp(pod) => queue.give_up(&key(&pod.to_string()), now),
+                    Step::GiveUp(pod) => queue.stick(&key(&pod.to_string()), now),
                     Step::TryAgain(pod) => queue.try_again(&key(&pod.to_string()), now),
-                    Step::Change => queue.something_changed(now),
+                    Step::Change => { queue.something_changed(now); queue.help_all(now); }
                     Step::Wait(millis) => {
                         now += Duration::from_millis(millis);
                         queue.tick(now);
@@ -394,7 +477,7 @@ mod tests {
                 prop_assert!(queue.active.values().all(|key| queue.pods[key].place == Place::Active));
             }
             let in_hand = queue.pods.values().filter(|waiting| waiting.place == Place::InHand).count();
-            queue.tick(now + STUCK + LONGEST_BACKOFF);
+            queue.tick(now + STUCK + LONGEST);
             prop_assert_eq!(queue.active.len() + in_hand, queue.pods.len());
         }
     }

@@ -72,7 +72,13 @@ impl Resources {
             .map(|(name, _)| name)
     }
 
-    fn amounts(&self) -> impl Iterator<Item = (&str, i64)> {
+    /// Whether there is nothing of anything.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.amounts().all(|(_, amount)| amount == 0)
+    }
+
+    /// Every resource with its amount.
+    pub(crate) fn amounts(&self) -> impl Iterator<Item = (&str, i64)> {
         let others = self
             .others
             .iter()
@@ -101,23 +107,30 @@ impl Resources {
 /// What a pod reserves: the sum of its containers, or what its most demanding moment of initialisation needs if that
 /// is more, and the overhead of its runtime class.
 pub(crate) fn requested(spec: &PodSpec) -> Resources {
-    reserve(spec, |container| {
-        Resources::of(
-            container
-                .resources
-                .as_ref()
-                .and_then(|it| it.requests.as_ref()),
-        )
-    })
+    let mut requested = reserve(spec, |container| Resources::of(requests(container)));
+    state_for_all(spec, &mut requested);
+    requested.add(&Resources::of(spec.overhead.as_ref()));
+    requested
+}
+
+fn requests(container: &Container) -> Option<&BTreeMap<String, Quantity>> {
+    container.resources.as_ref()?.requests.as_ref()
+}
+
+/// What the pod states for all of its containers together counts in place of their sum.
+fn state_for_all(spec: &PodSpec, sum: &mut Resources) {
+    let stated = spec.resources.as_ref().and_then(|it| it.requests.as_ref());
+    for (name, quantity) in stated.into_iter().flatten() {
+        if matches!(name.as_str(), CPU | MEMORY) || name.starts_with("hugepages-") {
+            *sum.slot(name) = amount(name, &quantity.0);
+        }
+    }
 }
 
 /// The same for comparing nodes: containers that state nothing count as a little, so that they spread too.
 pub(crate) fn weighed(spec: &PodSpec) -> Resources {
-    reserve(spec, |container| {
-        let requests = container
-            .resources
-            .as_ref()
-            .and_then(|it| it.requests.as_ref());
+    let mut sum = reserve(spec, |container| {
+        let requests = requests(container);
         let states = |name| requests.is_some_and(|requests| requests.contains_key(name));
         let mut weighed = Resources::of(requests);
         if !states(CPU) {
@@ -127,7 +140,10 @@ pub(crate) fn weighed(spec: &PodSpec) -> Resources {
             weighed.memory = UNSTATED_MEMORY;
         }
         weighed
-    })
+    });
+    state_for_all(spec, &mut sum);
+    sum.add(&Resources::of(spec.overhead.as_ref()));
+    sum
 }
 
 fn reserve(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
@@ -150,7 +166,6 @@ fn reserve(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
     }
     running.add(&sidecars);
     running.raise(&starting);
-    running.add(&Resources::of(spec.overhead.as_ref()));
     running
 }
 
@@ -232,6 +247,27 @@ mod tests {
         assert_eq!(requested(&spec).get("cpu"), 0);
         assert_eq!(weighed(&spec).get("cpu"), UNSTATED_CPU);
         assert_eq!(weighed(&spec).get("memory"), UNSTATED_MEMORY);
+    }
+
+    #[test]
+    fn what_the_pod_states_counts_in_place_of_the_sum_of_its_containers() {
+        let spec = PodSpec {
+            containers: vec![
+                container("a", Some("1"), false),
+                container("b", None, false),
+            ],
+            resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
+                requests: Some(BTreeMap::from([
+                    ("cpu".to_owned(), Quantity("3".to_owned())),
+                    ("memory".to_owned(), Quantity("1Gi".to_owned())),
+                ])),
+                ..Default::default()
+            }),
+            ..PodSpec::default()
+        };
+        assert_eq!(requested(&spec).get("cpu"), 3000);
+        assert_eq!(requested(&spec).get("memory"), 1 << 30);
+        assert_eq!(weighed(&spec).get("cpu"), 3000);
     }
 
     #[test]

@@ -32,6 +32,10 @@ impl Drop for Cluster {
 
 impl Cluster {
     async fn start() -> Self {
+        Self::start_with(Options::default()).await
+    }
+
+    async fn start_with(options: Options) -> Self {
         let api = ApiServer::start(Arc::new(vaquita_store::memory()), Config::default())
             .await
             .unwrap();
@@ -47,7 +51,7 @@ impl Cluster {
         let stop = CancellationToken::new();
         tokio::spawn(vaquita_scheduler::run(
             client.clone(),
-            Options::default(),
+            options,
             stop.clone(),
         ));
         Self {
@@ -208,7 +212,10 @@ async fn a_pod_that_fits_nowhere_says_why_and_is_placed_when_there_is_room() {
     assert_eq!(condition.reason.as_deref(), Some("Unschedulable"));
     assert_eq!(
         condition.message.as_deref(),
-        Some("0/1 nodes are available: 1 Insufficient cpu.")
+        Some(
+            "0/1 nodes are available: 1 Insufficient cpu. \
+             preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+        )
     );
     let event = cluster.until_event("second", "FailedScheduling").await;
     assert_eq!(Some(event), condition.message);
@@ -247,7 +254,7 @@ async fn cordons_taints_and_selectors_decide() {
         .await;
     let message = cluster.until_given_up("unwelcome").await.message.unwrap();
     assert!(
-        message.contains("1 node(s) had untolerated taint {team: a}"),
+        message.contains("1 node(s) had untolerated taint(s)"),
         "{message}"
     );
     assert!(
@@ -328,6 +335,116 @@ async fn a_node_never_holds_more_than_it_has() {
             .map(kube::ResourceExt::name_any)
             .collect::<Vec<_>>()
     );
+}
+
+#[tokio::test]
+async fn a_more_important_pod_makes_room_for_itself() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("a", "4", 10).await;
+    let class: k8s_openapi::api::scheduling::v1::PriorityClass =
+        serde_json::from_value(json!({"metadata": {"name": "high"}, "value": 1000})).unwrap();
+    Api::all(cluster.client.clone())
+        .create(&PostParams::default(), &class)
+        .await
+        .unwrap();
+    cluster.add_pod("low", asking_for("3")).await;
+    cluster.until_bound("low").await;
+    let mut important = asking_for("2");
+    important["priorityClassName"] = "high".into();
+    cluster.add_pod("high", important).await;
+    let nominated = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        status
+            .and_then(|status| status.nominated_node_name.clone())
+            .as_deref()
+            == Some("a")
+    };
+    cluster.until("high", "was nominated", nominated).await;
+    let going = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+    let victim = cluster.until("low", "was sent away", going).await;
+    let conditions = victim.status.unwrap().conditions.unwrap();
+    let disruption = conditions
+        .iter()
+        .find(|it| it.type_ == "DisruptionTarget")
+        .unwrap();
+    assert_eq!(disruption.reason.as_deref(), Some("PreemptionByScheduler"));
+    let message = cluster.until_event("low", "Preempted").await;
+    assert!(message.ends_with("on node a"), "{message}");
+    // What the node does once the pod has ended.
+    let now = DeleteParams::default().grace_period(0);
+    cluster.pods().delete("low", &now).await.unwrap();
+    assert_eq!(cluster.until_bound("high").await, "a");
+}
+
+#[tokio::test]
+async fn profiles_take_the_pods_that_name_them() {
+    let options = Options::from_configuration(
+        "
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packing
+  plugins: {score: {disabled: [{name: NodeResourcesBalancedAllocation}, {name: PodTopologySpread}]}}
+  pluginConfig:
+  - {name: NodeResourcesFit, args: {scoringStrategy: {type: MostAllocated}}}
+",
+    );
+    let cluster = Cluster::start_with(options.unwrap()).await;
+    for node in ["a", "b", "c"] {
+        cluster.add_node(node, "4", 10).await;
+    }
+    let packed = |cpu: &str| {
+        let mut spec = asking_for(cpu);
+        spec["schedulerName"] = "packing".into();
+        spec
+    };
+    cluster.add_pod("first", packed("1")).await;
+    let node = cluster.until_bound("first").await;
+    for name in ["second", "third"] {
+        cluster.add_pod(name, packed("1")).await;
+        assert_eq!(cluster.until_bound(name).await, node);
+    }
+}
+
+#[tokio::test]
+async fn a_pod_waits_for_its_claim_and_for_those_it_must_be_with() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("a", "4", 10).await;
+    let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "data"}});
+    cluster
+        .add_pod("stored", json!({"volumes": [volume]}))
+        .await;
+    let message = cluster.until_given_up("stored").await.message.unwrap();
+    assert_eq!(
+        message,
+        "0/1 nodes are available: persistentvolumeclaim \"data\" not found. \
+         preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    );
+    let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}});
+    let affinity =
+        json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}});
+    let hostname = json!({"metadata": {"labels": {"kubernetes.io/hostname": "a"}}});
+    cluster
+        .nodes()
+        .patch("a", &PatchParams::default(), &Patch::Merge(hostname))
+        .await
+        .unwrap();
+    cluster
+        .add_pod("follower", json!({"affinity": affinity}))
+        .await;
+    cluster.until_given_up("follower").await;
+    let leader: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "leader", "labels": {"app": "db"}},
+        "spec": {"containers": [{"name": "main", "image": "x"}]},
+    }))
+    .unwrap();
+    cluster
+        .pods()
+        .create(&PostParams::default(), &leader)
+        .await
+        .unwrap();
+    assert_eq!(cluster.until_bound("follower").await, "a");
 }
 
 /// Says how fast that went; for a figure, raise the number of pods and run it with `--release -- --nocapture`.

@@ -277,8 +277,9 @@ impl Claims {
     }
 
     /// Removes volumes of this node whose claims are gone, as their reclaim policy says. `is_used` tells whether a pod
-    /// still uses a claim, by namespace and name.
-    pub async fn reclaim(&self, is_used: impl Fn(&str, &str) -> bool) -> kube::Result<()> {
+    /// still uses a claim, by namespace and name. Says whether any had to be left because of that.
+    pub async fn reclaim(&self, is_used: impl Fn(&str, &str) -> bool) -> kube::Result<bool> {
+        let mut is_left = false;
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         for volume in volumes.list(&ListParams::default()).await? {
             let Some(spec) = &volume.spec else { continue };
@@ -290,7 +291,7 @@ impl Claims {
             };
             let is_ours =
                 volume.annotations().get(PROVISIONED_BY).map(String::as_str) == Some(PROVISIONER);
-            if !is_ours || !is_here(spec, &self.node) || is_used(namespace, claim) {
+            if !is_ours || !is_here(spec, &self.node) {
                 continue;
             }
             let claims: Api<PersistentVolumeClaim> =
@@ -299,9 +300,13 @@ impl Claims {
             if found.is_some_and(|found| found.metadata.uid == owner.uid) {
                 continue;
             }
+            if is_used(namespace, claim) {
+                is_left = true;
+                continue;
+            }
             self.release(&volumes, &volume).await?;
         }
-        Ok(())
+        Ok(is_left)
     }
 
     async fn release(

@@ -197,6 +197,13 @@ pub trait Convert: Send + Sync {
     fn from_stored(&self, object: Object) -> Result<Object, Status>;
     /// This resource's object (with its defaults) as it is stored.
     fn to_stored(&self, object: Object) -> Result<Object, Status>;
+    /// How many stored objects are worth showing in advance, because each has to be asked for elsewhere. 0 for most.
+    fn foresight(&self) -> usize {
+        0
+    }
+    /// Tells that these stored objects, at most [`foresight`](Self::foresight) of them, are about to be shown, so that they
+    /// can be asked for together. What goes wrong with that shows when they are.
+    fn foresee(&self, _objects: Vec<Object>) {}
 }
 
 impl fmt::Debug for Storage {

@@ -69,6 +69,18 @@ impl Served {
         Ok(Cow::Owned(Arc::new(shown)))
     }
 
+    /// Has what the first of these entries will be shown as asked for together, where it is asked for at all.
+    pub(crate) fn foresee<'e>(&self, entries: impl Iterator<Item = &'e Arc<Entry>>, limit: usize) {
+        let Some(convert) = self.convert() else {
+            return;
+        };
+        let limit = convert.foresight().min(limit);
+        if limit > 0 {
+            let objects = entries.take(limit).filter_map(|entry| entry.value().ok());
+            convert.foresee(objects.collect());
+        }
+    }
+
     /// The object at `key` now, as this resource shows it.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Arc<Entry>>, Status> {
         let entry = self.collection.get(key);

@@ -157,8 +157,10 @@ fn from_snapshot(
     snapshot: &Snapshot,
     after: Option<&[u8]>,
 ) -> Result<Page, Status> {
-    let mut rest = snapshot.range(&selection.scope, after);
     let limit = options.limit.unwrap_or(usize::MAX);
+    let ahead = snapshot.range(&selection.scope, after);
+    call.served.foresee(ahead, limit);
+    let mut rest = snapshot.range(&selection.scope, after);
     let mut entries = Vec::new();
     let (mut more, mut remaining) = (false, None);
     while let Some(entry) = rest.next() {

@@ -10,7 +10,7 @@ use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vaquita_image::Image;
-use vaquita_runtime::LogSink;
+use vaquita_runtime::{LogSink, Mount};
 
 pub(crate) use wasm::WasmBackend;
 
@@ -69,8 +69,15 @@ pub(crate) struct ContainerConfig {
     pub(crate) env: Vec<(String, String)>,
     /// Bytes.
     pub(crate) memory_limit: Option<u64>,
+    /// In thousandths of a core.
+    pub(crate) cpu_limit: Option<u32>,
+    pub(crate) cpu_request: Option<u32>,
     /// TCP ports that the manifest declares.
     pub(crate) ports: Vec<u16>,
+    pub(crate) mounts: Vec<Mount>,
+    /// Where relative paths begin, if not at the root.
+    pub(crate) working_dir: Option<String>,
+    pub(crate) tty: bool,
     pub(crate) log: Arc<dyn LogSink>,
 }
 
@@ -114,6 +121,18 @@ pub(crate) trait Instance: Send + Sync {
 
     /// Ends it. Returns at once.
     fn kill(&self);
+
+    /// What it uses. After its end, that is what it has used.
+    fn usage(&self) -> Usage;
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// CPU time since its start.
+    pub(crate) cpu: Duration,
+    /// Bytes.
+    pub(crate) memory: u64,
 }
 
 /// How a container ended.

@@ -14,7 +14,7 @@ use vaquita_runtime::{Module, Pod, PodConfig, Process, ProcessConfig, Runtime};
 
 use super::{
     Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Sandbox, SandboxConfig,
-    SandboxError, StartError,
+    SandboxError, StartError, Usage,
 };
 use crate::images::with_causes;
 
@@ -136,7 +136,12 @@ impl Sandbox for WasmSandbox {
         config.args = container.args;
         config.env = container.env;
         config.memory_limit = container.memory_limit;
+        config.cpu_limit = container.cpu_limit;
+        config.cpu_request = container.cpu_request;
         config.log = container.log;
+        config.mounts = container.mounts;
+        config.working_dir = container.working_dir;
+        config.tty = container.tty;
         if !container.ports.is_empty() {
             config.listen = container.ports;
         }
@@ -172,6 +177,14 @@ impl Instance for Process {
 
     fn kill(&self) {
         Process::kill(self);
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = Process::usage(self);
+        Usage {
+            cpu: usage.cpu,
+            memory: usage.memory,
+        }
     }
 }
 

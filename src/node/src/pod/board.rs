@@ -2,8 +2,9 @@
 //! who report it.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
@@ -11,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::watch;
 
 use super::manifest::{Role, init_containers, init_role};
+use crate::stats::Meter;
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -174,6 +176,8 @@ impl Facts {
 pub(crate) struct Board {
     facts: Mutex<Facts>,
     changed: watch::Sender<()>,
+    /// Of the containers that run, by their place.
+    meters: Mutex<BTreeMap<usize, Arc<Meter>>>,
 }
 
 impl Board {
@@ -181,6 +185,7 @@ impl Board {
         Self {
             facts: Mutex::new(facts),
             changed: watch::Sender::default(),
+            meters: Mutex::default(),
         }
     }
 
@@ -197,6 +202,20 @@ impl Board {
     /// Tells of each update after the call.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// What reads the container's usage from now on, if anything does.
+    pub(crate) fn set_meter(&self, index: usize, meter: Option<Arc<Meter>>) {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        match meter {
+            Some(meter) => drop(meters.insert(index, meter)),
+            None => drop(meters.remove(&index)),
+        }
+    }
+
+    pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {
+        let meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.values().cloned().collect()
     }
 
     /// Waits until the facts are as wanted.

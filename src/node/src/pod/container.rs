@@ -23,15 +23,18 @@ use super::{
     environment::{self, Place},
     features,
     manifest::{
-        RestartPolicy, Role, full_name, init_containers, memory_limit, own_grace, tcp_ports,
+        Amount, RestartPolicy, Role, full_name, init_containers, memory_limit, millicores,
+        own_grace, tcp_ports,
     },
     probe::{self, Checks, Kind, Signal},
+    storage::Storage,
 };
 use crate::{
     backend::{ContainerConfig, Exit, Instance, Sandbox},
     images::ImageProblem,
     logs::{ContainerLog, PodKey},
     registration::image_id,
+    stats::Meter,
 };
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
@@ -53,6 +56,7 @@ pub(super) struct Runner {
     /// The container's place on the board.
     pub(super) index: usize,
     pub(super) sandbox: Arc<dyn Sandbox>,
+    pub(super) storage: Arc<Storage>,
     /// The grace, once the container is to be stopped.
     pub(super) stop: watch::Receiver<Option<Duration>>,
     pub(super) memory: Memory,
@@ -68,7 +72,7 @@ pub(super) struct Memory {
 
 /// An instance that runs.
 struct Running {
-    instance: Box<dyn Instance>,
+    instance: Arc<dyn Instance>,
     log: Arc<ContainerLog>,
     container: Container,
 }
@@ -93,6 +97,7 @@ impl Runner {
             };
             let (exit, is_replaced) = self.watch_over(&running).await;
             running.log.close();
+            self.board.set_meter(self.index, None);
             if self.take_down(exit, is_replaced) {
                 return;
             }
@@ -309,6 +314,8 @@ impl Runner {
             .environment(&pod, container)
             .await
             .map_err(config_problem)?;
+        let mounts = self.storage.mounts(container, &env);
+        let mounts = mounts.map_err(|problem| config_problem(problem.to_string()))?;
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -323,7 +330,12 @@ impl Runner {
             args: environment::arguments(container, &env),
             env,
             memory_limit: memory_limit(container),
+            cpu_limit: millicores(container, Amount::Limit),
+            cpu_request: millicores(container, Amount::Request),
             ports: tcp_ports(container),
+            mounts,
+            working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+            tty: container.tty == Some(true),
             log: log.sink(),
             image,
         };
@@ -339,6 +351,9 @@ impl Runner {
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
         events.normal(&about, "Created", format!("Created container: {name}"));
         events.normal(&about, "Started", format!("Started container {name}"));
+        let instance = Arc::from(instance);
+        let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
+        self.board.set_meter(self.index, Some(meter));
         self.show_running(container, id, attempt);
         Ok(Running {
             instance,

@@ -5,32 +5,16 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Container, EnvFromSource, EnvVar, EnvVarSource, Pod, ResourceFieldSelector, Secret,
 };
-use kube::{Api, Client, ResourceExt as _};
-use vaquita_api::quantity::Quantity;
+use kube::ResourceExt as _;
+use vaquita_volumes::{
+    Sources,
+    fields::{self, Machine},
+};
 
 use crate::Capacity;
-
-/// Where values come from that are not in the pod.
-#[async_trait]
-pub(crate) trait Sources: Send + Sync {
-    async fn config_map(&self, namespace: &str, name: &str) -> kube::Result<Option<ConfigMap>>;
-    async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>>;
-}
-
-#[async_trait]
-impl Sources for Client {
-    async fn config_map(&self, namespace: &str, name: &str) -> kube::Result<Option<ConfigMap>> {
-        Api::namespaced(self.clone(), namespace).get_opt(name).await
-    }
-
-    async fn secret(&self, namespace: &str, name: &str) -> kube::Result<Option<Secret>> {
-        Api::namespaced(self.clone(), namespace).get_opt(name).await
-    }
-}
 
 /// Why a container's configuration is not complete; the texts are upstream's where it has some.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +152,7 @@ impl Variables {
 }
 
 /// Replaces `$(NAME)` by its value. What has no value stays as it is; `$$` is a dollar sign.
-fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
+fn expand<'a>(text: &str, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> String {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
@@ -195,6 +179,22 @@ fn expand<'a>(text: &str, lookup: impl Fn(&str) -> Option<&'a str>) -> String {
     }
     expanded.push_str(rest);
     expanded
+}
+
+/// Replaces `$(NAME)` by its value. What has no value is an error, which is its name.
+pub(super) fn expand_strictly(
+    text: &str,
+    environment: &[(String, String)],
+) -> Result<String, String> {
+    let mut missing = None;
+    let expanded = expand(text, |name| {
+        let found = environment.iter().find(|(key, _)| key == name);
+        if found.is_none() {
+            missing.get_or_insert_with(|| name.to_owned());
+        }
+        found.map(|(_, value)| value.as_str())
+    });
+    missing.map_or(Ok(expanded), Err)
 }
 
 struct Resolver<'a> {
@@ -401,52 +401,12 @@ impl Resolver<'_> {
 
     /// A limit or request in units of the divisor, rounded up. A limit that is not set is what the node has.
     fn resource(&self, field: &ResourceFieldSelector) -> Option<i64> {
-        let (which, resource) = field.resource.split_once('.')?;
-        let container = match field
-            .container_name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-        {
-            None => self.container,
-            Some(name) => {
-                let spec = self.pod.spec.as_ref()?;
-                let all = spec
-                    .containers
-                    .iter()
-                    .chain(spec.init_containers.iter().flatten());
-                all.into_iter().find(|container| container.name == name)?
-            }
+        let machine = Machine {
+            cpus: self.place.capacity.cpus,
+            memory: self.place.capacity.memory,
         };
-        let resources = container.resources.as_ref();
-        let set = match which {
-            "limits" => resources.and_then(|resources| resources.limits.as_ref()),
-            "requests" => resources.and_then(|resources| resources.requests.as_ref()),
-            _ => return None,
-        };
-        let set = set.and_then(|set| set.get(resource)?.0.parse::<Quantity>().ok());
-        let capacity = &self.place.capacity;
-        let value = match (set, which, resource) {
-            (Some(set), _, "cpu" | "memory" | "ephemeral-storage") => set,
-            (None, "limits", "cpu") => Quantity::milli(i64::from(capacity.cpus) * 1000),
-            (None, "limits", "memory") => capacity.memory.to_string().parse().ok()?,
-            (None, "requests", "cpu" | "memory" | "ephemeral-storage") => Quantity::ZERO,
-            _ => return None,
-        };
-        let divisor = field
-            .divisor
-            .as_ref()
-            .and_then(|divisor| divisor.0.parse::<Quantity>().ok());
-        let divisor = divisor.filter(|divisor| !divisor.is_zero() && !divisor.is_negative());
-        if resource == "cpu" {
-            let divisor = divisor.map_or(1000, Quantity::milli_value);
-            return Some(round_up(value.milli_value(), divisor));
-        }
-        Some(round_up(value.value(), divisor.map_or(1, Quantity::value)))
+        fields::resource(self.pod, Some(self.container), field, machine)
     }
-}
-
-fn round_up(value: i64, divisor: i64) -> i64 {
-    value / divisor + i64::from(value % divisor > 0)
 }
 
 fn text(

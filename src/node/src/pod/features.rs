@@ -3,18 +3,17 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-/// Where upstream mounts a service account's token into every container that does not refuse it. A Wasm module sees no
-/// files, and nearly none wants this one.
-const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-
 /// The first thing that cannot be given, in words for its author.
 pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let mut mounts = container.volume_mounts.iter().flatten();
-    let mount = mounts.find(|mount| mount.mount_path != TOKEN_PATH);
-    if let Some(mount) = mount {
+    let propagated = mounts.find(|mount| {
+        let mode = mount.mount_propagation.as_deref();
+        mode.is_some_and(|mode| mode != "None")
+    });
+    if let Some(mount) = propagated {
         return Some(format!(
-            "volumeMounts: volume {:?} cannot be mounted: this node has no volumes",
+            "volumeMounts: {:?} cannot have mountPropagation: modules mount nothing themselves",
             mount.name
         ));
     }
@@ -33,7 +32,7 @@ pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
         ),
         (
             container.volume_devices.iter().flatten().next().is_some(),
-            "volumeDevices: this node has no volumes",
+            "volumeDevices: modules cannot use block devices",
         ),
         (
             container
@@ -91,16 +90,18 @@ mod tests {
             ),
             None
         );
-        let token = json!([{"name": "kube-api-access-x", "mountPath": TOKEN_PATH}]);
+        let mounts = json!([{"name": "data", "mountPath": "/data", "mountPropagation": "None"}]);
         assert_eq!(
-            check(plain.clone(), json!({"name": "c", "volumeMounts": token})),
+            check(plain.clone(), json!({"name": "c", "volumeMounts": mounts})),
             None
         );
         for (spec, container, part) in [
             (
                 plain.clone(),
-                json!({"name": "c", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}),
-                "\"data\"",
+                json!({"name": "c", "volumeMounts": [
+                    {"name": "data", "mountPath": "/data", "mountPropagation": "Bidirectional"},
+                ]}),
+                "mountPropagation",
             ),
             (
                 plain.clone(),

@@ -98,6 +98,30 @@ pub(super) fn memory_limit(container: &Container) -> Option<u64> {
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0)
 }
 
+/// Which of a container's two amounts of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Amount {
+    Limit,
+    Request,
+}
+
+/// `resources.limits.cpu` or `resources.requests.cpu` in thousandths of a core, rounded up.
+pub(super) fn millicores(container: &Container, amount: Amount) -> Option<u32> {
+    let resources = container.resources.as_ref()?;
+    let amounts = match amount {
+        Amount::Limit => resources.limits.as_ref(),
+        Amount::Request => resources.requests.as_ref(),
+    };
+    let milli = amounts?
+        .get("cpu")?
+        .0
+        .parse::<Quantity>()
+        .ok()?
+        .milli_value();
+    let milli = u32::try_from(milli).ok()?;
+    Some(milli).filter(|milli| *milli > 0)
+}
+
 /// The TCP ports that the manifest declares, each once.
 pub(super) fn tcp_ports(container: &Container) -> Vec<u16> {
     let mut ports = Vec::new();
@@ -159,6 +183,11 @@ mod tests {
                 container(&json!({"name": "c", "resources": {"limits": {"memory": limit}}}));
             assert_eq!(memory_limit(&container), expected, "{limit}");
         }
+        let sized = container(&json!({"name": "c", "resources": {
+            "limits": {"cpu": "1500m"}, "requests": {"cpu": "0.0001"},
+        }}));
+        assert_eq!(millicores(&sized, Amount::Limit), Some(1500));
+        assert_eq!(millicores(&sized, Amount::Request), Some(1));
         let container = container(&json!({"name": "c", "ports": [
             {"containerPort": 80}, {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 80, "protocol": "TCP"},
             {"containerPort": 0}, {"containerPort": 70000}, {"containerPort": 81},

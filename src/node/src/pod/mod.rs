@@ -3,6 +3,7 @@
 //! - [`worker`]: the pod's life, a state machine; it hires one [`container`] runner for each container.
 //! - [`board`]: what is known of the pod, shared by all of these; [`status`] makes the pod's status of it, and [`publish`]
 //!   writes that to the API server.
+//! - [`storage`] has the pod's volumes, kept current by [`follow`].
 //! - [`manifest`], [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
 
 mod backoff;
@@ -10,19 +11,22 @@ pub(crate) mod board;
 mod container;
 mod environment;
 mod features;
+mod follow;
 mod manifest;
 mod probe;
 mod publish;
 mod restore;
 pub(crate) mod status;
+mod storage;
 mod worker;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use vaquita_volumes::{Sources, Store, claims::Claims};
 
-pub(crate) use environment::Sources;
+pub(crate) use follow::Follower;
 pub(crate) use worker::Worker;
 
 use crate::{
@@ -41,6 +45,11 @@ pub(crate) struct Context {
     pub(crate) events: Recorder,
     pub(crate) logs: LogStore,
     pub(crate) services: ServiceLinks,
+    /// Where pods have their volumes.
+    pub(crate) volumes: Store,
+    /// What makes persistent volumes, if anything does.
+    pub(crate) claims: Option<Claims>,
+    pub(crate) follower: Follower,
 }
 
 /// A pod as the API server has it, as far as the node knows.

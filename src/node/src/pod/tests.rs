@@ -442,7 +442,7 @@ async fn a_module_that_cannot_start_says_why_and_is_tried_again() {
 async fn what_a_node_cannot_give_is_said() {
     let mut manifest = pod("Always", json!([container("a")]));
     manifest["spec"]["containers"][0]["volumeMounts"] =
-        json!([{"name": "data", "mountPath": "/data"}]);
+        json!([{"name": "data", "mountPath": "/data", "mountPropagation": "Bidirectional"}]);
     let bench = Bench::new(manifest);
     let worker = run(&bench);
     let status = bench
@@ -456,6 +456,58 @@ async fn what_a_node_cannot_give_is_said() {
             .to_string()
             .contains("volumeMounts")
     );
+    worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_waits_for_its_volumes_and_mounts_them() {
+    let mut manifest = pod("Never", json!([container("a")]));
+    manifest["spec"]["volumes"] =
+        json!([{"name": "config", "configMap": {"name": "c"}}, {"name": "data", "emptyDir": {}}]);
+    manifest["spec"]["containers"][0]["volumeMounts"] = json!([
+        {"name": "config", "mountPath": "/etc/config"},
+        {"name": "data", "mountPath": "/data", "subPathExpr": "$(WHO)/x", "readOnly": false},
+    ]);
+    manifest["spec"]["containers"][0]["env"] = json!([{"name": "WHO", "value": "me"}]);
+    let mut bench = Bench::new(manifest);
+    let worker = run(&bench);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let events = bench.events();
+    let missing = "MountVolume.SetUp failed for volume \"config\" : configmap \"c\" not found";
+    assert!(has(&events, "FailedMount", missing), "{events:?}");
+    assert!(bench.backend.sandboxes.lock().unwrap().is_empty());
+
+    bench.api.add_config_map(
+        json!({"metadata": {"name": "c", "namespace": "ns"}, "data": {"key": "value"}}),
+    );
+    let a = bench.started("a").await;
+    let mounts: Vec<_> = a.config.mounts.iter().collect();
+    assert_eq!(mounts[0].guest, "/etc/config");
+    assert!(mounts[0].read_only && mounts[0].sub_path.is_empty());
+    assert_eq!(
+        (mounts[1].guest.as_str(), mounts[1].sub_path.as_str()),
+        ("/data", "me/x")
+    );
+    assert!(!mounts[1].read_only);
+    let dir = bench.context.volumes.of("uid");
+    let config = dir
+        .path()
+        .join("volumes/kubernetes.io~configmap/config/key");
+    assert_eq!(std::fs::read_to_string(config).unwrap(), "value");
+    assert!(
+        dir.path()
+            .join("volumes/kubernetes.io~empty-dir/data/me/x")
+            .is_dir()
+    );
+
+    a.exit(0);
+    bench
+        .api
+        .wait("the end", |status| status["phase"] == "Succeeded")
+        .await;
+    while dir.path().exists() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     worker.abort();
 }
 

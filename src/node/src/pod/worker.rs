@@ -1,8 +1,8 @@
 //! The life of a pod on this node.
 //!
 //! ```text
-//! Starting ──network──▶ Running ──done, failed, deleted──▶ Stopping ──▶ Over ──deleted──▶ (object removed)
-//!     └───────────── deleted, or it had ended before ──────────────────▶┘
+//! Starting ──volumes, network──▶ Running ──done, failed, deleted──▶ Stopping ──▶ Over ──deleted──▶ (object removed)
+//!     └────────────────── deleted, or it had ended before ──────────────────▶┘
 //! ```
 //!
 //! A worker begins when a pod is bound to the node, or when the node starts and the pod was bound before, and ends
@@ -25,6 +25,7 @@ use super::{
     publish::{self, Publisher},
     restore,
     status::Phase,
+    storage::Storage,
 };
 use crate::{
     backend::{Sandbox, SandboxConfig},
@@ -37,7 +38,7 @@ const LONGEST_SANDBOX_RETRY: Duration = Duration::from_secs(30);
 
 /// Where a pod is in its life.
 enum Stage {
-    /// It has no network yet.
+    /// It does not have its volumes and its network yet.
     Starting,
     /// Its containers run, or are about to.
     Running(Crew),
@@ -50,6 +51,7 @@ enum Stage {
 /// The containers' runners.
 struct Crew {
     sandbox: Arc<dyn Sandbox>,
+    storage: Arc<Storage>,
     /// By the container's place on the board.
     members: BTreeMap<usize, Member>,
 }
@@ -142,11 +144,22 @@ impl Worker {
                 Stage::Running(crew) => self.running(crew).await,
                 Stage::Stopping(crew) => self.stopping(crew).await,
                 Stage::Over => {
+                    self.remove_volumes().await;
                     self.deletion().await;
                     return;
                 }
             };
         }
+    }
+
+    /// Removes what the pod had on disk: nothing of it runs any more, and never will.
+    async fn remove_volumes(&self) {
+        let dir = self
+            .context
+            .volumes
+            .of(&self.pod().uid().unwrap_or_default());
+        // Without an answer, the process is ending.
+        let _ = tokio::task::spawn_blocking(move || dir.remove()).await;
     }
 
     /// Waits until the pod is to end.
@@ -159,10 +172,14 @@ impl Worker {
     }
 
     async fn starting(&self) -> Stage {
-        let sandbox = tokio::select! {
+        let ready = async {
+            let storage = Storage::set_up(&self.context, &self.feed).await;
+            (storage, self.sandbox().await)
+        };
+        let (storage, sandbox) = tokio::select! {
             biased;
             () = self.deletion() => return Stage::Over,
-            sandbox = self.sandbox() => sandbox,
+            ready = ready => ready,
         };
         self.board.update(|facts| {
             facts.ip = Some(sandbox.ip());
@@ -170,6 +187,7 @@ impl Worker {
         });
         Stage::Running(Crew {
             sandbox,
+            storage: Arc::new(storage),
             members: BTreeMap::new(),
         })
     }
@@ -287,6 +305,7 @@ impl Worker {
             board: self.board.clone(),
             index,
             sandbox: crew.sandbox.clone(),
+            storage: crew.storage.clone(),
             stop: orders,
             memory: Memory::default(),
         };
@@ -314,6 +333,9 @@ impl Worker {
             self.stop_group(&mut crew, &group, began).await;
         }
         crew.sandbox.shutdown().await;
+        if let Some(storage) = Arc::get_mut(&mut crew.storage) {
+            storage.rest().await;
+        }
         self.board.update(|facts| facts.has_sandbox = false);
         Stage::Over
     }

@@ -43,12 +43,48 @@ impl Indexes {
         self.intervals.insert(first, last);
     }
 
+    pub(super) fn contains(&self, index: i32) -> bool {
+        let before = self.intervals.range(..=index).next_back();
+        before.is_some_and(|(_, last)| *last >= index)
+    }
+
+    /// Those of them below `end`.
+    pub(super) fn below(&self, end: i32) -> Self {
+        let before = self.intervals.range(..end);
+        Self {
+            intervals: before
+                .map(|(first, last)| (*first, (*last).min(end - 1)))
+                .collect(),
+        }
+    }
+
+    /// How many are in both sets.
+    pub(super) fn common(&self, other: &Self) -> i64 {
+        let mut count = 0;
+        for (first, last) in &self.intervals {
+            let before = other.intervals.range(..first).next_back();
+            let from = other.intervals.range(first..=last);
+            for (start, end) in before.into_iter().chain(from) {
+                let (start, end) = (start.max(first), end.min(last));
+                count += (i64::from(*end) - i64::from(*start) + 1).max(0);
+            }
+        }
+        count
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> i64 {
         let lengths = self.intervals.iter();
         lengths
             .map(|(first, last)| i64::from(*last) - i64::from(*first) + 1)
             .sum()
+    }
+
+    /// All of them, rising.
+    pub(super) fn iter(&self) -> impl Iterator<Item = i32> {
+        self.intervals
+            .iter()
+            .flat_map(|(first, last)| *first..=*last)
     }
 
     /// The indexes below `end` that are not in the set, rising.
@@ -120,6 +156,26 @@ mod tests {
             let missing: Vec<_> = (0..40).filter(|index| !expected.contains(index)).collect();
             prop_assert_eq!(indexes.missing(40).collect::<Vec<_>>(), missing);
             prop_assert_eq!(Indexes::parse(&indexes.to_string()), indexes);
+        }
+
+        #[test]
+        fn sets_have_members_in_common(
+            one in prop::collection::btree_set(0..40i32, 0..30),
+            other in prop::collection::btree_set(0..40i32, 0..30),
+            end in 0..45i32,
+        ) {
+            let set = |members: &BTreeSet<i32>| {
+                let mut indexes = Indexes::default();
+                members.iter().for_each(|member| indexes.insert(*member));
+                indexes
+            };
+            let common = i64::try_from(one.intersection(&other).count()).unwrap();
+            prop_assert_eq!(set(&one).common(&set(&other)), common);
+            let below: BTreeSet<_> = one.iter().copied().filter(|member| *member < end).collect();
+            prop_assert_eq!(set(&one).below(end), set(&below));
+            for member in 0..40 {
+                prop_assert_eq!(set(&one).contains(member), one.contains(&member));
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ use kube::{
 };
 
 use super::{
-    Controller, SyncError,
+    Controller, SyncError, retries,
     status::{self, View},
 };
 use crate::replicas::{self, Hand};
@@ -29,6 +29,14 @@ use vaquita_reconcile::{ObjectKey, drive::Next, meta};
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 /// When to look again if what was asked for is not seen: an event may have been lost.
 const SECOND_LOOK: Duration = Duration::from_mins(1);
+/// Why jobs fail.
+const FAILURES: [&str; 5] = [
+    "BackoffLimitExceeded",
+    "DeadlineExceeded",
+    "PodFailurePolicy",
+    "FailedIndexes",
+    "MaxFailedIndexesExceeded",
+];
 /// The longest name of a host.
 const HOSTNAME_LIMIT: usize = 63;
 
@@ -155,26 +163,14 @@ impl<'c> Look<'c> {
         {
             return;
         }
-        if let Some((reason, message)) = self.view().failure(&self.status) {
-            status::set(
-                &mut self.status,
-                status::FAILURE,
-                "True",
-                reason,
-                message,
-                self.now,
-            );
-        } else if self.view().has_succeeded(&self.status) {
-            const MESSAGE: &str = "Reached expected number of succeeded pods";
-            let status = &mut self.status;
-            status::set(
-                status,
-                status::SUCCESS,
-                "True",
-                "CompletionsReached",
-                MESSAGE,
-                self.now,
-            );
+        let failure = self.view().failure(&self.status);
+        let failure = failure.map(|(reason, message)| (status::FAILURE, reason, message));
+        let settled = failure.or_else(|| {
+            let success = self.view().success(&self.status)?;
+            Some((status::SUCCESS, success.0, success.1))
+        });
+        if let Some((type_, reason, message)) = settled {
+            status::set(&mut self.status, type_, "True", reason, &message, self.now);
         }
     }
 
@@ -184,7 +180,7 @@ impl<'c> Look<'c> {
         let all_counted =
             noted.is_none_or(|noted| noted.succeeded.is_none() && noted.failed.is_none());
         let at_work = self.status.active.unwrap_or(0) + self.status.terminating.unwrap_or(0);
-        if !all_counted || at_work > 0 {
+        if !all_counted || at_work > 0 || self.view().has_more_to_count(&self.status) {
             return;
         }
         let end =
@@ -221,10 +217,10 @@ impl<'c> Look<'c> {
             recorder.normal(&*self.job, "Completed", "Job completed".to_owned());
         } else if let Some(failed) = status::find(&self.status, status::FAILED) {
             let message = failed.message.clone().unwrap_or_default();
-            let reason = match failed.reason.as_deref() {
-                Some("DeadlineExceeded") => "DeadlineExceeded",
-                _ => "BackoffLimitExceeded",
-            };
+            let reason = FAILURES
+                .iter()
+                .find(|known| failed.reason.as_deref() == Some(known));
+            let reason = reason.copied().unwrap_or("BackoffLimitExceeded");
             recorder.warning(&*self.job, reason, message);
         }
         Ok(())
@@ -243,13 +239,25 @@ impl<'c> Look<'c> {
         let counted = self.pods.iter().filter(|pod| {
             status::is_tracked(pod) && uids.iter().any(|uid| *uid == meta::uid(&***pod))
         });
-        try_join_all(counted.map(|pod| self.controller.release(pod)))
-            .await
-            .map(drop)
+        let ignored = self.view().ignored(&self.status);
+        try_join_all(
+            counted
+                .chain(&ignored)
+                .map(|pod| self.controller.release(pod)),
+        )
+        .await
+        .map(drop)
     }
 
     /// Starts or gives up pods until as many are at work as are wanted. Returns how long to wait before more are started.
     async fn adjust(&self) -> Result<Duration, SyncError> {
+        let mut misplaced = self.view().misplaced();
+        let burst = self.controller.context.options.replica_burst.max(1);
+        if !misplaced.is_empty() {
+            misplaced.truncate(burst);
+            self.give_up(misplaced).await?;
+            return Ok(Duration::ZERO);
+        }
         let mut active = self.view().active();
         let wanted = self.view().wanted(&self.status);
         let going = if status::replaces_ended_only(&self.spec) {
@@ -257,7 +265,6 @@ impl<'c> Look<'c> {
         } else {
             0
         };
-        let burst = self.controller.context.options.replica_burst.max(1);
         match (active.len() + going).cmp(&wanted) {
             Ordering::Greater if active.len() > wanted => {
                 let related = active.clone();
@@ -272,22 +279,22 @@ impl<'c> Look<'c> {
                 if !backoff.is_zero() {
                     return Ok(backoff);
                 }
-                self.start((wanted - active.len() - going).min(burst))
-                    .await?;
+                let missing = wanted - active.len() - going;
+                return self.start(missing.min(burst)).await;
             }
         }
         Ok(Duration::ZERO)
     }
 
-    async fn start(&self, count: usize) -> Result<(), SyncError> {
-        let models: Vec<Pod> = if status::is_indexed(&self.spec) {
-            let indexes = self.view().free_indexes(&self.status, count);
-            indexes
-                .into_iter()
-                .map(|index| self.indexed_model(index))
-                .collect()
+    /// Starts at most so many pods. Returns how long to wait before more are started.
+    async fn start(&self, count: usize) -> Result<Duration, SyncError> {
+        let (models, wait): (Vec<Pod>, _) = if status::is_indexed(&self.spec) {
+            let (indexes, wait) = self.view().free_indexes(&self.status, count);
+            let models = indexes.into_iter();
+            let models = models.map(|(index, before)| self.indexed_model(index, before.as_deref()));
+            (models.collect(), wait)
         } else {
-            vec![self.model(); count]
+            (vec![self.model(); count], None)
         };
         let count = models.len();
         let mut models = models.into_iter();
@@ -310,7 +317,8 @@ impl<'c> Look<'c> {
             .creations_seen(self.key, count - created);
         result
             .or_else(|error| hand.creation_failed(error))
-            .map_err(SyncError::Create)
+            .map_err(SyncError::Create)?;
+        Ok(wait.unwrap_or_default())
     }
 
     fn hand(&self) -> Hand<'_, Job> {
@@ -328,8 +336,17 @@ impl<'c> Look<'c> {
     }
 
     /// A pod for one completion: its name, host name, label and environment tell which.
-    fn indexed_model(&self, index: i32) -> Pod {
+    fn indexed_model(&self, index: i32, before: Option<&Pod>) -> Pod {
         let mut pod = self.model();
+        if self.view().limit_per_index().is_some() {
+            let failures = before.map(|before| self.view().failures_with(before));
+            let failures = failures.unwrap_or_default();
+            let annotations = pod.annotations_mut();
+            annotations.insert(retries::FAILURES.to_owned(), failures.counted.to_string());
+            if failures.ignored > 0 {
+                annotations.insert(retries::IGNORED.to_owned(), failures.ignored.to_string());
+            }
+        }
         let name = self.job.name_any();
         pod.metadata.generate_name = Some(format!("{name}-{index}-"));
         pod.annotations_mut()

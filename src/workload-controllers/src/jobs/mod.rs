@@ -1,10 +1,12 @@
 //! Jobs: pods that run to their end, as many as are wanted, tried again as often as is allowed.
 //!
-//! [`status`] counts who has ended and says whether the job has; [`look`](look::Look) acts on it. Pods are found by who controls
-//! them; orphans are not adopted, as a job's selector is made of its uid.
+//! [`status`] counts who has ended and says whether the job has, by what [`policy`] says of failures and [`retries`] of single
+//! indexes; [`look`](look::Look) acts on it.
 
 mod indexes;
 mod look;
+mod policy;
+mod retries;
 mod status;
 
 use std::{
@@ -22,12 +24,12 @@ use kube::{Api, Resource, ResourceExt, api::PatchParams};
 use serde_json::json;
 
 use self::look::Look;
-use crate::Expectations;
+use crate::{ClaimError, Expectations, replicas};
 use vaquita_reconcile::{
     Context, ObjectKey, Recorder,
     drive::{Next, Reconciler},
     informer::{Change, Informer},
-    meta,
+    meta, pods,
     queue::{Pacing, WorkQueue},
 };
 
@@ -39,6 +41,12 @@ const MANAGER: &str = "kubernetes.io/job-controller";
 /// Why a look at a job failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
+    /// Whose pods are whose could not be settled.
+    #[error("claiming pods")]
+    Claim(#[from] ClaimError),
+    /// A pod that was adopted could not be marked as one that is to be counted.
+    #[error("tracking a pod")]
+    Track(#[source] kube::Error),
     /// A pod could not be created.
     #[error("creating a pod")]
     Create(#[source] kube::Error),
@@ -141,7 +149,7 @@ impl Reconciler for Controller {
         }
         // Asked before the pods are read: what is struck out in between is then among them.
         let all_seen = self.expectations.are_met(key);
-        let pods = self.pods.store().controlled_by(meta::uid(&*job));
+        let pods = self.claimed_pods(key, &job).await?;
         // On the heap: a job is a large object, and a look holds several.
         Box::pin(Look::new(self, key, &job, pods).advance(all_seen)).await
     }
@@ -165,6 +173,9 @@ impl Controller {
             if status::is_tracked(pod) {
                 self.queue.add(Key::Stray(ObjectKey::of(pod)));
             }
+            if meta::controller_of(pod).is_none() && !matches!(change, Change::Deleted(_)) {
+                self.queue_matching(pod);
+            }
             return;
         };
         match change {
@@ -175,6 +186,38 @@ impl Controller {
             }
         }
         self.queue.add(Key::Job(key));
+    }
+
+    /// The pods of the job, those that have ended included. Orphans that it selects are adopted, and tracked from then on.
+    async fn claimed_pods(&self, key: &ObjectKey, job: &Job) -> Result<Vec<Arc<Pod>>, SyncError> {
+        let mut candidates = self.pods.store().controlled_by(meta::uid(job));
+        let Some(selector) = job.spec.as_ref().and_then(|spec| spec.selector.as_ref()) else {
+            return Ok(candidates);
+        };
+        let selector = replicas::selector(Some(selector));
+        let orphans = self.pods.store().orphans(&key.namespace);
+        candidates.extend(orphans.into_iter().filter(|pod| pods::is_active(pod)));
+        let matches = |pod: &Pod| selector.matches(pod.labels());
+        let mut claimed = replicas::claim(&self.context.client, job, candidates, matches).await?;
+        let over = job.status.as_ref().is_some_and(status::is_finished);
+        for pod in &mut claimed {
+            if !over && pods::is_active(pod) && !status::is_tracked(pod) {
+                *pod = Arc::new(self.track(pod).await?);
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Queues everybody who might adopt this pod.
+    fn queue_matching(&self, pod: &Pod) {
+        let namespace = pod.namespace().unwrap_or_default();
+        let matching = |job: &Job| {
+            let selector = job.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+            replicas::selector(selector).matches(pod.labels())
+        };
+        for job in self.jobs.store().in_namespace(&namespace, matching) {
+            self.queue.add(Key::Job(ObjectKey::of(&*job)));
+        }
     }
 
     /// The job that controls the pod, if there still is that one.
@@ -202,6 +245,19 @@ impl Controller {
             }
         }
         self.release(&pod).await
+    }
+
+    /// Puts the finalizer on a pod, so that it stays until it is counted.
+    async fn track(&self, pod: &Pod) -> Result<Pod, SyncError> {
+        let mut finalizers = pod.finalizers().to_vec();
+        finalizers.push(status::FINALIZER.to_owned());
+        let patch = meta::guarded_patch(&pod.metadata, json!({ "finalizers": finalizers }));
+        let namespace = pod.namespace().unwrap_or_default();
+        let api = Api::<Pod>::namespaced(self.context.client.clone(), &namespace);
+        let patch = kube::api::Patch::Merge(patch);
+        let params = PatchParams::default();
+        let tracked = api.patch(&pod.name_any(), &params, &patch).await;
+        tracked.map_err(SyncError::Track)
     }
 
     /// Takes the finalizer from a pod.

@@ -12,8 +12,11 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 
-use super::indexes::Indexes;
-use crate::replicas::count;
+use super::{
+    indexes::Indexes,
+    policy::{self, Verdict},
+};
+use crate::replicas::{self, count};
 use vaquita_reconcile::{
     meta,
     pods::{self, Phase},
@@ -26,8 +29,8 @@ pub(super) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 /// How many ends are counted by one write.
 const COUNTED_AT_ONCE: usize = 500;
 /// After the first failure; doubles with each.
-const BACKOFF: Duration = Duration::from_secs(10);
-const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
+pub(super) const BACKOFF: Duration = Duration::from_secs(10);
+pub(super) const BACKOFF_LIMIT: Duration = Duration::from_mins(10);
 
 pub(super) const COMPLETE: &str = "Complete";
 pub(super) const FAILED: &str = "Failed";
@@ -163,23 +166,25 @@ impl View<'_> {
         let mut succeeded = settle(noted.succeeded, &mut counted);
         let mut failed = settle(noted.failed, &mut status.failed);
         let known: HashSet<String> = succeeded.iter().chain(&failed).cloned().collect();
-        let mut completed = Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default());
+        let completions = self.spec.completions.unwrap_or(0);
+        let mut completed = completed(status).below(completions);
+        let held = self.held(status);
+        let is_held = |pod: &Arc<Pod>| held.values().any(|held| Arc::ptr_eq(held, pod));
         let fresh = self
             .pods
             .iter()
-            .filter(|pod| is_tracked(pod) && !known.contains(meta::uid(&***pod)));
+            .filter(|pod| is_tracked(pod) && !known.contains(meta::uid(&***pod)) && !is_held(pod));
         for pod in fresh.take(COUNTED_AT_ONCE) {
             let uid = meta::uid(&**pod).to_owned();
             match end(pod, self.spec) {
                 Some(End::Succeeded) => {
-                    let completions = self.spec.completions.unwrap_or(0);
                     if let Some(index) = index(pod).filter(|index| *index < completions) {
                         completed.insert(index);
                     }
                     succeeded.push(uid);
                 }
-                Some(End::Failed) => failed.push(uid),
-                None => {}
+                Some(End::Failed) if !self.is_ignored(pod) => failed.push(uid),
+                Some(End::Failed) | None => {}
             }
         }
         if is_indexed(self.spec) {
@@ -188,12 +193,45 @@ impl View<'_> {
                 Some(i32::try_from(completed.len()).unwrap_or(i32::MAX)).filter(|count| *count > 0);
             status.completed_indexes = Some(completed.to_string()).filter(|text| !text.is_empty());
         }
+        status.failed_indexes = self.failed_indexes(status).map(|failed| failed.to_string());
         status.succeeded = counted;
         let some = |uids: Vec<String>| Some(uids).filter(|uids| !uids.is_empty());
         status.uncounted_terminated_pods = Some(UncountedTerminatedPods {
             succeeded: some(succeeded),
             failed: some(failed),
         });
+    }
+
+    /// Whether the failure of this pod does not count.
+    fn is_ignored(&self, pod: &Pod) -> bool {
+        policy::judge(self.spec.pod_failure_policy.as_ref(), pod) == Verdict::Ignore
+    }
+
+    /// The pods that have failed and go without being counted.
+    pub(super) fn ignored(&self, status: &JobStatus) -> Vec<Arc<Pod>> {
+        let held = self.held(status);
+        let ignored = self.pods.iter().filter(|pod| {
+            is_tracked(pod)
+                && end(pod, self.spec) == Some(End::Failed)
+                && self.is_ignored(pod)
+                && !held.values().any(|held| Arc::ptr_eq(held, pod))
+        });
+        ignored.cloned().collect()
+    }
+
+    /// Whether the end of some pod is not even noted yet.
+    pub(super) fn has_more_to_count(&self, status: &JobStatus) -> bool {
+        let noted = status.uncounted_terminated_pods.as_ref();
+        let noted: HashSet<&String> = noted
+            .into_iter()
+            .flat_map(|noted| [&noted.succeeded, &noted.failed])
+            .flatten()
+            .flatten()
+            .collect();
+        self.pods.iter().any(|pod| {
+            let known = noted.iter().any(|uid| *uid == meta::uid(&**pod));
+            is_tracked(pod) && !known && end(pod, self.spec).is_some() && !self.is_ignored(pod)
+        })
     }
 
     /// The counts of pods that are there.
@@ -207,20 +245,37 @@ impl View<'_> {
     }
 
     /// Whether it is settled now that the job has failed, and why.
-    pub(super) fn failure(&self, status: &JobStatus) -> Option<(&'static str, &'static str)> {
+    pub(super) fn failure(&self, status: &JobStatus) -> Option<(&'static str, String)> {
+        let of_pod = self
+            .pods
+            .iter()
+            .filter(|pod| end(pod, self.spec) == Some(End::Failed));
+        let by_policy = of_pod
+            .map(|pod| policy::judge(self.spec.pod_failure_policy.as_ref(), pod))
+            .find_map(|verdict| match verdict {
+                Verdict::FailJob(message) => Some(message),
+                _ => None,
+            });
+        if let Some(message) = by_policy {
+            return Some(("PodFailurePolicy", message));
+        }
         let limit = self.spec.backoff_limit.unwrap_or(6);
-        if failed(status) > i64::from(limit) || self.restarts_exceed(limit) {
-            return Some((
+        let late = || self.deadline(status).is_some_and(|left| left.is_zero());
+        let (reason, message) = if failed(status) > i64::from(limit) || self.restarts_exceed(limit)
+        {
+            (
                 "BackoffLimitExceeded",
                 "Job has reached the specified backoff limit",
-            ));
-        }
-        self.deadline(status).filter(Duration::is_zero).map(|_| {
+            )
+        } else if late() {
             (
                 "DeadlineExceeded",
                 "Job was active longer than specified deadline",
             )
-        })
+        } else {
+            self.failure_of_indexes(status)?
+        };
+        Some((reason, message.to_owned()))
     }
 
     /// How much time is left until the job must be over.
@@ -250,15 +305,27 @@ impl View<'_> {
         restarts > 0 && restarts >= i64::from(limit)
     }
 
-    /// Whether the job has done what it is there for.
-    pub(super) fn has_succeeded(&self, status: &JobStatus) -> bool {
+    /// Whether the job has done what it is there for, and in what way.
+    pub(super) fn success(&self, status: &JobStatus) -> Option<(&'static str, String)> {
+        if let Some(policy) = self
+            .spec
+            .success_policy
+            .as_ref()
+            .filter(|_| is_indexed(self.spec))
+            && let Some(message) = policy::success(policy, &completed(status))
+        {
+            return Some(("SuccessPolicy", message));
+        }
         let succeeded = self.succeeded(status);
         let enough = match self.spec.completions {
             Some(completions) => succeeded >= i64::from(completions),
             // Any success of a work queue means that the queue is empty; the others end by themselves.
             None => succeeded > 0,
         };
-        enough && self.active().is_empty()
+        (enough && self.active().is_empty()).then(|| {
+            const MESSAGE: &str = "Reached expected number of succeeded pods";
+            ("CompletionsReached", MESSAGE.to_owned())
+        })
     }
 
     /// How many have succeeded, those included that are not counted yet.
@@ -279,7 +346,10 @@ impl View<'_> {
         let parallelism = i64::from(self.spec.parallelism.unwrap_or(1).max(0));
         let succeeded = self.succeeded(status);
         let wanted = match self.spec.completions {
-            Some(completions) => parallelism.min(i64::from(completions) - succeeded),
+            Some(completions) => {
+                let given_up = self.failed_indexes(status).map_or(0, |failed| failed.len());
+                parallelism.min(i64::from(completions) - succeeded - given_up)
+            }
             None if succeeded > 0 => i64::from(count(self.active().len())).min(parallelism),
             None => parallelism,
         };
@@ -287,7 +357,12 @@ impl View<'_> {
     }
 
     /// How long to wait before the next pod, for the sake of those that failed in a row.
+    ///
+    /// Not where each index waits for itself.
     pub(super) fn backoff(&self) -> Duration {
+        if self.limit_per_index().is_some() {
+            return Duration::ZERO;
+        }
         let ended = |wanted: End| {
             let of_this_end = self
                 .pods
@@ -320,9 +395,14 @@ impl View<'_> {
         Some(Duration::from_secs(seconds).saturating_sub(since(at, self.now)))
     }
 
-    /// The indexes to start next, the lowest first, for at most `count` pods.
-    pub(super) fn free_indexes(&self, status: &JobStatus, count: usize) -> Vec<i32> {
-        let mut taken = Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default());
+    /// The indexes to start next, the lowest first, for at most `count` pods; each with the pod that it is tried again for,
+    /// if its tries are counted. And how long until there are more, if some only wait.
+    pub(super) fn free_indexes(
+        &self,
+        status: &JobStatus,
+        count: usize,
+    ) -> (Vec<(i32, Option<Arc<Pod>>)>, Option<Duration>) {
+        let mut taken = completed(status);
         let occupied = |pod: &&Arc<Pod>| {
             let waits = replaces_ended_only(self.spec) && !pods::is_terminal(pod);
             pods::is_active(pod) || waits
@@ -332,16 +412,50 @@ impl View<'_> {
                 taken.insert(index);
             }
         }
-        taken
-            .missing(self.spec.completions.unwrap_or(0))
-            .take(count)
-            .collect()
+        if let Some(failed) = self.failed_indexes(status) {
+            failed.iter().for_each(|index| taken.insert(index));
+        }
+        let mut held = self.held(status);
+        let mut wait = None;
+        for (index, pod) in &held {
+            let left = self.backoff_after(pod);
+            if !left.is_zero() && !taken.contains(*index) {
+                taken.insert(*index);
+                wait = wait.into_iter().chain([left]).min();
+            }
+        }
+        let free = taken.missing(self.spec.completions.unwrap_or(0));
+        let free = free.take(count).map(|index| (index, held.remove(&index)));
+        (free.collect(), wait)
+    }
+
+    /// The pods at work of an indexed job that work on nothing: on an index that there is not, or that has another pod.
+    pub(super) fn misplaced(&self) -> Vec<Arc<Pod>> {
+        if !is_indexed(self.spec) {
+            return Vec::new();
+        }
+        let completions = self.spec.completions.unwrap_or(0);
+        let mut active = self.active();
+        let related = active.clone();
+        replicas::sort_for_deletion(&mut active, &related, self.now);
+        let mut seen = HashSet::new();
+        // From the last to be given up: that one stays.
+        active.reverse();
+        active.retain(|pod| {
+            let index = index(pod).filter(|index| *index < completions);
+            index.is_none_or(|index| !seen.insert(index))
+        });
+        active
     }
 
     /// Whether the job is being deleted: nothing new is started for it.
     pub(super) fn is_going(&self) -> bool {
         meta::is_terminating(&self.job.metadata)
     }
+}
+
+fn completed(status: &JobStatus) -> Indexes {
+    Indexes::parse(status.completed_indexes.as_deref().unwrap_or_default())
 }
 
 fn failed(status: &JobStatus) -> i64 {
@@ -353,7 +467,7 @@ fn failed(status: &JobStatus) -> i64 {
 }
 
 /// When the pod ended, as its containers tell, or as well as can be told.
-fn ended_at(pod: &Pod) -> Option<Timestamp> {
+pub(super) fn ended_at(pod: &Pod) -> Option<Timestamp> {
     let statuses = pod
         .status
         .as_ref()
@@ -367,6 +481,6 @@ fn ended_at(pod: &Pod) -> Option<Timestamp> {
     finished.max().or(otherwise.map(|time| time.0))
 }
 
-fn since(start: Timestamp, now: Timestamp) -> Duration {
+pub(super) fn since(start: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(start)).unwrap_or_default()
 }

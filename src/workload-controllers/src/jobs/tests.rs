@@ -279,3 +279,216 @@ async fn a_job_whose_time_is_over_goes_and_a_job_that_is_gone_holds_no_pod() {
     api.remove(JOBS, "shop", "sum");
     api.until("no finalizer", |api| tracked(api) == 0).await;
 }
+
+/// From now on, a pod ends a moment after it began as `how` says of its index.
+fn each_ends(api: &FakeApi, how: impl Fn(&str) -> Option<Value> + Send + 'static) {
+    let api = api.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            for pod in api.objects(PODS) {
+                let index = pod["metadata"]["labels"][status::INDEX].as_str();
+                if pod["status"].is_null()
+                    && let Some(status) = how(index.unwrap_or_default())
+                {
+                    let name = pod["metadata"]["name"].as_str().unwrap();
+                    api.edit(PODS, "shop", name, |pod| pod["status"] = status);
+                }
+            }
+        }
+    });
+}
+
+fn exited(code: i32) -> Value {
+    json!({
+        "phase": "Failed",
+        "containerStatuses": [{
+            "name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": { "exitCode": code } },
+        }],
+    })
+}
+
+fn succeeded() -> Value {
+    json!({ "phase": "Succeeded" })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_policy_ends_the_job_at_once() {
+    let api = FakeApi::new();
+    let rules = json!([
+        { "action": "FailJob", "onExitCodes": { "operator": "In", "values": [42] } },
+    ]);
+    api.put(
+        JOBS,
+        &job(&json!({ "podFailurePolicy": { "rules": rules } })),
+    );
+    let _running = started(&api);
+    each_ends(&api, |_| Some(exited(42)));
+    api.until("the end", |api| is(api, "Failed")).await;
+    let reason = "PodFailurePolicy";
+    assert_eq!(
+        conditions(&api),
+        pairs(&[("FailureTarget", reason), ("Failed", reason)])
+    );
+    assert_eq!((creations(&api), tracked(&api)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_policy_ignores_is_tried_again_without_being_counted() {
+    let api = FakeApi::new();
+    let rules = json!([
+        { "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] },
+    ]);
+    let spec = json!({ "backoffLimit": 0, "podFailurePolicy": { "rules": rules } });
+    api.put(JOBS, &job(&spec));
+    let _running = started(&api);
+    let counted = api.clone();
+    each_ends(&api, move |_| {
+        let disrupted = json!([{ "type": "DisruptionTarget", "status": "True" }]);
+        Some(match creations(&counted) {
+            1..=3 => json!({ "phase": "Failed", "conditions": disrupted }),
+            _ => succeeded(),
+        })
+    });
+    api.until("the end", |api| is(api, "Complete")).await;
+    assert!(status_of(&api)["failed"].is_null());
+    assert_eq!((creations(&api), tracked(&api)), (4, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_index_has_its_own_tries() {
+    let api = FakeApi::lagging(Duration::from_millis(300));
+    let spec = json!({
+        "completions": 4, "parallelism": 4, "completionMode": "Indexed",
+        "backoffLimit": i32::MAX, "backoffLimitPerIndex": 1,
+    });
+    api.put(JOBS, &job(&spec));
+    let _running = started(&api);
+    each_ends(&api, |index| {
+        Some(if index == "1" { exited(1) } else { succeeded() })
+    });
+    api.until("the end", |api| is(api, "Failed")).await;
+    let status = status_of(&api);
+    assert_eq!(
+        (&status["completedIndexes"], &status["failedIndexes"]),
+        (&json!("0,2,3"), &json!("1"))
+    );
+    assert_eq!(
+        (&status["failed"], &status["succeeded"]),
+        (&json!(2), &json!(3))
+    );
+    let reason = "FailedIndexes";
+    assert_eq!(
+        conditions(&api),
+        pairs(&[("FailureTarget", reason), ("Failed", reason)])
+    );
+    assert_eq!((creations(&api), tracked(&api)), (5, 0));
+    let failures = |pod: &Value| {
+        let annotations = &pod["metadata"]["annotations"];
+        (annotations[status::INDEX] == "1").then(|| annotations[retries::FAILURES].clone())
+    };
+    let mut of_one: Vec<_> = api.objects(PODS).iter().filter_map(failures).collect();
+    of_one.sort_by_key(|count| count.as_str().map(str::to_owned));
+    assert_eq!(of_one, ["0", "1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_failed_indexes_or_a_hopeless_one_end_the_tries() {
+    let spec = |more: &Value| {
+        let mut spec = json!({
+            "completions": 5, "parallelism": 1, "completionMode": "Indexed",
+            "backoffLimit": i32::MAX, "backoffLimitPerIndex": 2,
+        });
+        let all = spec.as_object_mut().unwrap();
+        all.extend(more.as_object().unwrap().clone());
+        job(&spec)
+    };
+    let hopeless = json!([
+        { "action": "FailIndex", "onExitCodes": { "operator": "In", "values": [7] } },
+    ]);
+    let api = FakeApi::new();
+    api.put(
+        JOBS,
+        &spec(&json!({ "maxFailedIndexes": 1, "podFailurePolicy": { "rules": hopeless } })),
+    );
+    let _running = started(&api);
+    each_ends(&api, |_| Some(exited(7)));
+    api.until("the end", |api| is(api, "Failed")).await;
+    assert_eq!(conditions(&api)[1].1, "MaxFailedIndexesExceeded");
+    assert_eq!(status_of(&api)["failedIndexes"], "0,1");
+    assert_eq!((creations(&api), tracked(&api)), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_policy_ends_the_job_and_what_is_left_of_it() {
+    let api = FakeApi::new();
+    let spec = json!({
+        "completions": 3, "parallelism": 3, "completionMode": "Indexed",
+        "successPolicy": { "rules": [{ "succeededIndexes": "0" }] },
+    });
+    api.put(JOBS, &job(&spec));
+    let _running = started(&api);
+    each_ends(&api, |index| (index == "0").then(succeeded));
+    api.until("the end", |api| is(api, "Complete")).await;
+    api.settle().await;
+    let reason = "SuccessPolicy";
+    assert_eq!(
+        conditions(&api),
+        pairs(&[("SuccessCriteriaMet", reason), ("Complete", reason)])
+    );
+    assert_eq!((api.objects(PODS).len(), tracked(&api)), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orphan_is_adopted_and_counted_and_another_let_go() {
+    let api = FakeApi::new();
+    let orphan = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": "shop", "name": "found",
+            "labels": { "batch.kubernetes.io/controller-uid": "sum-uid" },
+        },
+        "spec": { "containers": [] },
+    });
+    api.put(PODS, &orphan);
+    api.put(JOBS, &job(&json!({ "completions": 2, "parallelism": 2 })));
+    let _running = started(&api);
+    api.until("two", |api| status_of(api)["active"] == 2).await;
+    assert_eq!((creations(&api), tracked(&api)), (1, 2));
+    let adopted = api.object(PODS, "shop", "found").unwrap();
+    assert_eq!(adopted["metadata"]["ownerReferences"][0]["name"], "sum");
+    // Without the label it is nobody's again, and another one takes its place.
+    api.edit(PODS, "shop", "found", |pod| {
+        pod["metadata"]["labels"] = json!({})
+    });
+    api.until("another", |_| creations(&api) == 2).await;
+    api.settle().await;
+    let released = api.object(PODS, "shop", "found").unwrap();
+    assert_eq!(released["metadata"]["ownerReferences"], json!([]));
+    assert_eq!(released["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn fewer_completions_give_up_the_pods_of_the_others() {
+    let api = FakeApi::new();
+    let spec = json!({ "completions": 4, "parallelism": 4, "completionMode": "Indexed" });
+    api.put(JOBS, &job(&spec));
+    let _running = started(&api);
+    api.until("four", |api| status_of(api)["active"] == 4).await;
+    api.edit(JOBS, "shop", "sum", |job| {
+        job["spec"]["completions"] = json!(2);
+        job["spec"]["parallelism"] = json!(2);
+    });
+    api.until("two", |api| status_of(api)["active"] == 2).await;
+    let mut indexes: Vec<_> = api
+        .objects(PODS)
+        .iter()
+        .map(|pod| pod["metadata"]["labels"][status::INDEX].clone())
+        .collect();
+    indexes.sort_by_key(|index| index.as_str().map(str::to_owned));
+    assert_eq!(indexes, ["0", "1"]);
+    all_end(&api, "Succeeded");
+    api.until("the end", |api| is(api, "Complete")).await;
+    assert_eq!(status_of(&api)["completedIndexes"], "0,1");
+}

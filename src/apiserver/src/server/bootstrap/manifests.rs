@@ -10,7 +10,7 @@ use super::{super::Server, BootstrapError};
 use vaquita_cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 9] = [
+const FILES: [(&str, &str); 10] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
@@ -46,6 +46,10 @@ const FILES: [(&str, &str); 9] = [
     (
         "runtime-classes",
         include_str!("../../../../../policies/runtime-classes.yaml"),
+    ),
+    (
+        "storage-classes",
+        include_str!("../../../../../policies/storage-classes.yaml"),
     ),
 ];
 

@@ -26,6 +26,8 @@ use crate::server::Server;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How many converted objects are kept for each kind.
 const KEPT: usize = 4096;
+/// How many objects are sent in one review.
+const BATCH: usize = 500;
 
 /// The runtime on which webhooks are asked.
 static RUNTIME: LazyLock<Option<Runtime>> = LazyLock::new(|| {
@@ -124,12 +126,13 @@ impl Webhook {
         }
     }
 
-    fn converted(&self, object: &Object, api_version: &str) -> Result<Object, String> {
+    /// The objects in another version, in the same order.
+    fn converted(&self, objects: &[&Object], api_version: &str) -> Result<Vec<Value>, String> {
         let uid = uuid::Uuid::new_v4().to_string();
         let review = json!({
             "apiVersion": format!("apiextensions.k8s.io/{}", self.review),
             "kind": "ConversionReview",
-            "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": [object]},
+            "request": {"uid": uid, "desiredAPIVersion": api_version, "objects": objects},
         });
         let expected = review["apiVersion"].clone();
         let mut answer = self.ask(review)?;
@@ -159,32 +162,48 @@ impl Webhook {
                 _ => format!("response.result.status was '{status}', not 'Success'"),
             });
         }
-        let objects = match response["convertedObjects"].take() {
-            Value::Array(objects) => objects,
+        let converted = match response["convertedObjects"].take() {
+            Value::Array(converted) => converted,
             _ => Vec::new(),
         };
-        let count = objects.len();
-        match <[Value; 1]>::try_from(objects) {
-            Ok([Value::Object(object)]) => Ok(object),
-            _ => Err(format!("returned {count} objects, expected 1")),
+        if converted.len() != objects.len() {
+            return Err(format!(
+                "returned {} objects, expected {}",
+                converted.len(),
+                objects.len()
+            ));
+        }
+        Ok(converted)
+    }
+
+    fn one(&self, object: &Object, api_version: &str) -> Result<Object, String> {
+        let converted = self.converted(&[object], api_version)?;
+        match converted.into_iter().next() {
+            Some(Value::Object(object)) => Ok(object),
+            _ => Err("returned something that is no object".to_owned()),
         }
     }
 }
 
+/// Under which a converted object is kept: `None` for one that is not stored, and may be another the next time.
+fn key_of(object: &Object, api_version: &str) -> Option<Key> {
+    let revision = meta::resource_version(object);
+    (!revision.is_empty()).then(|| {
+        let uid = meta::uid(object).to_owned();
+        (uid, revision.to_owned(), api_version.to_owned())
+    })
+}
+
 impl Convert for Webhook {
     fn convert(&self, object: &Object, api_version: &str) -> Result<Object, Status> {
-        let revision = meta::resource_version(object);
-        let key = (!revision.is_empty()).then(|| {
-            let uid = meta::uid(object).to_owned();
-            (uid, revision.to_owned(), api_version.to_owned())
-        });
+        let key = key_of(object, api_version);
         if let Some(known) = key
             .as_ref()
             .and_then(|key| self.kept().objects.get(key).cloned())
         {
             return Ok(known);
         }
-        let converted = self.converted(object, api_version).map_err(|why| {
+        let converted = self.one(object, api_version).map_err(|why| {
             let text = |field: &str| {
                 object
                     .get(field)
@@ -200,5 +219,33 @@ impl Convert for Webhook {
             self.kept().add(key, converted.clone());
         }
         Ok(converted)
+    }
+    fn foresight(&self) -> usize {
+        KEPT
+    }
+
+    fn foresee(&self, objects: Vec<Object>, api_version: &str) {
+        let unknown: Vec<(Key, &Object)> = {
+            let kept = self.kept();
+            let keyed = objects
+                .iter()
+                .filter_map(|object| Some((key_of(object, api_version)?, object)));
+            keyed
+                .filter(|(key, _)| !kept.objects.contains_key(key))
+                .collect()
+        };
+        for batch in unknown.chunks(BATCH) {
+            let asked: Vec<&Object> = batch.iter().map(|(_, object)| *object).collect();
+            // What fails here fails again for each, and is told then.
+            let Ok(converted) = self.converted(&asked, api_version) else {
+                return;
+            };
+            let mut kept = self.kept();
+            for ((key, _), object) in batch.iter().zip(converted) {
+                if let Value::Object(object) = object {
+                    kept.add(key.clone(), object);
+                }
+            }
+        }
     }
 }

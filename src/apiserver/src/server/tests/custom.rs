@@ -416,4 +416,12 @@ async fn a_webhook_converts_objects_and_is_asked_once() {
         api.get(&format!("{WIDGETS}/a")).await.ok()["spec"]["replicas"],
         1
     );
+    for name in ["b", "c", "d"] {
+        api.post(WIDGETS, widget(name, "red")).await.ok();
+    }
+    let list = api.get(&WIDGETS.replace("v1", "v2")).await.ok();
+    let shown = list["items"].as_array().unwrap();
+    assert_eq!(shown.len(), 4);
+    assert!(shown.iter().all(|object| object["spec"]["replicas"] == 7));
+    assert_eq!(asked.load(Ordering::Relaxed), 2, "the new ones together");
 }

@@ -1,0 +1,252 @@
+//! What the node, its pods and their containers use: `/stats/summary` and `/metrics/resource`, as a kubelet answers them.
+//!
+//! Consumers add up and compare these figures over time, so totals only ever grow while a container lives, and start at
+//! zero with the next one. Rates are means over the time since the sample before, at least [`WINDOW`] long.
+
+mod machine;
+mod prometheus;
+mod summary;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{Json, extract::State as Shared, response::IntoResponse};
+use http::header;
+use jiff::Timestamp;
+use kube::ResourceExt as _;
+
+pub(crate) use machine::Machine;
+
+use crate::{
+    backend::{Instance, Usage},
+    http::Kubelet,
+};
+
+/// The shortest time that a rate is a mean over, once a container is older than that.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// `/stats/summary`.
+pub(crate) async fn summary(Shared(kubelet): Shared<Kubelet>) -> impl IntoResponse {
+    let (node, pods) = readings(kubelet).await;
+    Json(summary::summary(&node, &pods))
+}
+
+/// `/metrics/resource`.
+pub(crate) async fn resource(Shared(kubelet): Shared<Kubelet>) -> impl IntoResponse {
+    let (node, pods) = readings(kubelet).await;
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    (
+        [(header::CONTENT_TYPE, kind)],
+        prometheus::text(&node, &pods),
+    )
+}
+
+/// What the machine uses.
+#[derive(Debug, Clone)]
+struct NodeReading {
+    name: String,
+    started: Timestamp,
+    cpu: Cpu,
+    memory: machine::Memory,
+    disk: Option<crate::host::Disk>,
+    /// This process, in which all pods run.
+    own: Reading,
+}
+
+/// What a pod uses.
+#[derive(Debug, Clone)]
+struct PodReading {
+    namespace: String,
+    name: String,
+    uid: String,
+    started: Option<Timestamp>,
+    containers: Vec<(String, Reading)>,
+}
+
+/// What something uses, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Reading {
+    time: Timestamp,
+    started: Timestamp,
+    cpu: Cpu,
+    /// Bytes.
+    memory: u64,
+}
+
+/// CPU time: all of it, and the mean over the latest while in nanoseconds for each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cpu {
+    total: Duration,
+    rate: u64,
+}
+
+impl PodReading {
+    /// The sum of the containers; `None` if there is none.
+    fn total(&self) -> Option<Reading> {
+        let (_, first) = self.containers.first()?;
+        let mut total = *first;
+        for (_, reading) in &self.containers[1..] {
+            total.cpu.total += reading.cpu.total;
+            total.cpu.rate += reading.cpu.rate;
+            total.memory += reading.memory;
+            total.time = total.time.min(reading.time);
+            total.started = total.started.min(reading.started);
+        }
+        Some(total)
+    }
+}
+
+/// Reads everything. Files of the kernel are read on a thread that may block.
+async fn readings(kubelet: Kubelet) -> (NodeReading, Vec<PodReading>) {
+    let machine = kubelet.machine.clone();
+    let node = tokio::task::spawn_blocking(move || machine.read()).await;
+    let node = node.unwrap_or_else(|_| kubelet.machine.unread());
+    let mut pods: Vec<_> = kubelet
+        .registry
+        .entries()
+        .into_iter()
+        .map(|entry| PodReading {
+            namespace: entry.pod.namespace().unwrap_or_default(),
+            name: entry.pod.name_any(),
+            uid: entry.pod.uid().unwrap_or_default(),
+            started: entry.board.read(|facts| facts.start_time),
+            containers: entry
+                .board
+                .meters()
+                .into_iter()
+                .map(|meter| (meter.container.clone(), meter.read()))
+                .collect(),
+        })
+        .collect();
+    pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    (node, pods)
+}
+
+/// Reads what a container's instance uses.
+pub(crate) struct Meter {
+    container: String,
+    started: Timestamp,
+    instance: Arc<dyn Instance>,
+    rate: Rate,
+}
+
+impl Meter {
+    pub(crate) fn new(container: String, instance: Arc<dyn Instance>) -> Arc<Self> {
+        Arc::new(Self {
+            container,
+            started: Timestamp::now(),
+            rate: Rate::new(instance.usage().cpu),
+            instance,
+        })
+    }
+
+    fn read(&self) -> Reading {
+        let Usage { cpu, memory } = self.instance.usage();
+        Reading {
+            time: Timestamp::now(),
+            started: self.started,
+            cpu: Cpu {
+                total: cpu,
+                rate: self.rate.per_second(Instant::now(), cpu),
+            },
+            memory,
+        }
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter")
+            .field("container", &self.container)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a rate of a total that is looked at now and then.
+#[derive(Debug)]
+struct Rate {
+    /// Two samples at the most, the older one first, [`WINDOW`] apart.
+    samples: Mutex<(Sample, Sample)>,
+}
+
+type Sample = (Instant, Duration);
+
+impl Rate {
+    fn new(total: Duration) -> Self {
+        let sample = (Instant::now(), total);
+        Self {
+            samples: Mutex::new((sample, sample)),
+        }
+    }
+
+    /// Nanoseconds for each second.
+    fn per_second(&self, now: Instant, total: Duration) -> u64 {
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(samples.1.0) >= WINDOW {
+            *samples = (samples.1, (now, total));
+        }
+        let (since, before) = samples.0;
+        let passed = now.saturating_duration_since(since).as_nanos();
+        let used = total.saturating_sub(before).as_nanos();
+        let rate = (used * 1_000_000_000).checked_div(passed).unwrap_or(0);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_means_over_a_window() {
+        let rate = Rate::new(Duration::ZERO);
+        let start = rate.samples.lock().unwrap().0.0;
+        let at = |seconds, used| {
+            rate.per_second(
+                start + Duration::from_secs(seconds),
+                Duration::from_secs(used),
+            )
+        };
+        assert_eq!(at(0, 0), 0, "no time has passed");
+        assert_eq!(at(5, 5), 1_000_000_000);
+        assert_eq!(at(10, 5), 500_000_000);
+        assert_eq!(at(15, 5), 333_333_333);
+        // From here on, what was before the last sample is forgotten.
+        assert_eq!(at(20, 5), 0);
+        assert_eq!(at(25, 5), 0);
+        assert_eq!(at(30, 15), 1_000_000_000);
+    }
+
+    #[test]
+    fn a_pod_is_the_sum_of_its_containers() {
+        let reading = |second, cpu, memory| Reading {
+            time: Timestamp::from_second(second).unwrap(),
+            started: Timestamp::from_second(second - 100).unwrap(),
+            cpu: Cpu {
+                total: Duration::from_secs(cpu),
+                rate: cpu,
+            },
+            memory,
+        };
+        let mut pod = PodReading {
+            namespace: "ns".to_owned(),
+            name: "p".to_owned(),
+            uid: "u".to_owned(),
+            started: None,
+            containers: vec![],
+        };
+        assert_eq!(pod.total(), None);
+        pod.containers = vec![
+            ("a".to_owned(), reading(200, 1, 10)),
+            ("b".to_owned(), reading(201, 2, 20)),
+        ];
+        let total = Reading {
+            started: Timestamp::from_second(100).unwrap(),
+            ..reading(200, 3, 30)
+        };
+        assert_eq!(pod.total(), Some(total));
+    }
+}

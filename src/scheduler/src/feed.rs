@@ -1,0 +1,114 @@
+//! Everything that the scheduler hears of the cluster, as one stream.
+
+use std::{fmt::Debug, future};
+
+use futures::{StreamExt as _, stream::BoxStream};
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service},
+    policy::v1::PodDisruptionBudget,
+    storage::v1::{CSINode, StorageClass},
+};
+use kube::{
+    Api, Client,
+    runtime::{WatchStreamExt as _, watcher},
+};
+
+/// Pods that hold no resources any more are of no interest.
+const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
+
+/// How many kinds besides pods and nodes there are to be listed before decisions can be made.
+pub(crate) const MINOR_KINDS: usize = 7;
+
+/// What has happened.
+pub(crate) enum Heard {
+    Pod(watcher::Event<Pod>),
+    Node(watcher::Event<Node>),
+    Namespace(Change<Namespace>),
+    Service(Change<Service>),
+    Budget(Change<PodDisruptionBudget>),
+    Claim(Change<PersistentVolumeClaim>),
+    Volume(Change<PersistentVolume>),
+    Class(Change<StorageClass>),
+    CsiNode(Change<CSINode>),
+}
+
+/// A change of objects of which there are few.
+pub(crate) enum Change<K> {
+    /// These are all of them.
+    All(Vec<K>),
+    Is(K),
+    Gone(K),
+}
+
+/// Follows everything, whatever happens.
+pub(crate) fn follow(client: &Client) -> BoxStream<'static, Heard> {
+    let config = watcher::Config::default();
+    let mut all: Vec<BoxStream<'static, Heard>> = vec![
+        events::<Pod>(client, config.fields(LIVE_PODS))
+            .map(Heard::Pod)
+            .boxed(),
+        events::<Node>(client, watcher::Config::default())
+            .map(Heard::Node)
+            .boxed(),
+    ];
+    all.push(changes(client).map(Heard::Namespace).boxed());
+    all.push(changes(client).map(Heard::Service).boxed());
+    all.push(changes(client).map(Heard::Budget).boxed());
+    all.push(changes(client).map(Heard::Claim).boxed());
+    all.push(changes(client).map(Heard::Volume).boxed());
+    all.push(changes(client).map(Heard::Class).boxed());
+    all.push(changes(client).map(Heard::CsiNode).boxed());
+    futures::stream::select_all(all).boxed()
+}
+
+trait Followed:
+    kube::Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + Debug + Send + 'static
+{
+}
+
+impl<K> Followed for K where
+    K: kube::Resource<DynamicType = ()>
+        + Clone
+        + serde::de::DeserializeOwned
+        + Debug
+        + Send
+        + 'static
+{
+}
+
+fn events<K: Followed>(
+    client: &Client,
+    config: watcher::Config,
+) -> BoxStream<'static, watcher::Event<K>> {
+    watcher(Api::<K>::all(client.clone()), config)
+        .default_backoff()
+        .filter_map(|event| {
+            if let Err(error) = &event {
+                tracing::debug!(%error, "watch interrupted");
+            }
+            future::ready(event.ok())
+        })
+        .boxed()
+}
+
+/// The same, with every list whole.
+fn changes<K: Followed>(client: &Client) -> BoxStream<'static, Change<K>> {
+    let mut listed = Vec::new();
+    events::<K>(client, watcher::Config::default())
+        .filter_map(move |event| {
+            future::ready(match event {
+                watcher::Event::Init => {
+                    listed.clear();
+                    None
+                }
+                watcher::Event::InitApply(object) => {
+                    listed.push(object);
+                    None
+                }
+                watcher::Event::InitDone => Some(Change::All(std::mem::take(&mut listed))),
+                watcher::Event::Apply(object) => Some(Change::Is(object)),
+                watcher::Event::Delete(object) => Some(Change::Gone(object)),
+            })
+        })
+        .boxed()
+}
