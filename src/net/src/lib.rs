@@ -59,9 +59,9 @@ pub use crate::{
     counters::Metrics,
     error::{AttachError, ConfigError, NetError, ResolveError},
     fabric::{Fabric, Names},
-    listener::Listener,
+    listener::{Listener, Shortcut},
     names::PodIdentity,
-    pod::{Activity, BoundPort, PodNetwork, PodStats},
+    pod::{Activity, BoundPort, Call, PodNetwork, PodStats, Reached},
     policy::{
         Attempt, ConnectPolicy, Labels, Origin, Peer, Policies, PolicyPod, PolicySpec, PortMatch,
         PortRange, Requirement, Rule, Selector,

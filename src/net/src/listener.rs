@@ -1,13 +1,14 @@
 //! Listeners, and the backlog in which connections wait for them.
 
 use std::{
+    any::Any,
     collections::VecDeque,
     fmt,
     future::poll_fn,
     mem,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -42,6 +43,12 @@ impl Listener {
     /// The address that it is bound on; with the port that was picked, if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
         self.backlog.local
+    }
+
+    /// Offers those who can do without a byte stream something else: what [`PodNetwork::reach`](crate::PodNetwork::reach)
+    /// gives them in a connection's place. Only the first offer counts.
+    pub fn offer(&self, shortcut: Shortcut) {
+        let _ = self.backlog.shortcut.set(shortcut);
     }
 
     /// How many connections wait to be accepted.
@@ -90,6 +97,9 @@ impl fmt::Debug for Listener {
     }
 }
 
+/// What a server can be reached by within its process, instead of a byte stream; both sides know its type.
+pub type Shortcut = Arc<dyn Any + Send + Sync>;
+
 /// Where connections wait for their listener. The room in it is a semaphore, so that connects queue up in order; a
 /// [`Slot`] is a place that was reserved.
 pub(crate) struct Backlog {
@@ -98,6 +108,7 @@ pub(crate) struct Backlog {
     room: Arc<Semaphore>,
     waiting: AtomicUsize,
     max_waiting: usize,
+    shortcut: OnceLock<Shortcut>,
 }
 
 struct Queue {
@@ -154,6 +165,7 @@ impl Backlog {
             room: Arc::new(Semaphore::new(size)),
             waiting: AtomicUsize::new(0),
             max_waiting,
+            shortcut: OnceLock::new(),
         }
     }
 
@@ -220,6 +232,11 @@ impl Slot {
     /// The address that the listener is bound on.
     pub(crate) fn bound(&self) -> SocketAddr {
         self.backlog.local
+    }
+
+    /// What the listener offers in a connection's place.
+    pub(crate) fn shortcut(&self) -> Option<&Shortcut> {
+        self.backlog.shortcut.get()
     }
 
     /// Hands a connection to the listener. If that has closed meanwhile, the connection is reset.

@@ -12,7 +12,7 @@ use self::state::{Hearer, Purpose};
 pub(crate) use self::state::{Pod, PortHold, Registration, canonical, like};
 use crate::{
     NetError, ResolveError, Stream, UdpSocket,
-    listener::{Backlog, Listener},
+    listener::{Backlog, Listener, Shortcut},
     names::{self, PodIdentity},
     udp::Mailbox,
 };
@@ -107,6 +107,16 @@ impl PodNetwork {
         async move { handle.pod.connect(None, to).await }
     }
 
+    /// As [`connect`](Self::connect), except that a listener's [offer](Listener::offer) is taken in a connection's place.
+    /// Policies, load balancing and errors are the same.
+    pub fn reach(
+        &self,
+        to: SocketAddr,
+    ) -> impl Future<Output = Result<Reached, NetError>> + Send + use<> {
+        let handle = self.0.clone();
+        async move { handle.pod.reach(to).await }
+    }
+
     /// Finds a name's addresses: a literal address, `localhost`, the pod's own hostname and hosts file, then Services
     /// and pods by the search path, then (only if the fabric may) the host's resolver. Several come in turning order.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
@@ -127,6 +137,21 @@ impl PodNetwork {
     pub fn stats(&self) -> PodStats {
         self.0.pod.stats()
     }
+}
+
+/// What [`PodNetwork::reach`] leads to.
+#[derive(Debug)]
+pub enum Reached {
+    /// A connection.
+    Stream(Stream),
+    /// What the listener offers instead. It counts as a connection to the pod until the call is dropped.
+    Shortcut(Shortcut, Call),
+}
+
+/// See [`Reached::Shortcut`].
+#[derive(Debug)]
+pub struct Call {
+    _registration: Registration,
 }
 
 /// How busy a pod is: connections that others made to it. Its own ones, those to itself, and probes don't count.

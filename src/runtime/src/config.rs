@@ -85,6 +85,13 @@ pub struct HttpConfig {
     ///
     /// Default: `None`, no limit.
     pub request_timeout: Option<Duration>,
+
+    /// Requests that an instance answers, one after another, before it is dropped. With more than one, what a request
+    /// leaves in the guest's memory is there for the next, whoever that is from; an instance that failed is
+    /// dropped in any case, and so is one that had nothing to do for 10 seconds.
+    ///
+    /// Default: 1, an instance for each request.
+    pub requests_per_instance: u32,
 }
 
 impl Default for HttpConfig {
@@ -93,6 +100,7 @@ impl Default for HttpConfig {
             max_concurrent_requests: 256,
             max_connections: 4096,
             request_timeout: None,
+            requests_per_instance: 1,
         }
     }
 }

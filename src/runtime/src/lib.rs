@@ -83,5 +83,7 @@ pub use ipc::IpcLimits;
 pub use log::{Discard, LogSink, LogStream, OutputSink};
 pub use module::{Digest, LoadError, Module, ModuleKind};
 pub use pod::{Pod, PodConfig};
-pub use process::{Exit, Process, ProcessConfig, StartError, Usage};
+pub use process::{
+    BodyError, Exit, Process, ProcessConfig, RequestError, ResponseBody, StartError, Usage,
+};
 pub use runtime::{Runtime, RuntimeError};

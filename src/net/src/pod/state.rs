@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use super::{Call, Reached};
 use crate::{
     Activity, NetError, Origin, PodIdentity, PodStats, Stream,
     fabric::{Inner, Reserved},
@@ -113,6 +114,8 @@ impl Drop for Registration {
 pub(crate) enum Live {
     Memory(Weak<Connection>),
     Host(Weak<HostSocket>),
+    /// Its two sides see to its end themselves.
+    Call,
 }
 
 impl Live {
@@ -128,6 +131,7 @@ impl Live {
                     socket.reset();
                 }
             }
+            Self::Call => {}
         }
     }
 }
@@ -305,13 +309,57 @@ impl Pod {
             )?,
         };
         let local = self.near(port.address(), target.ip())?;
-        let reserved = if self.is_own(target.ip()) {
-            self.fabric.reserve_in(self, target).await?
+        let reserved = self.reserve(target).await?;
+        self.join(port, (local, to), reserved)
+    }
+
+    /// As [`connect`](Self::connect), but takes what the listener offers in a connection's place.
+    pub(super) async fn reach(self: &Arc<Self>, to: SocketAddr) -> Result<Reached, NetError> {
+        let reached = self.try_reach(to).await;
+        self.fabric.counters.count_connect(&reached);
+        reached
+    }
+
+    async fn try_reach(self: &Arc<Self>, to: SocketAddr) -> Result<Reached, NetError> {
+        let target = canonical(to);
+        let reserved = self.reserve(target).await?;
+        if let Reserved::Pod { pod, slot, .. } = &reserved
+            && let Some(shortcut) = slot.shortcut()
+        {
+            let counts = !Arc::ptr_eq(pod, self);
+            let registration = pod
+                .register(Live::Call, None, counts)
+                .map_err(|_full_or_closed| NetError::ConnectionRefused(to))?;
+            return Ok(Reached::Shortcut(
+                shortcut.clone(),
+                Call {
+                    _registration: registration,
+                },
+            ));
+        }
+        let near = SocketAddr::new(self.natural(target.ip()), 0);
+        let port = self.bind(near, Purpose::Connection)?;
+        let local = self.near(port.address(), target.ip())?;
+        self.join(port, (local, to), reserved).map(Reached::Stream)
+    }
+
+    /// Finds whoever is to hear a connection to `target`, and reserves a place there.
+    async fn reserve(self: &Arc<Self>, target: SocketAddr) -> Result<Reserved, NetError> {
+        if self.is_own(target.ip()) {
+            self.fabric.reserve_in(self, target).await
         } else {
-            self.fabric
-                .reserve(Origin::Pod(IpAddr::V4(self.ip)), target)
-                .await?
-        };
+            let origin = Origin::Pod(IpAddr::V4(self.ip));
+            self.fabric.reserve(origin, target).await
+        }
+    }
+
+    /// Makes the connection: its near end is here, its far end goes where a place was reserved.
+    fn join(
+        self: &Arc<Self>,
+        port: PortHold,
+        (local, to): (SocketAddr, SocketAddr),
+        reserved: Reserved,
+    ) -> Result<Stream, NetError> {
         match reserved {
             Reserved::Pod { pod, at, slot } => {
                 let (near, far) =

@@ -1,4 +1,5 @@
-//! One request, one instance.
+//! A request and the instance that answers it: one of its own, unless the handler's configuration has instances
+//! answer several, one after another.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +9,6 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,22 +17,23 @@ use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, WasiHttpView};
+use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
 
 use super::body::{BreakUnlessDone, Broken, GuestBody};
+use super::pool::{Instance, Pool};
 use crate::config::HttpConfig;
 use crate::cpu::yield_in_turns;
 use crate::process::{Environment, Failure};
 use crate::runtime::Shared;
 use crate::state::State;
 
-pub(super) type Answer = Response<UnsyncBoxBody<Bytes, Error>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Error>>;
 
 /// What a guest answers, once it does.
 type Given = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
-/// Makes an instance for each request, and an answer of whatever becomes of it.
-pub(super) struct Handler {
+/// Has an instance answer each request, and makes an answer of whatever becomes of it.
+pub(crate) struct Handler {
     runtime: Arc<Shared>,
     guest: ProxyPre<State>,
     environment: Arc<Environment>,
@@ -40,6 +41,9 @@ pub(super) struct Handler {
     places: Semaphore,
     turns: Arc<Semaphore>,
     timeout: Option<Duration>,
+    /// Requests that an instance is given.
+    reuse: u32,
+    pool: Arc<Pool>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -69,13 +73,15 @@ impl Handler {
             places: Semaphore::new(config.max_connections.max(1)),
             turns: Arc::new(Semaphore::new(config.max_concurrent_requests.max(1))),
             timeout: config.request_timeout,
+            reuse: config.requests_per_instance.max(1),
+            pool: Arc::default(),
             tasks,
             cut,
         }
     }
 
     /// Answers a request. The guest may work on when its answer's head is out, and even when the client is gone.
-    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    pub(crate) async fn handle(self: Arc<Self>, request: Request<WasiBody>) -> Answer {
         let deadline = self
             .timeout
             .and_then(|timeout| Instant::now().checked_add(timeout));
@@ -97,13 +103,21 @@ impl Handler {
         let (stop, stopped) = oneshot::channel();
         let broken = Broken::default();
         let work = Arc::clone(&self).work(request, give, broken.clone(), deadline);
-        self.tasks.spawn(async move {
+        // Whoever asks may be on a thread that is not for guests.
+        let work = async move {
             let result = work.await;
             drop(turn);
             // Nobody listens once the answer's head is out.
             let _ = stop.send(result);
-        });
+        };
+        self.tasks.spawn_on(work, &self.runtime.threads);
         match given.await {
+            // There is no protocol that a guest could switch to.
+            Ok(Ok(answer)) if answer.status().is_informational() => {
+                self.environment
+                    .report("the handler answered with a status that ends nothing");
+                plain(StatusCode::INTERNAL_SERVER_ERROR)
+            }
             Ok(Ok(answer)) => answer.map(|body| GuestBody::new(body, broken).boxed_unsync()),
             Ok(Err(code)) => {
                 self.environment
@@ -118,7 +132,7 @@ impl Handler {
     /// A guest's whole work on a request, and the report of how it ended.
     async fn work(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<WasiBody>,
         give: oneshot::Sender<Given>,
         broken: Broken,
         deadline: Option<Instant>,
@@ -147,47 +161,64 @@ impl Handler {
 
     async fn run(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<WasiBody>,
         give: oneshot::Sender<Given>,
         broken: Broken,
     ) -> Result<(), Stopped> {
-        let _counted = self.environment.accounts.count_instance();
-        let share = self.runtime.share(&self.environment);
-        let refusals = share.refusals();
-        let mut store = Store::new(
-            &self.runtime.engine.wasmtime,
-            State::new(&self.environment, share),
-        );
-        // Made after the store, so that it is dropped before: a body must be known to be broken before it ends.
+        let mut instance = self.instance().await?;
+        // Made after the instance, so that it is dropped before: a body must be known to be broken before it ends.
         let breaking = BreakUnlessDone::new(broken);
-        store.limiter(|state| &mut state.share);
-        yield_in_turns(&mut store);
         self.name_host(&mut request);
-        let mut host = store.data_mut().http();
+        instance.served += 1;
+        let mut host = instance.store.data_mut().http();
         let request = host
             .new_incoming_request(Scheme::Http, request)
             .map_err(|_| Stopped::Malformed)?;
         let answer = host
             .new_response_outparam(give)
             .map_err(|_| Stopped::Malformed)?;
-        let result = async {
-            let guest = self.guest.instantiate_async(&mut store).await?;
-            guest
-                .wasi_http_incoming_handler()
-                .call_handle(&mut store, request, answer)
-                .await
-        };
-        let result = result
+        let result = instance
+            .proxy
+            .wasi_http_incoming_handler()
+            .call_handle(&mut instance.store, request, answer)
             .await
-            .map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)));
+            .map_err(|error| Stopped::Failed(Failure::of(&error, &instance.refusals)));
         if let Ok(()) | Err(Stopped::Failed(Failure::Exited(0))) = result {
             breaking.done();
+        }
+        if result.is_ok() && instance.served < self.reuse && !instance.refusals.any() {
+            self.pool.put(instance);
         }
         result
     }
 
+    /// One that waits, or a new one.
+    async fn instance(&self) -> Result<Instance, Stopped> {
+        if let Some(instance) = self.pool.take() {
+            return Ok(instance);
+        }
+        let counted = self.environment.accounts.count_instance();
+        let share = self.runtime.share(&self.environment);
+        let refusals = share.refusals();
+        let mut store = Store::new(
+            &self.runtime.engine.wasmtime,
+            State::new(&self.environment, share),
+        );
+        store.limiter(|state| &mut state.share);
+        yield_in_turns(&mut store);
+        let proxy = self.guest.instantiate_async(&mut store).await;
+        let proxy = proxy.map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)))?;
+        Ok(Instance {
+            proxy,
+            store,
+            refusals,
+            served: 0,
+            _counted: counted,
+        })
+    }
+
     /// Old clients need not say whom they ask; guests are always told.
-    fn name_host(&self, request: &mut Request<Incoming>) {
+    fn name_host(&self, request: &mut Request<WasiBody>) {
         if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
             let ip = self.environment.network.ip().to_string();
             if let Ok(host) = HeaderValue::try_from(ip) {

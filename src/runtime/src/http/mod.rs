@@ -1,9 +1,12 @@
 //! HTTP on a pod's network: handlers that are served, and the requests that guests send.
 
 mod body;
+mod direct;
 mod handler;
 mod outgoing;
+mod pool;
 mod server;
 
+pub(crate) use handler::Handler;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use server::Server;

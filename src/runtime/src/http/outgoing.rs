@@ -1,4 +1,4 @@
-//! Requests that guests send: HTTP/1.1 over the pod's network.
+//! Requests that guests send: HTTP/1.1 over the pod's network, or straight to a handler that is in the same process.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -10,12 +10,13 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep, timeout};
-use vaquita_net::{NetError, PodNetwork, ResolveError, Stream};
+use vaquita_net::{NetError, PodNetwork, Reached, ResolveError};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use super::direct;
 
 /// How long a guest waits that set no limit of its own: for a connection, for an answer, and for each further piece of it.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -69,7 +70,7 @@ impl WasiHttpHooks for Outgoing {
     }
 }
 
-async fn send(
+pub(super) async fn send(
     network: &PodNetwork,
     mut request: Request<WasiBody>,
     options: RequestOptions,
@@ -83,18 +84,26 @@ async fn send(
         .authority()
         .ok_or(Error::HttpRequestUriInvalid)?
         .clone();
+    let first = options.first_byte_timeout.unwrap_or(PATIENCE);
+    let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
     let connect = connect(network, &authority);
-    let stream = timeout(options.connect_timeout.unwrap_or(PATIENCE), connect)
+    let reached = timeout(options.connect_timeout.unwrap_or(PATIENCE), connect)
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
+    let stream = match reached {
+        Reached::Stream(stream) => stream,
+        Reached::Shortcut(shortcut, call) => {
+            let handler = shortcut
+                .downcast()
+                .map_err(|_| Error::DestinationUnavailable)?;
+            let answer = direct::send(handler, request, first, between, call).await?;
+            return Ok((answer, Box::pin(std::future::ready(Ok(())))));
+        }
+    };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     *request.uri_mut() = origin_form(request.uri());
     let mut sending: Sending = Box::pin(async move { Ok(connection.await?) });
-    let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-    let answer = timeout(
-        options.first_byte_timeout.unwrap_or(PATIENCE),
-        sender.send_request(request),
-    );
+    let answer = timeout(first, sender.send_request(request));
     let answer = drive(&mut sending, answer)
         .await
         .map_err(|_| Error::ConnectionReadTimeout)??;
@@ -119,7 +128,7 @@ async fn drive<T>(connection: &mut Sending, work: impl Future<Output = T>) -> T 
 }
 
 /// What a server is asked for: a path, unlike what a proxy is.
-fn origin_form(uri: &Uri) -> Uri {
+pub(super) fn origin_form(uri: &Uri) -> Uri {
     let path = uri
         .path_and_query()
         .cloned()
@@ -128,7 +137,7 @@ fn origin_form(uri: &Uri) -> Uri {
 }
 
 /// Tries the name's addresses, one after another.
-async fn connect(network: &PodNetwork, authority: &Authority) -> Result<Stream, Error> {
+async fn connect(network: &PodNetwork, authority: &Authority) -> Result<Reached, Error> {
     let name = authority
         .host()
         .trim_start_matches('[')
@@ -140,8 +149,8 @@ async fn connect(network: &PodNetwork, authority: &Authority) -> Result<Stream, 
         .map_err(|error| of_lookup(&error))?;
     let mut last = Error::DestinationNotFound;
     for ip in addresses {
-        match network.connect(SocketAddr::new(ip, port)).await {
-            Ok(stream) => return Ok(stream),
+        match network.reach(SocketAddr::new(ip, port)).await {
+            Ok(reached) => return Ok(reached),
             Err(error) => last = of_connect(error),
         }
     }
@@ -174,15 +183,15 @@ fn of_connect(error: NetError) -> Error {
 }
 
 /// A body that must keep coming.
-struct Patient {
-    body: Incoming,
+pub(super) struct Patient<B> {
+    body: B,
     patience: Duration,
     /// Armed while a piece is waited for.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    fn new(body: Incoming, patience: Duration) -> Self {
+impl<B> Patient<B> {
+    pub(super) fn new(body: B, patience: Duration) -> Self {
         Self {
             body,
             patience,
@@ -191,7 +200,7 @@ impl Patient {
     }
 }
 
-impl Body for Patient {
+impl<B: Body<Data = Bytes, Error: Into<Error>> + Unpin> Body for Patient<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -201,7 +210,7 @@ impl Body for Patient {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.timer = None;
-            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         let patience = self.patience;
         let timer = self.timer.get_or_insert_with(|| {
@@ -228,7 +237,7 @@ mod tests {
     use super::*;
     use http_body_util::Empty;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use vaquita_net::{Fabric, FabricConfig, Listener};
+    use vaquita_net::{Fabric, FabricConfig, Listener, Stream};
 
     fn network() -> PodNetwork {
         let fabric = Fabric::new(FabricConfig::default()).expect("a fabric");

@@ -4,6 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -11,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use vaquita_net::{Listener, Stream};
+use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::handler::Handler;
@@ -23,7 +27,7 @@ use crate::state::State;
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The longest head of a request, in bytes.
-const LARGEST_HEAD: usize = 128 << 10;
+pub(super) const LARGEST_HEAD: usize = 128 << 10;
 
 /// An HTTP handler's process.
 pub(crate) struct Server {
@@ -79,6 +83,16 @@ impl Server {
             cut,
             connections,
         }
+    }
+
+    /// What answers the requests.
+    pub(crate) fn handler(&self) -> &Arc<Handler> {
+        &self.connections.handler
+    }
+
+    /// Lets others in this process ask the handler itself, in place of a connection to this listener.
+    pub(crate) fn offer(&self, listener: &Listener) {
+        listener.offer(Arc::<Handler>::clone(self.handler()));
     }
 
     /// Serves until it is told to end. When this returns, nothing is left.
@@ -146,7 +160,8 @@ impl Connections {
     }
 
     async fn serve(self, stream: Stream, _place: OwnedSemaphorePermit) {
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
+            let request = request.map(|body| body.map_err(Error::from).boxed_unsync());
             let answer = Arc::clone(&self.handler).handle(request);
             async { Ok::<_, Infallible>(answer.await) }
         });

@@ -1,7 +1,7 @@
 //! Which import is missing, and what its user can do about it.
 
 use wasmtime::component::Component;
-use wasmtime::{Engine, UnknownImportError};
+use wasmtime::{Engine, Module, UnknownImportError};
 
 use super::LoadError;
 
@@ -88,6 +88,26 @@ const PROVIDED: &[&str] = &[
     "wasi:random/",
     "wasi:sockets/",
 ];
+
+/// What a core module asks for.
+pub(super) fn of_module(module: &Module) -> Vec<String> {
+    sorted(
+        module
+            .imports()
+            .map(|import| format!("{}::{}", import.module(), import.name())),
+    )
+}
+
+/// What a component asks for.
+pub(super) fn of_component(component: &Component, engine: &Engine) -> Vec<String> {
+    let kind = component.component_type();
+    sorted(kind.imports(engine).map(|(name, _)| name.to_owned()))
+}
+
+fn sorted(imports: impl Iterator<Item = String>) -> Vec<String> {
+    let unique: std::collections::BTreeSet<_> = imports.collect();
+    unique.into_iter().collect()
+}
 
 /// What a linker said about a core module.
 pub(crate) fn unknown_in_module(error: wasmtime::Error) -> LoadError {

@@ -137,23 +137,36 @@ pub struct Module {
 pub(crate) struct Inner {
     digest: Digest,
     pub(crate) code: Code,
+    /// What it asks for, each once.
+    pub(crate) imports: Vec<String>,
 }
 
 /// Linked code, ready to be instantiated.
 pub(crate) enum Code {
-    CoreCommand(InstancePre<CoreState>),
-    Command(CommandPre<State>),
+    Program(Program),
     HttpHandler(ProxyPre<State>),
+}
+
+/// What runs once.
+#[derive(Clone)]
+pub(crate) enum Program {
+    Core(InstancePre<CoreState>),
+    Component(CommandPre<State>),
 }
 
 impl Module {
     /// How it is run.
     pub fn kind(&self) -> ModuleKind {
         match self.inner.code {
-            Code::CoreCommand(_) => ModuleKind::CoreCommand,
-            Code::Command(_) => ModuleKind::Command,
+            Code::Program(Program::Core(_)) => ModuleKind::CoreCommand,
+            Code::Program(Program::Component(_)) => ModuleKind::Command,
             Code::HttpHandler(_) => ModuleKind::HttpHandler,
         }
+    }
+
+    /// What it imports: `module::name` of a core module, `wasi:http/types@0.2.0` of a component; sorted, each once.
+    pub fn imports(&self) -> &[String] {
+        &self.inner.imports
     }
 
     /// Of the bytes it was loaded from.
@@ -192,11 +205,22 @@ impl Loader {
     }
 
     pub(crate) fn load(&self, digest: Digest, wasm: &[u8]) -> Result<Inner, LoadError> {
-        let code = match kind::format(wasm)? {
-            Format::Module => self.link_module(&self.compiled::<CoreModule>(digest, wasm)?)?,
-            Format::Component => self.link_component(&self.compiled::<Component>(digest, wasm)?)?,
+        let (code, imports) = match kind::format(wasm)? {
+            Format::Module => {
+                let module = self.compiled::<CoreModule>(digest, wasm)?;
+                (self.link_module(&module)?, imports::of_module(&module))
+            }
+            Format::Component => {
+                let component = self.compiled::<Component>(digest, wasm)?;
+                let imports = imports::of_component(&component, &self.engine);
+                (self.link_component(&component)?, imports)
+            }
         };
-        Ok(Inner { digest, code })
+        Ok(Inner {
+            digest,
+            code,
+            imports,
+        })
     }
 
     fn link_module(&self, module: &CoreModule) -> Result<Code, LoadError> {
@@ -206,7 +230,7 @@ impl Loader {
             .instantiate_pre(module)
             .map_err(imports::unknown_in_module)?;
         kind::of_module(module)?;
-        Ok(Code::CoreCommand(linked))
+        Ok(Code::Program(Program::Core(linked)))
     }
 
     fn link_component(&self, component: &Component) -> Result<Code, LoadError> {
@@ -219,7 +243,7 @@ impl Loader {
         let code = match kind {
             ModuleKind::HttpHandler => ProxyPre::new(linked).map(Code::HttpHandler),
             ModuleKind::Command | ModuleKind::CoreCommand => {
-                CommandPre::new(linked).map(Code::Command)
+                CommandPre::new(linked).map(|linked| Code::Program(Program::Component(linked)))
             }
         };
         // The interface has the right name, so it is its functions' types that are wrong.

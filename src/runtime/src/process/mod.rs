@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt;
+use http_body::Body;
+use http_body_util::BodyExt;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +18,9 @@ use vaquita_net::{Listener, PodNetwork};
 use crate::budget::Budget;
 use crate::cpu;
 use crate::fs::Files;
-use crate::http::Server;
+use crate::http::{Handler, Server};
 use crate::log::LogStream;
-use crate::module::Code;
+use crate::module::{Code, Program};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
 use crate::stdio::{Outputs, Stdin};
@@ -24,9 +28,11 @@ use crate::stdio::{Outputs, Stdin};
 mod config;
 mod exit;
 mod program;
+mod request;
 
 pub use config::{ProcessConfig, StartError};
 pub use exit::{Exit, Usage};
+pub use request::{BodyError, RequestError, ResponseBody};
 
 pub(crate) use exit::Failure;
 
@@ -179,6 +185,8 @@ struct Inner {
     name: String,
     accounts: Arc<Accounts>,
     listening: Vec<SocketAddr>,
+    /// What answers requests, as long as it runs.
+    handler: Weak<Handler>,
     killed: CancellationToken,
     terminated: watch::Sender<Option<Duration>>,
     exit: watch::Receiver<Option<Exit>>,
@@ -198,20 +206,34 @@ impl Process {
             killed: pod_ended.child_token(),
             terminated: orders,
         };
-        let listeners = match config.module.inner.code {
-            Code::HttpHandler(_) => listen(&pod.network, &config.listen)?,
-            Code::CoreCommand(_) | Code::Command(_) => Vec::new(),
-        };
         let (exited, exit) = watch::channel(None);
+        let killed = orders.killed.clone();
+        let (running, listening, handler) = match &config.module.inner.code {
+            Code::HttpHandler(guest) => {
+                let listeners = listen(&pod.network, &config.listen)?;
+                let listening = listeners.iter().map(Listener::local_addr).collect();
+                let (runtime, guest) = (Arc::clone(runtime), guest.clone());
+                let environment = Arc::clone(&environment);
+                let server = Server::new(runtime, guest, environment, &config.http, orders);
+                listeners.iter().for_each(|listener| server.offer(listener));
+                let handler = Arc::downgrade(server.handler());
+                (server.run(listeners).boxed(), listening, handler)
+            }
+            Code::Program(program) => {
+                let (runtime, environment) = (Arc::clone(runtime), Arc::clone(&environment));
+                let program = run(runtime, program.clone(), environment, orders);
+                (program.boxed(), Vec::new(), Weak::new())
+            }
+        };
         let inner = Inner {
             name: config.name.clone(),
             accounts: Arc::clone(&environment.accounts),
-            listening: listeners.iter().map(Listener::local_addr).collect(),
-            killed: orders.killed.clone(),
+            listening,
+            handler,
+            killed,
             terminated,
             exit,
         };
-        let running = run(Arc::clone(runtime), config, environment, listeners, orders);
         runtime
             .threads
             .spawn(async move { exited.send_replace(Some(running.await)) });
@@ -274,6 +296,24 @@ impl Process {
         self.inner.killed.cancel();
     }
 
+    /// Has an HTTP handler answer a request, without a connection. As over one, whatever goes wrong with the guest is
+    /// an answer with a status: 500 if it fails, 503 if there is no room or it has ended, 504 if it takes too long.
+    ///
+    /// The guest goes on with its answer when the result is dropped, unless it fails for that.
+    pub async fn request<B>(
+        &self,
+        request: http::Request<B>,
+    ) -> Result<http::Response<ResponseBody>, RequestError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: fmt::Display,
+    {
+        let handler = self.inner.handler.upgrade();
+        let handler = handler.ok_or(RequestError::NoHandler)?;
+        let answer = handler.handle(request::incoming(request)).await;
+        Ok(answer.map(|body| body.map_err(BodyError::new).boxed_unsync()))
+    }
+
     /// What it uses now and has used so far.
     pub fn usage(&self) -> Usage {
         let accounts = &self.inner.accounts;
@@ -309,36 +349,16 @@ fn listen(network: &PodNetwork, ports: &[u16]) -> Result<Vec<Listener>, StartErr
     ports.iter().map(listen).collect()
 }
 
-/// The whole life of a process.
+/// The whole life of a program.
 async fn run(
     runtime: Arc<Shared>,
-    config: ProcessConfig,
+    program: Program,
     environment: Arc<Environment>,
-    listeners: Vec<Listener>,
     mut orders: Orders,
 ) -> Exit {
-    let exit = match &config.module.inner.code {
-        Code::HttpHandler(handler) => {
-            let server = Server::new(runtime, handler.clone(), environment, &config.http, orders);
-            return server.run(listeners).await;
-        }
-        Code::CoreCommand(program) => {
-            let running = program::run_core(&runtime, program, &environment);
-            until_ordered(
-                &mut orders,
-                runtime.processors.drive(running, &environment.accounts.cpu),
-            )
-            .await
-        }
-        Code::Command(program) => {
-            let running = program::run_component(&runtime, program, &environment);
-            until_ordered(
-                &mut orders,
-                runtime.processors.drive(running, &environment.accounts.cpu),
-            )
-            .await
-        }
-    };
+    let running = program::run(&runtime, &program, &environment);
+    let running = runtime.processors.drive(running, &environment.accounts.cpu);
+    let exit = until_ordered(&mut orders, running).await;
     match &exit {
         Exit::Trapped { message } | Exit::Failed { message } => environment.report(message),
         Exit::OutOfMemory => environment.report("out of memory"),

@@ -7,10 +7,23 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 
 use super::{Environment, Exit, Failure};
 use crate::cpu::yield_in_turns;
+use crate::module::Program;
 use crate::runtime::Shared;
 use crate::state::{CoreState, State};
 
-pub(crate) async fn run_core(
+/// Runs a program from its start to its end.
+pub(super) async fn run(
+    runtime: &Shared,
+    program: &Program,
+    environment: &Arc<Environment>,
+) -> Exit {
+    match program {
+        Program::Core(program) => run_core(runtime, program, environment).await,
+        Program::Component(program) => run_component(runtime, program, environment).await,
+    }
+}
+
+async fn run_core(
     runtime: &Shared,
     program: &InstancePre<CoreState>,
     environment: &Arc<Environment>,
@@ -32,7 +45,7 @@ pub(crate) async fn run_core(
     }
 }
 
-pub(crate) async fn run_component(
+async fn run_component(
     runtime: &Shared,
     program: &CommandPre<State>,
     environment: &Arc<Environment>,

@@ -282,3 +282,53 @@ async fn a_client_that_does_not_say_whom_it_asks_is_served() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn an_embedder_asks_a_handler_without_a_connection() {
+    let host = Host::new();
+    let (_pod, process, _log) = host.run(HANDLER).await;
+    let ask = async |path: &str| {
+        let request = http::Request::get(path).header("host", "pod");
+        let request = request.body(String::new()).expect("a request");
+        process.request(request).await
+    };
+    let answer = ask("/direct").await.expect("a handler");
+    assert_eq!(answer.status(), 200);
+    let body = http_body_util::BodyExt::collect(answer.into_body()).await;
+    assert_eq!(body.expect("a whole body").to_bytes(), "/direct");
+    assert_eq!(ask("/trap").await.expect("a handler").status(), 500);
+    let half = ask("/half").await.expect("a handler");
+    let body = http_body_util::BodyExt::collect(half.into_body()).await;
+    assert!(body.is_err(), "half a body is not a body");
+    process.kill();
+    process.wait().await;
+    assert!(ask("/late").await.is_err());
+}
+
+#[tokio::test]
+async fn instances_answer_as_many_requests_as_they_may() {
+    let host = Host::new();
+    let (pod, process, _log) = host
+        .run_with(HANDLER, |config| config.http.requests_per_instance = 3)
+        .await;
+    let mut kept = Vec::new();
+    for request in 1..=6 {
+        let path = format!("/{request}");
+        assert!(host.get(&pod, 8080, &path).await.contains(&path));
+        // It is given back just after its answer.
+        let whole = request % 3;
+        while (process.usage().instances == 0) == (whole != 0) {
+            tokio::task::yield_now().await;
+        }
+        kept.push(process.usage().instances);
+    }
+    assert_eq!(kept, [1, 1, 0, 1, 1, 0]);
+    assert!(
+        host.get(&pod, 8080, "/trap")
+            .await
+            .starts_with("HTTP/1.1 500 ")
+    );
+    while process.usage().instances > 0 {
+        tokio::task::yield_now().await;
+    }
+}
