@@ -19,10 +19,12 @@ use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
 use vaquita_image::ImageStore;
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
+use vaquita_reconcile::Context;
 use vaquita_runtime::Runtime;
 use vaquita_store::{Options, Redb, Store};
 
 use crate::{
+    entrance::{Entrance, EntranceConfig, Open},
     local,
     supervise::{Ending, Supervisor},
 };
@@ -48,6 +50,8 @@ pub struct ClusterConfig {
     /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
     /// backend for them.
     pub docker: bool,
+    /// The ways in from outside. Default: no Ingress is served.
+    pub entrance: EntranceConfig,
 }
 
 impl ClusterConfig {
@@ -60,6 +64,7 @@ impl ClusterConfig {
             node_name: host_name(),
             api: ApiLimits::default(),
             docker: true,
+            entrance: EntranceConfig::default(),
         }
     }
 }
@@ -141,6 +146,9 @@ pub enum StartError {
     /// The Wasm runtime could not start.
     #[error("cannot start the Wasm runtime: {}", chain(.0))]
     Runtime(#[from] vaquita_runtime::RuntimeError),
+    /// The Ingress proxy could not be made.
+    #[error("cannot make the Ingress proxy: {}", chain(.0))]
+    Ingress(#[from] vaquita_ingress::DefaultCertificateError),
     /// The node could not start.
     #[error("cannot start the node: {}", chain(.0))]
     Node(#[from] vaquita_node::StartError),
@@ -190,6 +198,7 @@ pub struct Cluster {
     kubeconfig: PathBuf,
     images: ImageStore,
     fabric: Fabric,
+    ingress_urls: Vec<String>,
     // Held as long as the cluster runs: the lock on the data directory.
     _lock: File,
 }
@@ -208,6 +217,8 @@ impl Cluster {
         let mut clock = Clock::new(report);
         let lock = lock_data_dir(&config.data_dir)?;
         let sockets = Sockets::bind(&config).await?;
+        let entrance = Entrance::bind(&config.entrance).await?;
+        let ingress_urls = entrance.urls();
 
         let store: Arc<dyn Store> = open_store(&config.data_dir).await?;
         clock.step("store", format!("revision {}", store.revision()));
@@ -244,11 +255,12 @@ impl Cluster {
         clock.step("API server", url.clone());
 
         let client = local::client(api.router(), admin);
-        start_control_loops(&mut supervisor, &api, pki.ca_certificate());
+        let fabric = Fabric::new(FabricConfig::default())?;
+        let entrance = entrance.open(&fabric)?;
+        start_control_loops(&mut supervisor, &api, pki.ca_certificate(), entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
         let images = ImageStore::open(&config.data_dir.join("images"))?;
-        let fabric = Fabric::new(FabricConfig::default())?;
         let node = start_node(&mut supervisor, &api, &config, &images, &fabric).await?;
         wait_ready(&client, &node).await?;
         clock.step("node", format!("{} is Ready", config.node_name));
@@ -263,6 +275,7 @@ impl Cluster {
             kubeconfig,
             images,
             fabric,
+            ingress_urls,
             _lock: lock,
         })
     }
@@ -280,6 +293,11 @@ impl Cluster {
     /// Where the API is served in plain HTTP, if it is.
     pub fn insecure_url(&self) -> Option<&str> {
         self.insecure_url.as_deref()
+    }
+
+    /// Where Ingresses are served, `http://ADDRESS:PORT` and `https://ADDRESS:PORT`, if they are.
+    pub fn ingress_urls(&self) -> &[String] {
+        &self.ingress_urls
     }
 
     /// The file with which `kubectl` reaches this cluster as its administrator.
@@ -390,7 +408,12 @@ async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
     }
 }
 
-fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer, root_ca: &str) {
+fn start_control_loops(
+    supervisor: &mut Supervisor,
+    api: &ApiServer,
+    root_ca: &str,
+    entrance: Open,
+) {
     let options = vaquita_reconcile::Options {
         root_ca: Some(root_ca.to_owned()),
         ..vaquita_reconcile::Options::default()
@@ -400,10 +423,11 @@ fn start_control_loops(supervisor: &mut Supervisor, api: &ApiServer, root_ca: &s
         User::in_process("system:kube-controller-manager"),
     );
     supervisor.start("controllers", PART_DEADLINE, async move |stop| {
-        let context = vaquita_reconcile::Context::new(client, options, stop);
+        let context = Context::new(client, options, stop);
         tokio::join!(
             vaquita_controllers::run(context.clone()),
-            vaquita_workload_controllers::run(context),
+            vaquita_workload_controllers::run(context.clone()),
+            entrance.run(context),
         );
     });
     // It needs nothing beyond its role.
@@ -434,7 +458,7 @@ async fn start_node(
         &format!("system:node:{}", config.node_name),
         ["system:masters", "system:nodes"],
     );
-    let client = local::client(api.router(), user);
+    let client = local::client(api.router(), user.clone());
     let logs = config.data_dir.join("logs");
     let node = NodeConfig::new(
         config.node_name.clone(),
@@ -451,6 +475,13 @@ async fn start_node(
         node.router(),
     )));
     let running = node.clone();
+    // With a client of its own: what it writes must not wait behind what the node has to say.
+    let agent = vaquita_ingress::sleep::Agent::new(
+        local::client(api.router(), user),
+        config.node_name.clone(),
+        fabric.clone(),
+    );
+    supervisor.start("wake agent", PART_DEADLINE, |stop| agent.run(stop));
     supervisor.start("node", PART_DEADLINE, |told| async move {
         told.cancelled().await;
         stop.cancel();

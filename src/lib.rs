@@ -18,7 +18,9 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod entrance;
 pub mod local;
 pub mod supervise;
 
 pub use cluster::{ApiLimits, Cluster, ClusterConfig, StartError};
+pub use entrance::{EntranceConfig, ListenOn};

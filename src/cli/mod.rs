@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod entrance;
 mod image;
 mod report;
 mod up;

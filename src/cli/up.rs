@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{DataDir, demo, report::Report};
+use super::{DataDir, demo, entrance::EntranceArgs, report::Report};
 use crate::{ApiLimits, Cluster, ClusterConfig};
 
 /// Options of `vaquita up`.
@@ -29,6 +29,8 @@ pub(super) struct UpArgs {
     node_name: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    entrance: EntranceArgs,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
@@ -76,7 +78,7 @@ impl LimitArgs {
 }
 
 /// A duration as people write it: `90s`, `5m`, `1h30m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let parsed: jiff::SignedDuration = text
         .parse()
         .map_err(|error: jiff::Error| error.to_string())?;
@@ -142,6 +144,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
         .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     config.api = args.limits.resolve();
     config.docker = !args.no_docker;
+    config.entrance = args.entrance.resolve();
     if let Some(name) = args.node_name {
         config.node_name = name;
     }
@@ -151,6 +154,9 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
 fn next_steps(cluster: &Cluster) {
     if let Some(url) = cluster.insecure_url() {
         Report::say(&format!("  insecure      {url}"));
+    }
+    for url in cluster.ingress_urls() {
+        Report::say(&format!("  ingress       {url}"));
     }
     Report::say(&format!(
         "try:\n  export KUBECONFIG={}\n  kubectl get nodes -o wide",

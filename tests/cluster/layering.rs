@@ -53,6 +53,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-volumes",
         ],
     ),
+    ("vaquita-ingress", &["vaquita-net", "vaquita-reconcile"]),
     ("vaquita-task", &[]),
     ("vaquita-volumes", &["vaquita-api"]),
 ];
@@ -71,6 +72,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("vaquita-controllers", "axum"),
     ("vaquita-workload-controllers", "axum"),
     ("vaquita-scheduler", "axum"),
+    ("vaquita-ingress", "axum"),
 ];
 
 #[test]

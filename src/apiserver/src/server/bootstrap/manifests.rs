@@ -10,7 +10,7 @@ use super::{super::Server, BootstrapError};
 use vaquita_cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 10] = [
+const FILES: [(&str, &str); 11] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
@@ -50,6 +50,10 @@ const FILES: [(&str, &str); 10] = [
     (
         "storage-classes",
         include_str!("../../../../../policies/storage-classes.yaml"),
+    ),
+    (
+        "ingress-classes",
+        include_str!("../../../../../policies/ingress-classes.yaml"),
     ),
 ];
 
