@@ -1,4 +1,4 @@
-//! Puts the demo into the binary: its guests, if `wasm-examples` has been built, and its manifests.
+//! Puts guests into the binary, if `wasm-examples` has been built: those of the demo, with its manifests, and the toolbox.
 //!
 //! Writes `demo.rs` into `OUT_DIR`, to be included where a `DemoImage { reference: &'static str, wasm: &'static [u8] }`
 //! is in scope. It defines two items:
@@ -10,7 +10,12 @@
 //! static MANIFESTS: &[&str];
 //! ```
 //!
-//! Both are all or nothing, so that a binary has a demo that works or none.
+//! Both are all or nothing, so that a binary has a demo that works or none. And `toolbox.rs`, with one item:
+//!
+//! ```ignore
+//! /// Small commands to execute in containers. `None` if it has not been built.
+//! static TOOLBOX: Option<&[u8]>;
+//! ```
 
 use std::{
     env, fs, io,
@@ -28,20 +33,17 @@ const MANIFESTS: [&str; 2] = ["guestbook/redis.yaml", "guestbook/guestbook.yaml"
 
 fn main() -> io::Result<()> {
     let examples = PathBuf::from(variable("CARGO_MANIFEST_DIR")?).join("wasm-examples");
-    let guests = IMAGES.map(|(reference, guest)| {
-        (
-            reference,
-            examples
-                .join("target/wasm32-wasip2/release")
-                .join(guest)
-                .with_extension("wasm"),
-        )
-    });
+    let built = |guest: &str| {
+        let path = examples.join("target/wasm32-wasip2/release").join(guest);
+        path.with_extension("wasm")
+    };
+    let guests = IMAGES.map(|(reference, guest)| (reference, built(guest)));
+    let toolbox = built("toolbox");
     let manifests = MANIFESTS.map(|manifest| examples.join(manifest));
 
     println!("cargo::rerun-if-changed=src/build.rs");
     let paths = guests.iter().map(|(_, path)| path).chain(&manifests);
-    for path in paths.clone() {
+    for path in paths.clone().chain([&toolbox]) {
         println!(
             "cargo::rerun-if-changed={}",
             closest_that_exists(path).display()
@@ -54,10 +56,15 @@ fn main() -> io::Result<()> {
     } else {
         (&[][..], &[][..])
     };
-    fs::write(
-        Path::new(&variable("OUT_DIR")?).join("demo.rs"),
-        code(guests, manifests),
-    )
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    fs::write(out.join("demo.rs"), code(guests, manifests))?;
+    let toolbox = if toolbox.is_file() {
+        format!("Some(include_bytes!({}))", literal(&toolbox))
+    } else {
+        "None".to_owned()
+    };
+    let toolbox = format!("static TOOLBOX: Option<&[u8]> = {toolbox};\n");
+    fs::write(out.join("toolbox.rs"), toolbox)
 }
 
 fn code(guests: &[(&str, PathBuf)], manifests: &[PathBuf]) -> String {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
@@ -28,6 +29,8 @@ use crate::{
     local,
     supervise::{Ending, Supervisor},
 };
+
+include!(concat!(env!("OUT_DIR"), "/toolbox.rs"));
 
 /// How long a part may take to end once it has been told to.
 const PART_DEADLINE: Duration = Duration::from_secs(5);
@@ -460,13 +463,14 @@ async fn start_node(
     );
     let client = local::client(api.router(), user.clone());
     let logs = config.data_dir.join("logs");
-    let node = NodeConfig::new(
+    let mut node = NodeConfig::new(
         config.node_name.clone(),
         fabric.clone(),
         images.clone(),
         runtime,
         logs,
     );
+    node.toolbox = TOOLBOX.map(Bytes::from_static);
     let stop = CancellationToken::new();
     let node = Node::start(client, node, stop.clone()).await?;
     api.set_dialer(Arc::new(local::PodNetwork(fabric.clone())));

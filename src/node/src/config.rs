@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
+use bytes::Bytes;
 use vaquita_image::ImageStore;
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
@@ -34,6 +35,8 @@ pub struct NodeConfig {
     /// Directory of the persistent volumes that the node makes; made when the first one is. Default: `storage` beside
     /// `log_dir`.
     pub storage_dir: PathBuf,
+    /// A module of small commands that can be executed in any container: `kubectl exec POD -- ls`. Default: none.
+    pub toolbox: Option<Bytes>,
     /// How much of the logs is kept.
     pub log_limits: LogLimits,
     /// How often the lease is renewed and the node's status is looked at. Default 10 s.
@@ -104,6 +107,7 @@ impl NodeConfig {
             pods_dir: log_dir.with_file_name("pods"),
             storage_dir: log_dir.with_file_name("storage"),
             log_dir,
+            toolbox: None,
             log_limits: LogLimits::default(),
             heartbeat: Duration::from_secs(10),
         }

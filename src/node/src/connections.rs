@@ -1,8 +1,8 @@
 //! What a kubelet answers with a connection: `/portForward`, `/attach` and `/exec`.
 //!
 //! A forwarded port is a connection over the node's virtual network to the pod's own address, as any other pod's would
-//! be. Attaching follows the container's log from its end on: that is all that a Wasm container writes. Neither needs
-//! to know which protocol the client speaks; that is `vaquita-streams`'.
+//! be. Commands, and being attached, are `exec`'s. None of it needs to know which protocol the client speaks; that is
+//! `vaquita-streams`'.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -13,22 +13,19 @@ use axum::{
 };
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::AsyncWriteExt as _,
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use vaquita_net::{Fabric, Stream as PodStream};
-use vaquita_runtime::LogStream;
 use vaquita_streams::{
-    ExecSession, ForwardSession, Limits, Outcome, Stream, Wanted,
+    ExecSession, ForwardSession, Limits, Wanted,
     handshake::{self, Accepted, Refused},
     serve_forwards,
 };
 
 use crate::{
+    exec::serve,
     http::{Kubelet, Refusal},
-    logs::{PodKey, Query, Streams},
+    logs::PodKey,
     pod::board::{Board, State},
     pods::Entry,
 };
@@ -184,29 +181,46 @@ fn wanted(query: &[(String, String)]) -> Result<Wanted, Refusal> {
     }
 }
 
-/// `/exec/{namespace}/{pod}/{container}`: refused in the way in which a command that cannot be started is.
+/// The command that the query spells, word by word.
+fn command(query: &[(String, String)]) -> Result<Vec<String>, Refusal> {
+    let words = query.iter().filter(|(name, _)| name == "command");
+    let words: Vec<String> = words.map(|(_, word)| word.clone()).collect();
+    if words.is_empty() {
+        return Err(Refusal::bad("you must specify a command to execute"));
+    }
+    Ok(words)
+}
+
+/// `/exec/{namespace}/{pod}/{container}`.
 pub(crate) async fn exec(
     Shared(kubelet): Shared<Kubelet>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     UrlQuery(query): Pairs,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let wanted = wanted(&query)?;
+    let (wanted, args) = (wanted(&query)?, command(&query)?);
     let entry = find(&kubelet, &namespace, &pod)?;
     running(&entry, &pod, &container)?;
     let accepted = match handshake::exec(request.headers()) {
         Ok(accepted) => accepted,
         Err(why) => return Ok(refused(&why)),
     };
-    let chosen = accepted.clone();
-    kubelet
-        .connections
-        .switch(&accepted, request, async move |io| {
-            let opened = ExecSession::open(io, &chosen, wanted, Limits::default()).await;
-            let Ok(session) = opened else { return };
-            let message = format!("exec is not available in WebAssembly container {container:?}");
-            session.finish(&Outcome::Failed(message)).await;
-        })
+    let (connections, chosen) = (kubelet.connections.clone(), accepted.clone());
+    connections.switch(&accepted, request, async move |io| {
+        let opened = ExecSession::open(io, &chosen, wanted, Limits::default()).await;
+        let Ok(session) = opened else { return };
+        let Entry { pod, board } = &entry;
+        serve::exec(
+            &kubelet.executor,
+            pod,
+            board,
+            &container,
+            args,
+            session,
+            wanted.tty,
+        )
+        .await;
+    })
 }
 
 /// `/attach/{namespace}/{pod}/{container}`.
@@ -218,53 +232,20 @@ pub(crate) async fn attach(
 ) -> Result<Response, Refusal> {
     let wanted = wanted(&query)?;
     let entry = find(&kubelet, &namespace, &pod)?;
-    let attempt = running(&entry, &pod, &container)?;
-    if wanted.stdin {
-        let message = format!("stdin of WebAssembly container {container:?} cannot be attached to");
-        return Err(Refusal::bad(message));
-    }
+    running(&entry, &pod, &container)?;
+    let live = entry.board.live(&container);
+    let message = || format!("container {container} in pod {pod} is not running");
+    let live = live.ok_or_else(|| Refusal::bad(message()))?;
     let accepted = match handshake::exec(request.headers()) {
         Ok(accepted) => accepted,
         Err(why) => return Ok(refused(&why)),
     };
-    let key = PodKey::of(&entry.pod);
     let (connections, chosen) = (kubelet.connections.clone(), accepted.clone());
     connections.switch(&accepted, request, async move |io| {
         let opened = ExecSession::open(io, &chosen, wanted, Limits::default()).await;
-        let Ok(mut session) = opened else { return };
-        let (mut stdout, mut stderr) = (session.stdout.take(), session.stderr.take());
-        let follow = |only| {
-            let query = Query {
-                follow: true,
-                tail: Some(0),
-                streams: Streams::Only(only),
-                ..Query::default()
-            };
-            kubelet.logs.reader(&key, &container, attempt).read(query)
-        };
-        let out = copy(&mut stdout, || follow(LogStream::Stdout));
-        let err = copy(&mut stderr, || follow(LogStream::Stderr));
-        let gone = session.gone();
-        tokio::select! {
-            _ = async { tokio::join!(out, err) } => {}
-            () = gone => return,
-        }
-        (session.stdout, session.stderr) = (stdout, stderr);
-        session.finish(&Outcome::Success).await;
+        let Ok(session) = opened else { return };
+        serve::attach(&live, &entry.pod, &container, session, wanted.tty).await;
     })
-}
-
-type Pieces = tokio::sync::mpsc::Receiver<std::io::Result<bytes::Bytes>>;
-
-/// Copies a log to its end, if there is somewhere to copy it to.
-async fn copy(to: &mut Option<Stream>, log: impl FnOnce() -> Pieces) {
-    let Some(to) = to else { return };
-    let mut pieces = log();
-    while let Some(Ok(piece)) = pieces.recv().await {
-        if to.write_all(&piece).await.is_err() {
-            return;
-        }
-    }
 }
 
 /// The instance of a container that runs.

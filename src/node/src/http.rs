@@ -20,6 +20,7 @@ use vaquita_runtime::LogStream;
 
 use crate::{
     connections::{self, Connections},
+    exec::Executor,
     logs::{LogStore, PodKey, Query, Streams},
     pod::board::{Record, State},
     pods::{Entry, Registry},
@@ -32,6 +33,7 @@ pub(crate) struct Kubelet {
     pub(crate) registry: Registry,
     pub(crate) logs: LogStore,
     pub(crate) connections: Connections,
+    pub(crate) executor: Executor,
     pub(crate) machine: stats::Machine,
 }
 

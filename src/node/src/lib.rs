@@ -6,13 +6,15 @@
 //! cluster. Reasons and messages are upstream's kubelet's, because people and tools look for them.
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
-//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`;
+//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`; `exec`
+//! commands in containers;
 //! `proxy` Services; `reclaim` persistent volumes that nobody claims; `stats` what all of it uses; `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
 mod connections;
 mod events;
+mod exec;
 mod host;
 mod http;
 mod images;

@@ -13,7 +13,9 @@ use crate::{
     NodeConfig, StartError,
     backend::WasmBackend,
     connections::Connections,
-    events, host, http,
+    events,
+    exec::Executor,
+    host, http,
     images::Images,
     logs::LogStore,
     pod::{Context, Follower},
@@ -36,6 +38,7 @@ pub struct Node {
     registry: Registry,
     logs: LogStore,
     connections: Connections,
+    executor: Executor,
     machine: stats::Machine,
     registered: watch::Receiver<bool>,
     tasks: TaskTracker,
@@ -108,9 +111,13 @@ impl Node {
             volumes,
             claims: Some(claims.clone()),
             follower: Follower::new(client.clone()),
+            toolbox: config.toolbox.clone(),
         });
         let (registered, is_registered) = watch::channel(false);
         // First things first: with a thousand pods to start, the node's own report would be one of thousands of writes.
+        let executor = Executor {
+            context: context.clone(),
+        };
         let manager = Manager::new(context, config.name.clone(), registry.clone());
         let mut first = is_registered.clone();
         let stop = shutdown.clone();
@@ -144,6 +151,7 @@ impl Node {
             registry,
             logs,
             connections,
+            executor,
             registered: is_registered,
             tasks,
         })
@@ -163,6 +171,7 @@ impl Node {
             registry: self.registry.clone(),
             logs: self.logs.clone(),
             connections: self.connections.clone(),
+            executor: self.executor.clone(),
             machine: self.machine.clone(),
         })
     }

@@ -349,6 +349,7 @@ impl Bench {
             volumes: Store::open(dir.path().join("pods")).unwrap(),
             claims: None,
             follower: Follower::new(api.client()),
+            toolbox: None,
         };
         Self {
             api,

@@ -8,9 +8,10 @@ mod wasm;
 use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vaquita_image::Image;
-use vaquita_runtime::{LogSink, Mount};
+use vaquita_runtime::{LogSink, Mount, OutputSink};
 
 pub(crate) use wasm::WasmBackend;
 
@@ -60,10 +61,19 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
+/// What is run.
+#[derive(Debug, Clone)]
+pub(crate) enum Program {
+    /// An image's module.
+    Image(Image),
+    /// A module as it is.
+    Wasm(Bytes),
+}
+
 /// What to start.
 pub(crate) struct ContainerConfig {
     pub(crate) name: String,
-    pub(crate) image: Image,
+    pub(crate) program: Program,
     /// The whole argument vector, the program's name first.
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -72,12 +82,15 @@ pub(crate) struct ContainerConfig {
     /// In thousandths of a core.
     pub(crate) cpu_limit: Option<u32>,
     pub(crate) cpu_request: Option<u32>,
-    /// TCP ports that the manifest declares.
-    pub(crate) ports: Vec<u16>,
+    /// TCP ports that the manifest declares; `None` for a command that serves nothing.
+    pub(crate) ports: Option<Vec<u16>>,
     pub(crate) mounts: Vec<Mount>,
     /// Where relative paths begin, if not at the root.
     pub(crate) working_dir: Option<String>,
     pub(crate) tty: bool,
+    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// What takes the output beside the log.
+    pub(crate) output: Option<Arc<dyn OutputSink>>,
     pub(crate) log: Arc<dyn LogSink>,
 }
 
@@ -85,7 +98,7 @@ impl fmt::Debug for ContainerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ContainerConfig")
             .field("name", &self.name)
-            .field("image", &self.image)
+            .field("program", &self.program)
             .finish_non_exhaustive()
     }
 }

@@ -8,13 +8,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use vaquita_image::{Digest, Image, ImageStore};
 use vaquita_net::{AttachError, Fabric, PodIdentity, PodNetwork};
-use vaquita_runtime::{Module, Pod, PodConfig, Process, ProcessConfig, Runtime};
+use vaquita_runtime::{Module, ModuleKind, Pod, PodConfig, Process, ProcessConfig, Runtime};
 
 use super::{
-    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Sandbox, SandboxConfig,
-    SandboxError, StartError, Usage,
+    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Program, Sandbox,
+    SandboxConfig, SandboxError, StartError, Usage,
 };
 use crate::images::with_causes;
 
@@ -63,6 +64,12 @@ impl WasmBackend {
         })?;
         self.keep(image.digest.clone(), module.clone());
         Ok(module)
+    }
+
+    /// A module of these bytes, which is kept as long as it runs.
+    async fn loaded(&self, bytes: Bytes) -> Result<Module, StartError> {
+        let module = self.runtime.load(bytes).await;
+        module.map_err(|error| StartError::Create(with_causes(&error)))
     }
 
     fn kept(&self, digest: &Digest) -> Option<Module> {
@@ -131,7 +138,14 @@ impl Sandbox for WasmSandbox {
     }
 
     async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
-        let module = self.backend.module(&container.image).await?;
+        let module = match &container.program {
+            Program::Image(image) => self.backend.module(image).await?,
+            Program::Wasm(bytes) => self.backend.loaded(bytes.clone()).await?,
+        };
+        if container.ports.is_none() && module.kind() == ModuleKind::HttpHandler {
+            let message = "the module serves HTTP: it cannot be executed as a command".to_owned();
+            return Err(StartError::Create(message));
+        }
         let mut config = ProcessConfig::new(container.name, module);
         config.args = container.args;
         config.env = container.env;
@@ -142,8 +156,13 @@ impl Sandbox for WasmSandbox {
         config.mounts = container.mounts;
         config.working_dir = container.working_dir;
         config.tty = container.tty;
-        if !container.ports.is_empty() {
-            config.listen = container.ports;
+        config.stdin = container.stdin;
+        config.output = container.output;
+        match container.ports {
+            None => config.listen = Vec::new(),
+            // What serves HTTP serves it somewhere.
+            Some(ports) if ports.is_empty() => {}
+            Some(ports) => config.listen = ports,
         }
         match self.pod.start(config).await {
             Ok(process) => Ok(Box::new(process)),

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::watch;
 
 use super::manifest::{Role, init_containers, init_role};
-use crate::stats::Meter;
+use crate::{exec::Live, stats::Meter};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -178,6 +178,8 @@ pub(crate) struct Board {
     changed: watch::Sender<()>,
     /// Of the containers that run, by their place.
     meters: Mutex<BTreeMap<usize, Arc<Meter>>>,
+    /// Of the containers that run, by their place.
+    lives: Mutex<BTreeMap<usize, Arc<Live>>>,
 }
 
 impl Board {
@@ -186,6 +188,7 @@ impl Board {
             facts: Mutex::new(facts),
             changed: watch::Sender::default(),
             meters: Mutex::default(),
+            lives: Mutex::default(),
         }
     }
 
@@ -211,6 +214,29 @@ impl Board {
             Some(meter) => drop(meters.insert(index, meter)),
             None => drop(meters.remove(&index)),
         }
+    }
+
+    /// What is at hand of the container from now on; `None` when it has ended, which whoever is attached is told.
+    pub(crate) fn set_live(&self, index: usize, live: Option<Arc<Live>>) {
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = match live {
+            Some(live) => lives.insert(index, live),
+            None => lives.remove(&index),
+        };
+        drop(lives);
+        if let Some(before) = before {
+            before.hub.finish();
+        }
+    }
+
+    /// What is at hand of a container that runs.
+    pub(crate) fn live(&self, container: &str) -> Option<Arc<Live>> {
+        let index = self.read(|facts| {
+            let mut records = facts.containers.iter();
+            records.position(|record| record.name == container)
+        })?;
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        lives.get(&index).cloned()
     }
 
     pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use kube::{Resource as _, ResourceExt as _};
 use tokio::{
+    io::AsyncRead,
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
@@ -20,17 +21,15 @@ use super::{
     Context, Feed,
     backoff::{BackOff, Doubling},
     board::{Board, Record, State, Termination},
-    environment::{self, Place},
-    features,
-    manifest::{
-        Amount, RestartPolicy, Role, full_name, init_containers, memory_limit, millicores,
-        own_grace, tcp_ports,
-    },
+    environment, features,
+    manifest::{RestartPolicy, Role, full_name, init_containers, own_grace, tcp_ports},
     probe::{self, Checks, Kind, Signal},
+    settings::container_settings,
     storage::Storage,
 };
 use crate::{
-    backend::{ContainerConfig, Exit, Instance, Sandbox},
+    backend::{ContainerConfig, Exit, Instance, Program, Sandbox},
+    exec::{Live, Stdin, outlet::Hub},
     images::ImageProblem,
     logs::{ContainerLog, PodKey},
     registration::image_id,
@@ -47,6 +46,9 @@ const LONGEST_CONFIG_RETRY: Duration = Duration::from_secs(30);
 const SLACK: Duration = Duration::from_secs(1);
 /// The longest message about an end, in bytes: upstream's limit for termination messages.
 const LONGEST_MESSAGE: usize = 4096;
+
+/// Bytes of standard input that wait to be read.
+const STDIN_BUFFER: usize = 64 << 10;
 
 /// Runs one container.
 pub(super) struct Runner {
@@ -98,6 +100,7 @@ impl Runner {
             let (exit, is_replaced) = self.watch_over(&running).await;
             running.log.close();
             self.board.set_meter(self.index, None);
+            self.board.set_live(self.index, None);
             if self.take_down(exit, is_replaced) {
                 return;
             }
@@ -310,12 +313,14 @@ impl Runner {
                 ..config_problem(message)
             });
         }
-        let env = self
-            .environment(&pod, container)
-            .await
-            .map_err(config_problem)?;
-        let mounts = self.storage.mounts(container, &env);
-        let mounts = mounts.map_err(|problem| config_problem(problem.to_string()))?;
+        let settings = container_settings(
+            &self.context,
+            &pod,
+            container,
+            &*self.sandbox,
+            &self.storage,
+        );
+        let settings = settings.await.map_err(config_problem)?;
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -325,19 +330,23 @@ impl Runner {
             .logs
             .begin(&PodKey::of(&pod), &container.name, attempt);
         let id = image_id(&image);
+        let hub = Arc::new(Hub::default());
+        let (stdin, typed) = standard_input(container);
         let config = ContainerConfig {
             name: container.name.clone(),
-            args: environment::arguments(container, &env),
-            env,
-            memory_limit: memory_limit(container),
-            cpu_limit: millicores(container, Amount::Limit),
-            cpu_request: millicores(container, Amount::Request),
-            ports: tcp_ports(container),
-            mounts,
-            working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+            args: environment::arguments(container, &settings.env),
+            env: settings.env,
+            memory_limit: settings.memory_limit,
+            cpu_limit: settings.cpu_limit,
+            cpu_request: settings.cpu_request,
+            ports: Some(tcp_ports(container)),
+            mounts: settings.mounts,
+            working_dir: settings.working_dir,
             tty: container.tty == Some(true),
+            stdin,
+            output: Some(hub.clone()),
             log: log.sink(),
-            image,
+            program: Program::Image(image.clone()),
         };
         let started = self.sandbox.start(config).await;
         let instance = started.map_err(|error| {
@@ -354,6 +363,14 @@ impl Runner {
         let instance = Arc::from(instance);
         let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
         self.board.set_meter(self.index, Some(meter));
+        let live = Live {
+            sandbox: self.sandbox.clone(),
+            storage: self.storage.clone(),
+            image,
+            hub,
+            stdin: typed,
+        };
+        self.board.set_live(self.index, Some(Arc::new(live)));
         self.show_running(container, id, attempt);
         Ok(Running {
             instance,
@@ -382,30 +399,6 @@ impl Runner {
             record.image_id = image_id;
             record.container_id = Some(id);
         });
-    }
-
-    async fn environment(
-        &self,
-        pod: &Pod,
-        container: &Container,
-    ) -> Result<Vec<(String, String)>, String> {
-        let context = &self.context;
-        context.services.synced().await;
-        let namespace = pod.namespace().unwrap_or_default();
-        let all = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.enable_service_links)
-            .unwrap_or(true);
-        let services = context.services.environment(&namespace, all);
-        let place = Place {
-            pod_ip: self.sandbox.ip(),
-            host_ips: &context.host_ips,
-            capacity: &context.capacity,
-        };
-        let resolved =
-            environment::environment(pod, container, place, services, &*context.sources).await;
-        resolved.map_err(|problem| problem.to_string())
     }
 
     /// Waits for the instance's end, and sees to it that it comes when it must. Also says whether the instance makes
@@ -535,6 +528,17 @@ impl Runner {
         self.memory.failed = Some(Instant::now()).filter(|_| !is_replaced);
         for_good
     }
+}
+
+/// What a container reads, and who is attached to it writes, if the manifest wants that.
+fn standard_input(
+    container: &Container,
+) -> (Option<Box<dyn AsyncRead + Send + Unpin>>, Option<Stdin>) {
+    if container.stdin != Some(true) {
+        return (None, None);
+    }
+    let (near, far) = tokio::io::simplex(STDIN_BUFFER);
+    (Some(Box::new(near)), Some(Stdin::new(Some(Box::new(far)))))
 }
 
 /// Waits until the container is to be stopped.

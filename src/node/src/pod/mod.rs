@@ -16,17 +16,20 @@ mod manifest;
 mod probe;
 mod publish;
 mod restore;
+mod settings;
 pub(crate) mod status;
-mod storage;
+pub(crate) mod storage;
 mod worker;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
 pub(crate) use follow::Follower;
+pub(crate) use settings::container_settings;
 pub(crate) use worker::Worker;
 
 use crate::{
@@ -50,6 +53,8 @@ pub(crate) struct Context {
     /// What makes persistent volumes, if anything does.
     pub(crate) claims: Option<Claims>,
     pub(crate) follower: Follower,
+    /// The module of small commands for containers that have none, if there is one.
+    pub(crate) toolbox: Option<Bytes>,
 }
 
 /// A pod as the API server has it, as far as the node knows.

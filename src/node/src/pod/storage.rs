@@ -36,7 +36,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(122);
 const REFRESH_RETRY: Duration = Duration::from_mins(1);
 
 /// The volumes of a pod that are there.
-pub(super) struct Storage {
+pub(crate) struct Storage {
     volumes: BTreeMap<String, Ready>,
     keeper: Keeper,
 }
@@ -46,9 +46,19 @@ struct Ready {
     volume: Volume,
     /// The file of its directory that the volume is, if it is only that.
     file: Option<String>,
-    /// The directory, if it is one of this machine that may be written to.
+    /// The directory, if it is one of this machine.
     directory: Option<PathBuf>,
     read_only: bool,
+}
+
+/// Where a mount of a container is on this machine.
+#[derive(Debug)]
+pub(crate) struct MountPoint {
+    pub(crate) guest: PathBuf,
+    /// The volume's directory; `None` if it has none.
+    pub(crate) directory: Option<PathBuf>,
+    /// What of it is mounted.
+    pub(crate) sub_path: PathBuf,
 }
 
 /// What keeps volumes current.
@@ -173,6 +183,8 @@ impl Storage {
             ));
         }
         if let Some(directory) = &ready.directory
+            && !ready.read_only
+            && ready.file.is_none()
             && !sub_path.is_empty()
         {
             make_below(directory, &sub_path).map_err(|error| problem(error.to_string()))?;
@@ -186,6 +198,24 @@ impl Storage {
             sub_path,
             read_only: ready.read_only || wanted.read_only == Some(true),
         })
+    }
+
+    /// Where on this machine the container's mounts are.
+    pub(crate) fn points(
+        &self,
+        container: &Container,
+        environment: &[(String, String)],
+    ) -> Vec<MountPoint> {
+        let wanted = container.volume_mounts.iter().flatten();
+        let points = wanted.filter_map(|wanted| {
+            let mount = self.mount(container, wanted, environment).ok()?;
+            Some(MountPoint {
+                guest: mount.guest.into(),
+                directory: self.volumes.get(&wanted.name)?.directory.clone(),
+                sub_path: mount.sub_path.into(),
+            })
+        });
+        points.collect()
     }
 
     /// Stops keeping the volumes current.
@@ -328,11 +358,12 @@ fn open(mounted: &Mounted, pod: &Pod, context: &Context) -> io::Result<Ready> {
                 Some(limit) => Volume::directory_with_limit(path, limit)?,
                 None => Volume::directory(path)?,
             };
-            ready.directory = Some(path.clone()).filter(|_| !mounted.read_only);
+            ready.directory = Some(path.clone());
         }
         Place::File(path) => {
             let parent = path.parent().unwrap_or(Path::new("/"));
             ready.volume = Volume::directory(parent)?;
+            ready.directory = Some(parent.to_owned());
             ready.file = path
                 .file_name()
                 .and_then(|name| Some(name.to_str()?.to_owned()));

@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    backend::StartError,
+    backend::{Program, StartError},
     testing::{Bench, Order, container, pod},
 };
 
@@ -649,7 +649,9 @@ async fn a_new_image_replaces_the_instance() {
     assert!(matches!(a.order().await, Order::Terminate(_)));
     a.exit(143);
     let second = bench.started("a").await;
-    assert_eq!(second.config.image.reference, "docker.io/library/i:v2");
+    assert!(
+        matches!(&second.config.program, Program::Image(image) if image.reference == "docker.io/library/i:v2")
+    );
     let status = bench
         .api
         .wait("the new one", |status| {

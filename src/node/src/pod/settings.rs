@@ -1,0 +1,71 @@
+//! What a container is started with, besides its image and its arguments: also what commands in it are started with.
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt as _;
+use vaquita_runtime::Mount;
+
+use super::{
+    Context,
+    environment::{self, Place},
+    manifest::{Amount, memory_limit, millicores},
+    storage::Storage,
+};
+use crate::backend::Sandbox;
+
+/// A container's configuration, with everything that its manifest refers to.
+pub(crate) struct Settings {
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) mounts: Vec<Mount>,
+    /// Where relative paths begin, if not at the root.
+    pub(crate) working_dir: Option<String>,
+    /// Bytes.
+    pub(crate) memory_limit: Option<u64>,
+    /// In thousandths of a core.
+    pub(crate) cpu_limit: Option<u32>,
+    /// In thousandths of a core.
+    pub(crate) cpu_request: Option<u32>,
+}
+
+/// Resolves a container's configuration; or says what is missing.
+pub(crate) async fn container_settings(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    sandbox: &dyn Sandbox,
+    storage: &Storage,
+) -> Result<Settings, String> {
+    let env = environment(context, pod, container, sandbox).await?;
+    let mounts = storage.mounts(container, &env);
+    Ok(Settings {
+        mounts: mounts.map_err(|problem| problem.to_string())?,
+        env,
+        working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
+        memory_limit: memory_limit(container),
+        cpu_limit: millicores(container, Amount::Limit),
+        cpu_request: millicores(container, Amount::Request),
+    })
+}
+
+async fn environment(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    sandbox: &dyn Sandbox,
+) -> Result<Vec<(String, String)>, String> {
+    context.services.synced().await;
+    let namespace = pod.namespace().unwrap_or_default();
+    let all = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.enable_service_links)
+        .unwrap_or(true);
+    let services = context.services.environment(&namespace, all);
+    let place = Place {
+        pod_ip: sandbox.ip(),
+        host_ips: &context.host_ips,
+        capacity: &context.capacity,
+    };
+    let resolved =
+        environment::environment(pod, container, place, services, &*context.sources).await;
+    resolved.map_err(|problem| problem.to_string())
+}
