@@ -23,7 +23,7 @@ use super::{
     call::Call,
     catalog::Served,
     collection_delete, compress, connect, create, delete, discovery, eviction, get, health, list,
-    log, openapi, patch, pod, protobuf, reviews, scale, token, update, watch,
+    log, openapi, patch, pod, protobuf, resource_metrics, reviews, scale, token, update, watch,
 };
 use crate::{
     authn::{User, impersonate::impersonate},
@@ -222,11 +222,12 @@ async fn main(call: &mut Call<'_>, verb: Verb) -> Answer {
     }
 }
 
-/// What is created, answered and forgotten.
+/// What is answered without being stored.
 async fn passing(call: &mut Call<'_>) -> Answer {
     match (call.resource.group.as_str(), call.resource.plural.as_str()) {
         ("", "bindings") => pod::bind_by_body(call).await,
         ("authentication.k8s.io" | "authorization.k8s.io", _) => reviews::create(call).await,
+        (resource_metrics::GROUP, _) => resource_metrics::read(call).await,
         _ => Err(Status::no_such_path()),
     }
 }

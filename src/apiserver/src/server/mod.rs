@@ -31,6 +31,7 @@ mod pod;
 mod present;
 mod protobuf;
 mod proxy;
+mod resource_metrics;
 mod reviews;
 mod scale;
 mod select;
@@ -72,6 +73,7 @@ pub(crate) fn built_in() -> Registry {
         kinds
             .chain(vaquita_workloads::resources())
             .chain(vaquita_platform::resources())
+            .chain(resource_metrics::resources())
             .chain([vaquita_crd::definition::resource()]),
     )
 }
@@ -104,6 +106,8 @@ pub(crate) struct Server {
     pub(crate) streams: Arc<Semaphore>,
     /// Gives addresses and ports out.
     pub(crate) services: Services,
+    /// What nodes said lately about what they use.
+    samples: resource_metrics::Samples,
     /// The `OpenAPI` documents, made when first asked for.
     openapi: openapi::Documents,
     /// Set when the store no longer tells what happens in it.
@@ -137,6 +141,7 @@ impl Server {
             nodes: RwLock::default(),
             dialer: RwLock::new(Arc::new(HostNetwork)),
             streams,
+            samples: resource_metrics::Samples::default(),
             openapi: openapi::Documents::default(),
             lost: AtomicBool::new(false),
             closing: CancellationToken::new(),
