@@ -5,6 +5,7 @@
 //!
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
+pub mod autoscaling;
 pub mod cluster_roles;
 pub mod collector;
 pub mod disruption;
@@ -23,6 +24,7 @@ use vaquita_reconcile::Context;
 /// Runs all of these controllers until the context's shutdown, then lets work in flight end for a moment.
 pub async fn run(context: Context) {
     let mut running = JoinSet::new();
+    running.spawn(autoscaling::run(context.clone()));
     running.spawn(cluster_roles::run(context.clone()));
     running.spawn(collector::run(context.clone()));
     running.spawn(disruption::run(context.clone()));

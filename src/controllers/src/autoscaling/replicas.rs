@@ -154,9 +154,11 @@ fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, Ca
     let Some(spec) = &pod.spec else {
         return Ok(0);
     };
-    let sidecars = spec.init_containers.iter().flatten().filter(|init| {
-        init.restart_policy.as_deref() == Some("Always")
-    });
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|init| init.restart_policy.as_deref() == Some("Always"));
     let counted = spec.containers.iter().chain(sidecars);
     let mut sum = 0_i64;
     for own in counted.filter(|own| container.is_none_or(|wanted| own.name == wanted)) {
@@ -287,7 +289,10 @@ pub(super) fn of_pods(
         if up {
             assume(pod, 0);
         } else if measured.ratio < 1.0 {
-            assume(pod, full(target.aim, requests.get(pod).copied().unwrap_or(0)));
+            assume(
+                pod,
+                full(target.aim, requests.get(pod).copied().unwrap_or(0)),
+            );
         }
     }
     if up_with_unready {
@@ -422,8 +427,19 @@ mod tests {
         assert_eq!(wanted(&pods, &[("a", 900), ("b", 900), ("c", 900)], 30), 9);
         assert_eq!(wanted(&pods, &[("a", 300), ("b", 500), ("c", 700)], 47), 3);
         assert_eq!(wanted(&pods, &[("a", 100), ("b", 100), ("c", 100)], 50), 1);
-        let all = of_pods(3, &pods, used(&[("a", 500), ("b", 1000), ("c", 600)]), at(10), TOLERANCES, now()).unwrap();
-        assert_eq!((all.utilization, all.average, all.replicas), (Some(70), 700, 21));
+        let all = of_pods(
+            3,
+            &pods,
+            used(&[("a", 500), ("b", 1000), ("c", 600)]),
+            at(10),
+            TOLERANCES,
+            now(),
+        )
+        .unwrap();
+        assert_eq!(
+            (all.utilization, all.average, all.replicas),
+            (Some(70), 700, 21)
+        );
     }
 
     #[test]
@@ -435,7 +451,11 @@ mod tests {
         let starting = pod("c", &json!({ "phase": "Pending" }));
         let pods = [ready("a"), ready("b"), starting];
         assert_eq!(wanted(&pods, &[("a", 900), ("b", 900)], 30), 6);
-        assert_eq!(wanted(&pods, &[("a", 100), ("b", 100)], 50), 1, "those that start do not count");
+        assert_eq!(
+            wanted(&pods, &[("a", 100), ("b", 100)], 50),
+            1,
+            "those that start do not count"
+        );
         let lost = pod("c", &json!({ "phase": "Failed" }));
         let pods = [ready("a"), ready("b"), lost];
         assert_eq!(wanted(&pods, &[("a", 600), ("b", 600), ("c", 9000)], 30), 4);
@@ -471,7 +491,10 @@ mod tests {
             error(&[ready("a")], &[]),
             "did not receive metrics for targeted pods (pods might be unready)"
         );
-        assert_eq!(error(&[ready("a")], &[("b", 1)]), "no metrics returned matched known pods");
+        assert_eq!(
+            error(&[ready("a")], &[("b", 1)]),
+            "no metrics returned matched known pods"
+        );
         let mut greedy = Pod::clone(&ready("a"));
         greedy.spec.as_mut().unwrap().containers[0].resources = None;
         assert_eq!(
