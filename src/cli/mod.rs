@@ -5,6 +5,7 @@ mod demo;
 mod entrance;
 mod image;
 mod report;
+mod rolling_update;
 mod up;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
@@ -27,6 +28,8 @@ enum Command {
     Image(image::ImageArgs),
     /// Measure a Kubernetes API server, this one or any other.
     Bench(Box<bench::BenchArgs>),
+    /// Replace a replication controller's pods by those of another one, a pod at a time.
+    RollingUpdate(Box<rolling_update::RollingUpdateArgs>),
 }
 
 /// Parses the process's arguments, runs the command, and says in one line why it failed if it did.
@@ -47,6 +50,7 @@ pub fn main() -> ExitCode {
             Command::Up(args) => up::run(args).await,
             Command::Image(args) => image::run(args).await,
             Command::Bench(args) => bench::run(*args).await,
+            Command::RollingUpdate(args) => rolling_update::run(*args).await,
         }
     });
     // Blocking work that is still under way (a name lookup, a compilation) does not hold up the exit.

@@ -1,7 +1,9 @@
 //! Workloads as people run them: rolled out, scaled, changed, undone, paused, run to their end and deleted by stock
 //! `kubectl`.
 
-use crate::harness::{Vaquita, eventually, list};
+use std::{fs, process::Command};
+
+use crate::harness::{Vaquita, eventually, list, run};
 
 /// A deployment of `replicas` pods of one HTTP component.
 fn web(replicas: usize) -> String {
@@ -402,4 +404,83 @@ spec:
         let left = cluster.kubectl(&["get", "jobs,pods", "-o", "name"]);
         left.trim().is_empty().then_some(()).ok_or(left)
     });
+}
+
+/// A replication controller of one version of an HTTP component.
+fn version(version: &str, replicas: usize) -> String {
+    format!(
+        "apiVersion: v1
+kind: ReplicationController
+metadata: {{name: web-{version}}}
+spec:
+  replicas: {replicas}
+  selector: {{app: web, version: {version}}}
+  template:
+    metadata: {{labels: {{app: web, version: {version}}}}}
+    spec:
+      containers:
+      - name: web
+        image: localhost/hello:{version}
+        ports: [{{containerPort: 8080}}]
+        readinessProbe: {{httpGet: {{path: /, port: 8080}}, periodSeconds: 1}}
+"
+    )
+}
+
+#[test]
+fn a_replication_controller_is_replaced_step_by_step_and_back() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.load_guest("hello", "localhost/hello:v2");
+    cluster.load_guest("trap-at-start", "localhost/hello:v3");
+    let rolling_update = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vaquita"));
+        command
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .arg("rolling-update")
+            .args(["--update-period=0s", "--poll-interval=50ms"]);
+        run(command.args(args))
+    };
+    let file = |name: &str| {
+        let path = cluster.dir().path().join(format!("{name}.yaml"));
+        fs::write(&path, version(name, 2)).expect("a file");
+        path.to_str().expect("a path").to_owned()
+    };
+    cluster.apply(&version("v1", 2));
+    cluster.wait_ready("app=web", 2);
+
+    let done = rolling_update(&["web-v1", "-f", &file("v2")]);
+    assert!(done.status.success(), "{}", done.stderr);
+    assert_eq!(
+        done.stdout,
+        "replicationcontroller/web-v2 rolling updated\n"
+    );
+    assert_eq!(done.stderr, "", "nothing but the end is told in a pipe");
+    wait_images(&cluster, "localhost/hello:v2", 2);
+    let left = cluster.kubectl(&["get", "rc", "-o", "name"]);
+    assert_eq!(left.trim(), "replicationcontroller/web-v2");
+
+    // A version that does not work takes nothing away, and can be taken back.
+    let stuck = rolling_update(&["web-v2", "-f", &file("v3"), "--timeout=2s"]);
+    assert!(
+        !stuck.status.success() && stuck.stderr.contains("no progress"),
+        "{}",
+        stuck.stderr
+    );
+    assert_eq!(cluster.ready_pods("version=v2").len(), 2);
+    let back = rolling_update(&["web-v2", "web-v3", "--rollback"]);
+    assert!(back.status.success(), "{}", back.stderr);
+    assert_eq!(back.stdout, "replicationcontroller/web-v2 rolled back\n");
+    wait_images(&cluster, "localhost/hello:v2", 2);
+    let kept = cluster.get(&["rc", "web-v2"]);
+    let noted = kept["metadata"]["annotations"].to_string();
+    assert!(!noted.contains("original-replicas"), "{noted}");
+
+    let same = rolling_update(&["web-v2", "web-v1"]);
+    assert!(
+        same.stderr
+            .contains("there is no replication controller web-v1"),
+        "{}",
+        same.stderr
+    );
 }

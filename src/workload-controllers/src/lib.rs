@@ -9,6 +9,8 @@
 pub mod cron_jobs;
 pub mod daemon_sets;
 pub mod deployments;
+#[cfg(test)]
+mod faults;
 mod history;
 pub mod jobs;
 pub mod replica_sets;

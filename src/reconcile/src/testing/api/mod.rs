@@ -36,6 +36,14 @@ pub struct FakeApi {
     state: Arc<Mutex<State>>,
     revision: watch::Sender<u64>,
     lag: Duration,
+    /// Whether watches tell all twice and end every now and then.
+    unsteady: bool,
+}
+
+impl Default for FakeApi {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl FakeApi {
@@ -50,6 +58,15 @@ impl FakeApi {
             state: Arc::default(),
             revision: watch::Sender::new(0),
             lag,
+            unsteady: false,
+        }
+    }
+
+    /// A server whose watches tell everything twice and too late, and end after a few events.
+    pub fn unsteady(lag: Duration) -> Self {
+        Self {
+            unsteady: true,
+            ..Self::lagging(lag)
         }
     }
 
@@ -203,9 +220,16 @@ impl FakeApi {
                 }
             },
         );
-        let lines = events.map(move |events| {
+        let (times, batches) = if self.unsteady {
+            (2, 7)
+        } else {
+            (1, usize::MAX)
+        };
+        let lines = events.take(batches).map(move |events| {
             let mut lines = Vec::new();
-            for (kind, mut object) in events {
+            let all = events.into_iter();
+            let all = all.flat_map(|event| std::iter::repeat_n(event, times));
+            for (kind, mut object) in all {
                 if metadata_only {
                     reduce(&mut object);
                 }
