@@ -26,6 +26,7 @@ const BATCHES: [Batch; 2] = [
         packages: &[],
         guests: &[
             "chatty",
+            "files",
             "greeter",
             "guestbook",
             "hello",
@@ -39,7 +40,7 @@ const BATCHES: [Batch; 2] = [
     Batch {
         target: "wasm32-wasip1",
         packages: &["--package", "core-guests"],
-        guests: &["core-command", "core-greeter", "exit-code"],
+        guests: &["core-command", "core-files", "core-greeter", "exit-code"],
     },
 ];
 

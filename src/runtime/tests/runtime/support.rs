@@ -41,6 +41,19 @@ impl Host {
         loaded.unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// A guest of `wasm-examples`, by its compile target and name.
+    pub(crate) async fn example(&self, target: &str, name: &str) -> Module {
+        let path = format!(
+            "{}/../../wasm-examples/target/{target}/release/{name}.wasm",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let wasm = std::fs::read(&path);
+        let wasm =
+            wasm.unwrap_or_else(|error| panic!("{path}: {error}; `cargo task guests` builds it"));
+        let loaded = self.runtime.load(wasm.into()).await;
+        loaded.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     pub(crate) fn pod(&self, name: &str) -> Pod {
         let network = self.fabric.attach(None).expect("an address");
         self.runtime.pod(PodConfig::new(name, network))
