@@ -21,6 +21,7 @@ use crate::{
     counters::Counters,
     host::{HostSocket, reset_on_close},
     host_datagrams::Flows,
+    host_pod::HostPod,
     listener::{Backlog, Place, Slot},
     names,
     pipe::{self, Account},
@@ -110,6 +111,13 @@ impl Fabric {
             pods.insert(ip, pod.clone());
         });
         Ok(PodNetwork::new(pod))
+    }
+
+    /// Gives a pod the host's own network: its sockets are real ones, and `ip` is what it is told to be its address. Pods
+    /// and Services of the fabric it reaches as the node does (by TCP). Its sockets must be made within a tokio runtime,
+    /// which then drives them.
+    pub fn attach_host(&self, identity: PodIdentity, ip: IpAddr) -> PodNetwork {
+        PodNetwork::on_host(Arc::new(HostPod::new(self.0.clone(), ip, identity)))
     }
 
     /// Connects from the node: a probe, port forwarding. `to` is a pod's or a Service's address. Errors and waiting are
@@ -548,7 +556,7 @@ impl Inner {
 
     /// A port for the near end of a connection from the node. They only tell connections apart in what pods log, so
     /// nobody keeps a list of them.
-    fn node_port(&self) -> u16 {
+    pub(crate) fn node_port(&self) -> u16 {
         let (first, last) = (
             *self.config.ephemeral_ports.start(),
             *self.config.ephemeral_ports.end(),

@@ -36,8 +36,9 @@ pub(crate) struct HostSocket {
     writers: Arc<Waiters>,
 }
 
+/// Tasks that wait for one socket.
 #[derive(Debug, Default)]
-struct Waiters(Mutex<WakerSet>);
+pub(crate) struct Waiters(Mutex<WakerSet>);
 
 impl Wake for Waiters {
     fn wake(self: Arc<Self>) {
@@ -47,16 +48,20 @@ impl Wake for Waiters {
 }
 
 impl Waiters {
-    fn poll(
-        self: &Arc<Self>,
-        cx: &Context<'_>,
-        poll: impl FnOnce(&mut Context<'_>) -> bool,
-    ) -> Poll<()> {
-        // Noted before asking: the socket may become ready at any moment after it said that it is not.
+    /// Adds a task, before the socket is asked: it may become ready at any moment after it said that it is not.
+    pub(crate) fn add(&self, cx: &Context<'_>) {
         let displaced = lock(&self.0).add(cx.waker());
         if let Some(waker) = displaced {
             waker.wake();
         }
+    }
+
+    pub(crate) fn poll(
+        self: &Arc<Self>,
+        cx: &Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> bool,
+    ) -> Poll<()> {
+        self.add(cx);
         if poll(&mut Context::from_waker(&Waker::from(self.clone()))) {
             Poll::Ready(())
         } else {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::{io::ReadBuf, net::UdpSocket, time::Instant};
 
 use crate::{
@@ -55,7 +56,7 @@ impl DatagramPort {
     /// Sends to a client, or loses it.
     fn send(&self, data: &[u8], client: SocketAddr) {
         if let Some(socket) = &*lock(&self.socket) {
-            let _lost = socket.try_send_to(data, client);
+            let _lost = SockRef::from(socket).send_to(data, &client.into());
         }
     }
 

@@ -38,6 +38,7 @@ mod error;
 mod fabric;
 mod host;
 mod host_datagrams;
+mod host_pod;
 mod host_port;
 mod listener;
 mod names;

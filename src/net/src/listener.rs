@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     NetError, Stream,
+    host_pod::HostListener,
     pod::PortHold,
     sync::{WakerSet, lock},
 };
@@ -27,33 +28,51 @@ use crate::{
 /// not keep the pod's network open.
 ///
 /// Tasks may share it; each connection goes to one of them.
-pub struct Listener {
-    backlog: Arc<Backlog>,
-    _port: PortHold,
+pub struct Listener(Ear);
+
+enum Ear {
+    Fabric {
+        backlog: Arc<Backlog>,
+        _port: PortHold,
+    },
+    Host(Arc<HostListener>),
 }
 
 impl Listener {
     pub(crate) fn new(backlog: Arc<Backlog>, port: PortHold) -> Self {
-        Self {
+        Self(Ear::Fabric {
             backlog,
             _port: port,
-        }
+        })
+    }
+
+    pub(crate) fn on_host(listener: Arc<HostListener>) -> Self {
+        Self(Ear::Host(listener))
     }
 
     /// The address that it is bound on; with the port that was picked, if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
-        self.backlog.local
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => backlog.local,
+            Ear::Host(listener) => listener.local(),
+        }
     }
 
     /// Offers those who can do without a byte stream something else: what [`PodNetwork::reach`](crate::PodNetwork::reach)
-    /// gives them in a connection's place. Only the first offer counts.
+    /// gives them in a connection's place. Only the first offer counts. Who connects from outside of the fabric is offered
+    /// nothing.
     pub fn offer(&self, shortcut: Shortcut) {
-        let _ = self.backlog.shortcut.set(shortcut);
+        if let Ear::Fabric { backlog, .. } = &self.0 {
+            let _ = backlog.shortcut.set(shortcut);
+        }
     }
 
-    /// How many connections wait to be accepted.
+    /// How many connections wait to be accepted. Of those that wait in the host's kernel, nobody knows.
     pub fn pending(&self) -> usize {
-        lock(&self.backlog.queue).ready.len()
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => lock(&backlog.queue).ready.len(),
+            Ear::Host(listener) => listener.pending(),
+        }
     }
 
     /// Waits for a connection. Gives it with its peer's address; a listener on `::` sees IPv4 addresses mapped into
@@ -66,33 +85,47 @@ impl Listener {
 
     /// [`accept`](Self::accept), polled. Several tasks may wait at once.
     pub fn poll_accept(&self, cx: &Context<'_>) -> Poll<Result<(Stream, SocketAddr), NetError>> {
-        self.backlog.poll(cx, Queue::pop).map_ok(Incoming::open)
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => backlog.poll(cx, Queue::pop).map_ok(Incoming::open),
+            Ear::Host(listener) => listener.poll_accept(cx),
+        }
     }
 
     /// Ready when [`try_accept`](Self::try_accept) would give something or fail.
     pub fn poll_accept_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.backlog.poll(cx, |queue| {
-            (queue.closed || !queue.ready.is_empty()).then_some(())
-        })
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => backlog.poll(cx, |queue| {
+                (queue.closed || !queue.ready.is_empty()).then_some(())
+            }),
+            Ear::Host(listener) => listener.poll_accept_ready(cx),
+        }
     }
 
     /// Takes a connection if one waits.
     pub fn try_accept(&self) -> Result<Option<(Stream, SocketAddr)>, NetError> {
-        let popped = lock(&self.backlog.queue).pop().transpose();
-        popped.map(|incoming| incoming.map(Incoming::open))
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => {
+                let popped = lock(&backlog.queue).pop().transpose();
+                popped.map(|incoming| incoming.map(Incoming::open))
+            }
+            Ear::Host(listener) => listener.try_accept(),
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.backlog.close();
+        match &self.0 {
+            Ear::Fabric { backlog, .. } => backlog.close(),
+            Ear::Host(listener) => listener.close(),
+        }
     }
 }
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
-            .field("local", &self.backlog.local)
+            .field("local", &self.local_addr())
             .finish_non_exhaustive()
     }
 }

@@ -9,27 +9,40 @@ use std::{
 };
 
 use self::state::{Hearer, Purpose};
-pub(crate) use self::state::{Pod, PortHold, Registration, canonical, like};
+pub(crate) use self::state::{Live, Pod, PortHold, Registration, canonical, like};
 use crate::{
     NetError, ResolveError, Stream, UdpSocket,
+    fabric::Inner,
+    host_pod::{HostBound, HostPod},
     listener::{Backlog, Listener, Shortcut},
     names::{self, PodIdentity},
     udp::Mailbox,
 };
 
-/// A pod's network. Clones share it; when the last of them is dropped, or one is closed, its connections are reset, its
+/// A pod's network: one of the fabric's own, or ([`Fabric::attach_host`](crate::Fabric::attach_host)) the host's, with the
+/// same handles. Clones share it; when the last of them is dropped, or one is closed, its connections are reset, its
 /// listeners fail and its address is free again (though not reused soon).
 #[derive(Clone)]
 pub struct PodNetwork(Arc<Handle>);
 
 /// Closes the pod's network when nobody holds it any more.
-struct Handle {
-    pod: Arc<Pod>,
+enum Handle {
+    Fabric(Arc<Pod>),
+    Host(Arc<HostPod>),
+}
+
+impl Handle {
+    fn close(&self) {
+        match self {
+            Self::Fabric(pod) => pod.close(),
+            Self::Host(pod) => pod.close(),
+        }
+    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.pod.close();
+        self.close();
     }
 }
 
@@ -51,17 +64,32 @@ pub struct PodStats {
 
 impl PodNetwork {
     pub(crate) fn new(pod: Arc<Pod>) -> Self {
-        Self(Arc::new(Handle { pod }))
+        Self(Arc::new(Handle::Fabric(pod)))
+    }
+
+    pub(crate) fn on_host(pod: Arc<HostPod>) -> Self {
+        Self(Arc::new(Handle::Host(pod)))
     }
 
     /// The pod's address.
     pub fn ip(&self) -> IpAddr {
-        IpAddr::V4(self.0.pod.ip)
+        match &*self.0 {
+            Handle::Fabric(pod) => IpAddr::V4(pod.ip),
+            Handle::Host(pod) => pod.ip,
+        }
     }
 
     /// Whom the network was attached for.
     pub fn identity(&self) -> &PodIdentity {
-        &self.0.pod.identity
+        match &*self.0 {
+            Handle::Fabric(pod) => &pod.identity,
+            Handle::Host(pod) => &pod.identity,
+        }
+    }
+
+    /// Whether it is the host's network.
+    pub fn is_host(&self) -> bool {
+        matches!(&*self.0, Handle::Host(_))
     }
 
     /// Listens on `0.0.0.0` or `::` (everything), on the pod's own address, or on loopback, which other pods can't reach.
@@ -75,14 +103,18 @@ impl PodNetwork {
 
     /// Takes a port without using it yet: the first half of [`listen`](Self::listen), or a connect from a certain port.
     pub fn bind(&self, address: SocketAddr) -> Result<BoundPort, NetError> {
-        Ok(BoundPort {
-            hold: self.0.pod.bind(address, Purpose::Socket)?,
-        })
+        Ok(BoundPort(match &*self.0 {
+            Handle::Fabric(pod) => Bound::Fabric(pod.bind(address, Purpose::Socket)?),
+            Handle::Host(pod) => Bound::Host(pod.bind(address)?),
+        }))
     }
 
     /// Binds a socket for datagrams (UDP), by the rules of [`listen`](Self::listen). UDP has a port space of its own.
     pub fn bind_udp(&self, address: SocketAddr) -> Result<UdpSocket, NetError> {
-        let pod = &self.0.pod;
+        let pod = match &*self.0 {
+            Handle::Fabric(pod) => pod,
+            Handle::Host(pod) => return Ok(UdpSocket::on_host(pod.bind_udp(address)?)),
+        };
         let hold = pod.bind(address, Purpose::Datagrams)?;
         let mailbox = Arc::new(Mailbox::new(hold.address(), &pod.fabric.config));
         hold.hear(Hearer::Datagrams(mailbox.clone()))?;
@@ -104,7 +136,12 @@ impl PodNetwork {
         to: SocketAddr,
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let handle = self.0.clone();
-        async move { handle.pod.connect(None, to).await }
+        async move {
+            match &*handle {
+                Handle::Fabric(pod) => pod.connect(None, to).await,
+                Handle::Host(pod) => pod.connect(None, to).await,
+            }
+        }
     }
 
     /// As [`connect`](Self::connect), except that a listener's [offer](Listener::offer) is taken in a connection's place.
@@ -114,28 +151,39 @@ impl PodNetwork {
         to: SocketAddr,
     ) -> impl Future<Output = Result<Reached, NetError>> + Send + use<> {
         let handle = self.0.clone();
-        async move { handle.pod.reach(to).await }
+        async move {
+            match &*handle {
+                Handle::Fabric(pod) => pod.reach(to).await,
+                Handle::Host(pod) => pod.connect(None, to).await.map(Reached::Stream),
+            }
+        }
     }
 
     /// Finds a name's addresses: a literal address, `localhost`, the pod's own hostname and hosts file, then Services
     /// and pods by the search path, then (only if the fabric may) the host's resolver. Several come in turning order.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let pod = &self.0.pod;
-        if pod.is_closed() {
+        let (fabric, is_closed) = match &*self.0 {
+            Handle::Fabric(pod) => (&pod.fabric, pod.is_closed()),
+            Handle::Host(pod) => (&pod.fabric, pod.is_closed()),
+        };
+        if is_closed {
             return Err(ResolveError::Closed);
         }
-        names::resolve(&pod.fabric, &pod.identity, IpAddr::V4(pod.ip), name).await
+        names::resolve(fabric, self.identity(), self.ip(), name).await
     }
 
     /// Closes the network for all who share it: connections are reset, listeners fail, the address goes back. Doing it
     /// again does nothing.
     pub fn close(&self) {
-        self.0.pod.close();
+        self.0.close();
     }
 
     /// Figures of this moment.
     pub fn stats(&self) -> PodStats {
-        self.0.pod.stats()
+        match &*self.0 {
+            Handle::Fabric(pod) => pod.stats(),
+            Handle::Host(pod) => pod.stats(),
+        }
     }
 }
 
@@ -166,38 +214,64 @@ pub struct Activity {
 impl fmt::Debug for PodNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodNetwork")
-            .field("ip", &self.0.pod.ip)
-            .field("name", &self.0.pod.identity.name)
+            .field("ip", &self.ip())
+            .field("name", &self.identity().name)
             .finish_non_exhaustive()
     }
 }
 
 /// A port that is taken, and not used yet. Dropping it frees the port.
 #[derive(Debug)]
-pub struct BoundPort {
-    hold: PortHold,
+pub struct BoundPort(Bound);
+
+#[derive(Debug)]
+enum Bound {
+    Fabric(PortHold),
+    Host(HostBound),
 }
 
 impl BoundPort {
     /// The address that it is bound on, with the port that was picked if 0 was asked for.
     pub fn local_addr(&self) -> SocketAddr {
-        self.hold.address()
+        match &self.0 {
+            Bound::Fabric(hold) => hold.address(),
+            Bound::Host(bound) => bound.address(),
+        }
     }
 
     /// Listens. `backlog` is the number of connections that may wait to be accepted: none is the fabric's
     /// [`backlog`](crate::FabricConfig::backlog), which is also the most.
     pub fn listen(self, backlog: Option<usize>) -> Result<Listener, NetError> {
-        let config = &self.hold.pod().fabric.config;
-        let size = backlog.map_or(config.backlog, |size| size.clamp(1, config.backlog));
-        let address = self.local_addr();
-        let backlog = Arc::new(Backlog::new(address, size, config.waiting_connects));
-        self.hold.hear(Hearer::Connections(backlog.clone()))?;
-        Ok(Listener::new(backlog, self.hold))
+        let size = |fabric: &Inner| {
+            let most = fabric.config.backlog;
+            backlog.map_or(most, |size| size.clamp(1, most))
+        };
+        match self.0 {
+            Bound::Fabric(hold) => {
+                let fabric = &hold.pod().fabric;
+                let waiting = fabric.config.waiting_connects;
+                let backlog = Arc::new(Backlog::new(hold.address(), size(fabric), waiting));
+                hold.hear(Hearer::Connections(backlog.clone()))?;
+                Ok(Listener::new(backlog, hold))
+            }
+            Bound::Host(bound) => {
+                let size = size(&bound.pod().fabric);
+                Ok(Listener::on_host(bound.listen(size)?))
+            }
+        }
     }
 
     /// Connects from this port: see [`PodNetwork::connect`].
     pub async fn connect(self, to: SocketAddr) -> Result<Stream, NetError> {
-        let pod = self.hold.pod().clone();
-        pod.connect(Some(self.hold), to).await
+        match self.0 {
+            Bound::Fabric(hold) => {
+                let pod = hold.pod().clone();
+                pod.connect(Some(hold), to).await
+            }
+            Bound::Host(bound) => {
+                let pod = bound.pod();
+                pod.connect(Some(bound), to).await
+            }
+        }
     }
 }

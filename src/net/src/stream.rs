@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     host::HostSocket,
     pipe::{Account, End},
+    host_pod::Entry,
     pod::Registration,
 };
 
@@ -36,12 +37,35 @@ pub struct Stream {
     local: SocketAddr,
     peer: SocketAddr,
     // After `carrier`, so that the connection is closed when the pod forgets it.
-    _registration: Option<Registration>,
+    _registration: Option<Held>,
 }
 
 enum Carrier {
     Memory(End),
     Host(Arc<HostSocket>),
+}
+
+/// Keeps a connection on its pod's list.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Of a pod of the fabric.
+    Pod { _registration: Registration },
+    /// Of a pod on the host's network.
+    Host { _entry: Entry },
+}
+
+impl From<Registration> for Held {
+    fn from(registration: Registration) -> Self {
+        Self::Pod {
+            _registration: registration,
+        }
+    }
+}
+
+impl From<Entry> for Held {
+    fn from(entry: Entry) -> Self {
+        Self::Host { _entry: entry }
+    }
 }
 
 impl Stream {
@@ -61,7 +85,7 @@ impl Stream {
         socket: Arc<HostSocket>,
         local: SocketAddr,
         peer: SocketAddr,
-        registration: Option<Registration>,
+        registration: Option<Held>,
     ) -> Self {
         Self {
             carrier: Carrier::Host(socket),
@@ -75,7 +99,7 @@ impl Stream {
         end: End,
         local: SocketAddr,
         peer: SocketAddr,
-        registration: Option<Registration>,
+        registration: Option<Held>,
     ) -> Self {
         Self {
             carrier: Carrier::Memory(end),

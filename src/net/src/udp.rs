@@ -19,6 +19,7 @@ use crate::{
     FabricConfig, NetError, Origin, Protocol,
     fabric::Inner,
     host_datagrams::{self, Back},
+    host_pod::HostDatagrams,
     pipe::Account,
     pod::{Pod, PortHold, canonical, like},
     service::{Balancer, Found},
@@ -45,41 +46,53 @@ pub struct Datagram {
 
 /// A UDP socket of a pod. Dropping it frees its port; it does not keep the pod's network open.
 ///
-/// It reaches pods and Services of the fabric, nothing outside. Tasks may share it.
-pub struct UdpSocket {
+/// It reaches pods and Services of the fabric and answers clients outside; one of a pod on the host's network, what the
+/// host does. Tasks may share it.
+pub struct UdpSocket(Kind);
+
+enum Kind {
+    Fabric(Virtual),
+    Host(Arc<HostDatagrams>),
+}
+
+/// A socket of a pod of the fabric.
+struct Virtual {
     mailbox: Arc<Mailbox>,
     hold: PortHold,
 }
 
 impl UdpSocket {
     pub(crate) fn new(mailbox: Arc<Mailbox>, hold: PortHold) -> Self {
-        Self { mailbox, hold }
+        Self(Kind::Fabric(Virtual { mailbox, hold }))
+    }
+
+    pub(crate) fn on_host(socket: Arc<HostDatagrams>) -> Self {
+        Self(Kind::Host(socket))
     }
 
     /// The address that it is bound on.
     pub fn local_addr(&self) -> SocketAddr {
-        self.mailbox.local
+        match &self.0 {
+            Kind::Fabric(own) => own.mailbox.local,
+            Kind::Host(socket) => socket.local(),
+        }
     }
 
     /// The peer that it is connected to, if it is.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        lock(&self.mailbox.inbox).peer
+        match &self.0 {
+            Kind::Fabric(own) => lock(&own.mailbox.inbox).peer,
+            Kind::Host(socket) => socket.peer(),
+        }
     }
 
     /// Connects to a peer: from now on, only its datagrams are taken. Nobody: takes them from all, as at first. What has
     /// arrived before from others is dropped.
     pub fn connect(&self, peer: Option<SocketAddr>) {
-        let mut inbox = lock(&self.mailbox.inbox);
-        inbox.peer = peer;
-        let (stay, go): (VecDeque<_>, VecDeque<_>) = mem::take(&mut inbox.letters)
-            .into_iter()
-            .partition(|letter| {
-                peer.is_none_or(|peer| canonical(peer) == canonical(letter.datagram.from))
-            });
-        inbox.letters = stay;
-        inbox.bytes = inbox.letters.iter().map(Letter::size).sum();
-        drop(inbox);
-        drop(go);
+        match &self.0 {
+            Kind::Fabric(own) => own.mailbox.connect(peer),
+            Kind::Host(socket) => socket.connect(peer),
+        }
     }
 
     /// Sends a datagram, at once. That it does not fail does not mean that it arrives: where the mailbox is full, or the
@@ -95,6 +108,46 @@ impl UdpSocket {
                 limit: MAX_DATAGRAM,
             });
         }
+        match &self.0 {
+            Kind::Fabric(own) => own.send_to(data, to),
+            Kind::Host(socket) => socket.send_to(&data, to),
+        }
+    }
+
+    /// Waits for a datagram. Cancelling loses nothing. Errors: `Closed`.
+    pub async fn recv_from(&self) -> Result<Datagram, NetError> {
+        match &self.0 {
+            Kind::Fabric(own) => poll_fn(|cx| own.mailbox.poll(cx, Inbox::pop))
+                .await
+                .map(|letter| letter.read(own.account())),
+            Kind::Host(socket) => poll_fn(|cx| socket.poll_receive(cx)).await,
+        }
+    }
+
+    /// Takes a datagram if one has arrived.
+    pub fn try_recv_from(&self) -> Result<Option<Datagram>, NetError> {
+        match &self.0 {
+            Kind::Fabric(own) => {
+                let letter = lock(&own.mailbox.inbox).pop().transpose()?;
+                Ok(letter.map(|letter| letter.read(own.account())))
+            }
+            Kind::Host(socket) => socket.try_receive(),
+        }
+    }
+
+    /// Ready when [`try_recv_from`](Self::try_recv_from) would give something or fail. Several tasks may wait at once.
+    pub fn poll_recv_ready(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Kind::Fabric(own) => own.mailbox.poll(cx, |inbox| {
+                (inbox.closed || !inbox.letters.is_empty()).then_some(())
+            }),
+            Kind::Host(socket) => socket.poll_ready(cx),
+        }
+    }
+}
+
+impl Virtual {
+    fn send_to(&self, data: Bytes, to: SocketAddr) -> Result<(), NetError> {
         let pod = self.hold.pod();
         if pod.is_closed() {
             return Err(NetError::Closed);
@@ -109,35 +162,12 @@ impl UdpSocket {
                 pod.account.count_sent(data.len());
                 back.send(&data);
             }
-            None if self
-                .peer_addr()
-                .is_some_and(|peer| canonical(peer) == target) =>
-            {
+            None if self.mailbox.is_connected_to(target) => {
                 return Err(NetError::ConnectionRefused(to));
             }
             None => {}
         }
         Ok(())
-    }
-
-    /// Waits for a datagram. Cancelling loses nothing. Errors: `Closed`.
-    pub async fn recv_from(&self) -> Result<Datagram, NetError> {
-        poll_fn(|cx| self.mailbox.poll(cx, Inbox::pop))
-            .await
-            .map(|letter| letter.read(self.account()))
-    }
-
-    /// Takes a datagram if one has arrived.
-    pub fn try_recv_from(&self) -> Result<Option<Datagram>, NetError> {
-        let letter = lock(&self.mailbox.inbox).pop().transpose()?;
-        Ok(letter.map(|letter| letter.read(self.account())))
-    }
-
-    /// Ready when [`try_recv_from`](Self::try_recv_from) would give something or fail. Several tasks may wait at once.
-    pub fn poll_recv_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        self.mailbox.poll(cx, |inbox| {
-            (inbox.closed || !inbox.letters.is_empty()).then_some(())
-        })
     }
 
     fn account(&self) -> &Account {
@@ -185,14 +215,17 @@ enum Target {
 
 impl Drop for UdpSocket {
     fn drop(&mut self) {
-        self.mailbox.close();
+        match &self.0 {
+            Kind::Fabric(own) => own.mailbox.close(),
+            Kind::Host(socket) => socket.close(),
+        }
     }
 }
 
 impl fmt::Debug for UdpSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UdpSocket")
-            .field("local", &self.mailbox.local)
+            .field("local", &self.local_addr())
             .finish_non_exhaustive()
     }
 }
@@ -287,6 +320,25 @@ impl Mailbox {
             flows: Mutex::default(),
             correspondents: Mutex::default(),
         }
+    }
+
+    fn is_connected_to(&self, target: SocketAddr) -> bool {
+        let peer = lock(&self.inbox).peer;
+        peer.is_some_and(|peer| canonical(peer) == target)
+    }
+
+    fn connect(&self, peer: Option<SocketAddr>) {
+        let mut inbox = lock(&self.inbox);
+        inbox.peer = peer;
+        let (stay, go): (VecDeque<_>, VecDeque<_>) = mem::take(&mut inbox.letters)
+            .into_iter()
+            .partition(|letter| {
+                peer.is_none_or(|peer| canonical(peer) == canonical(letter.datagram.from))
+            });
+        inbox.letters = stay;
+        inbox.bytes = inbox.letters.iter().map(Letter::size).sum();
+        drop(inbox);
+        drop(go);
     }
 
     /// Takes a datagram, or loses it. `note` has the sender remembered, so that it can be answered whatever policies say.

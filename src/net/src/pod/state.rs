@@ -119,7 +119,7 @@ pub(crate) enum Live {
 }
 
 impl Live {
-    fn reset(self) {
+    pub(crate) fn reset(self) {
         match self {
             Self::Memory(connection) => {
                 if let Some(connection) = connection.upgrade() {
@@ -372,7 +372,7 @@ impl Pod {
                     near,
                     like(local, to),
                     to,
-                    Some(registration),
+                    Some(registration.into()),
                 ))
             }
             Reserved::Outside(socket) => {
@@ -383,7 +383,7 @@ impl Pod {
                     socket,
                     like(local, to),
                     to,
-                    Some(registration),
+                    Some(registration.into()),
                 ))
             }
         }
@@ -439,7 +439,7 @@ impl Pod {
             end,
             like(at, bound),
             like(from, bound),
-            Some(registration),
+            Some(registration.into()),
         ))
         .map_err(|_closed| NetError::ConnectionRefused(to))
     }
@@ -465,7 +465,7 @@ impl Pod {
             socket,
             like(at, bound),
             like(from, bound),
-            Some(registration),
+            Some(registration.into()),
         ))
     }
 

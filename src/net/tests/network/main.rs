@@ -2,6 +2,7 @@
 
 mod datagrams;
 mod host;
+mod host_network;
 mod names;
 mod node_ports;
 mod pods;
