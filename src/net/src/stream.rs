@@ -19,8 +19,8 @@ use tokio::{
 
 use crate::{
     host::HostSocket,
-    pipe::{Account, End},
     host_pod::Entry,
+    pipe::{Account, End},
     pod::Registration,
 };
 

@@ -20,7 +20,7 @@ use crate::{
     logs::LogStore,
     pod::{Context, Follower},
     pods::{Manager, Registry},
-    proxy::{Proxy, ServiceLinks},
+    proxy::{Proxy, ServiceLinks, follow_policies},
     reclaim,
     registration::{Machine, Registration},
     stats,
@@ -74,11 +74,17 @@ impl Node {
         let services = ServiceLinks::new();
         let proxy = Proxy::new(
             client.clone(),
-            config.fabric.services(),
+            config.name.clone(),
+            &config.fabric,
             events.clone(),
             services.clone(),
         );
         tasks.spawn(proxy.run(shutdown.clone()));
+        tasks.spawn(follow_policies(
+            client.clone(),
+            config.fabric.clone(),
+            shutdown.clone(),
+        ));
         let images = Images::new(config.images.clone());
         tasks.spawn(images.clone().watch(shutdown.clone()));
 

@@ -12,12 +12,7 @@ use socket2::{SockRef, Socket};
 use tokio::net::UdpSocket;
 
 use super::{Entry, Open};
-use crate::{
-    Datagram, NetError,
-    host::Waiters,
-    pod::canonical,
-    sync::lock,
-};
+use crate::{Datagram, NetError, host::Waiters, pod::canonical, sync::lock};
 
 /// Longest datagram.
 const MAX_DATAGRAM: usize = 65_535;

@@ -213,7 +213,12 @@ impl HostPod {
                 let live = Live::Memory(Arc::downgrade(near.connection()));
                 let entry = self.open(Open::Connection(live))?;
                 pod.accept(slot, far, at, (local, to), true)?;
-                Ok(Stream::memory(near, like(local, to), to, Some(entry.into())))
+                Ok(Stream::memory(
+                    near,
+                    like(local, to),
+                    to,
+                    Some(entry.into()),
+                ))
             }
             Reserved::Outside(socket) => self.stream(socket, to),
         }

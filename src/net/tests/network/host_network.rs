@@ -98,7 +98,10 @@ async fn datagrams_are_the_hosts() {
     socket.send_to(Bytes::from_static(b"ping"), to).unwrap();
     let mut buffer = [0; 9];
     let (length, from) = peer.recv_from(&mut buffer).await.unwrap();
-    assert_eq!((&buffer[..length], from), (&b"ping"[..], socket.local_addr()));
+    assert_eq!(
+        (&buffer[..length], from),
+        (&b"ping"[..], socket.local_addr())
+    );
     assert!(socket.try_recv_from().unwrap().is_none());
 
     let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -4,7 +4,10 @@
 //! outcome differs, set in the network. Only endpoints that are ready get connections, so a pod that fails its probe
 //! is out as soon as its slice says so.
 
+mod health;
 mod links;
+mod policies;
+mod policy_spec;
 mod spec;
 
 use std::{
@@ -27,8 +30,10 @@ use kube::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use vaquita_net::{HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
+use vaquita_net::{Fabric, HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
 
+use self::health::HealthChecks;
+pub(crate) use self::policies::follow as follow_policies;
 use crate::events::Recorder;
 
 /// The label by which a slice says whose it is.
@@ -98,13 +103,15 @@ impl ServiceLinks {
 impl Proxy {
     pub(crate) fn new(
         client: Client,
-        services: Services,
+        node: String,
+        fabric: &Fabric,
         events: Recorder,
         shared: ServiceLinks,
     ) -> Self {
+        let health = HealthChecks::new(fabric.config().node_ports);
         Self {
             client,
-            table: Table::new(services, events),
+            table: Table::new(fabric.services(), node, events, health),
             shared,
         }
     }
@@ -165,7 +172,9 @@ fn key_of(namespace: Option<String>, name: String) -> ServiceKey {
 /// What the cluster says, and what the network was told.
 struct Table {
     network: Services,
+    node: String,
     events: Recorder,
+    health: HealthChecks,
     services: HashMap<ServiceKey, Arc<Service>>,
     slices: HashMap<ServiceKey, BTreeMap<String, Arc<EndpointSlice>>>,
     /// Collected during a list, until it is complete.
@@ -177,10 +186,12 @@ struct Table {
 }
 
 impl Table {
-    fn new(network: Services, events: Recorder) -> Self {
+    fn new(network: Services, node: String, events: Recorder, health: HealthChecks) -> Self {
         Self {
             network,
+            node,
             events,
+            health,
             services: HashMap::new(),
             slices: HashMap::new(),
             new_services: HashMap::new(),
@@ -280,7 +291,13 @@ impl Table {
             None => Vec::new(),
         };
         let service = self.services.get(key);
-        let wanted = service.and_then(|service| Some((service, spec::of(service, &slices)?)));
+        self.health.set(
+            key,
+            service.and_then(|service| health_port(service)),
+            spec::local_endpoints(&slices, &self.node),
+        );
+        let wanted =
+            service.and_then(|service| Some((service, spec::of(service, &slices, &self.node)?)));
         let Some((service, spec)) = wanted else {
             self.waiting.remove(key);
             if self.set.remove(key).is_some() {
@@ -324,12 +341,21 @@ impl Table {
     }
 }
 
+/// The port at which load balancers ask whether this node has endpoints of a Service.
+fn health_port(service: &Service) -> Option<u16> {
+    let spec = service.spec.as_ref()?;
+    let is_asked = spec.type_.as_deref() == Some("LoadBalancer")
+        && spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = spec.health_check_node_port.filter(|_| is_asked)?;
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
 
     use serde_json::json;
-    use vaquita_net::{Fabric, FabricConfig};
+    use vaquita_net::FabricConfig;
 
     use super::*;
 
@@ -368,7 +394,12 @@ mod tests {
         let pod = fabric.attach(None).unwrap();
         let listener = pod.listen("0.0.0.0:8080".parse().unwrap()).unwrap();
         let (events, _queue) = Recorder::new();
-        let mut table = Table::new(fabric.services(), events);
+        let mut table = Table::new(
+            fabric.services(),
+            "here".to_owned(),
+            events,
+            HealthChecks::new(None),
+        );
         let vip: SocketAddr = "10.96.0.9:80".parse().unwrap();
         let tell = |table: &mut Table, slice| {
             let dirty = table.slice_event(Event::Apply(slice));
@@ -400,7 +431,12 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let fabric = Fabric::new(FabricConfig::default()).unwrap();
         let (events, mut queue) = Recorder::new();
-        let mut table = Table::new(fabric.services(), events);
+        let mut table = Table::new(
+            fabric.services(),
+            "here".to_owned(),
+            events,
+            HealthChecks::new(None),
+        );
         let dirty = table.service_event(Event::Apply(service(Some(port))));
         refresh(&mut table, &dirty);
         let event = queue.try_recv().unwrap();

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     discovery::v1::{Endpoint, EndpointSlice},
 };
 use kube::ResourceExt as _;
-use vaquita_net::{Affinity, Protocol, ServiceHost, ServicePort, ServiceSpec};
+use vaquita_net::{Affinity, IpNet, Protocol, ServiceHost, ServicePort, ServiceSpec};
 
 /// Endpoints of one Service port at most: upstream's bound for Endpoints objects is 1000, slices have none.
 const MAX_ENDPOINTS: usize = 10_000;
@@ -23,12 +23,14 @@ const WAKES: &str = "vaquita.dev/wakes";
 /// How long a client stays with an endpoint, unless the Service says otherwise.
 const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
 
-/// What a Service is to the network. `None` if it is nothing to it: a name for something outside, or one without an
-/// address yet.
-pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<ServiceSpec> {
+/// What a Service is to the network of the node named `node`. `None` if it is nothing to it: one without an address yet.
+pub(super) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<ServiceSpec> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
-        return None;
+        return Some(ServiceSpec {
+            external_name: Some(spec.external_name.clone()?),
+            ..ServiceSpec::default()
+        });
     }
     let own = spec.cluster_ip.as_deref()?;
     let cluster_ips: Vec<IpAddr> = match spec.cluster_ips.as_deref() {
@@ -38,12 +40,18 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
     if cluster_ips.is_empty() && own != "None" {
         return None;
     }
-    let wakes = service.annotations().contains_key(WAKES);
+    let behind = Behind {
+        slices,
+        node,
+        inside_is_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        outside_is_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        wakes: service.annotations().contains_key(WAKES),
+    };
     let ports = spec
         .ports
         .iter()
         .flatten()
-        .filter_map(|port| service_port(port, slices, wakes))
+        .filter_map(|port| service_port(port, &behind))
         .collect();
     let affinity = match spec.session_affinity.as_deref() {
         Some("ClientIP") => Affinity::ClientIp {
@@ -58,12 +66,61 @@ pub(super) fn of(service: &Service, slices: &[&EndpointSlice]) -> Option<Service
     };
     Some(ServiceSpec {
         cluster_ips,
+        external_ips: external_ips(service, spec),
+        sources: sources(spec),
         ports,
-        wakes,
+        wakes: behind.wakes,
         affinity,
         hosts,
-        ..ServiceSpec::default()
+        external_name: None,
     })
+}
+
+/// The addresses of load balancers and those that were given by hand.
+fn external_ips(service: &Service, spec: &core::ServiceSpec) -> Vec<IpAddr> {
+    let balancers = service
+        .status
+        .as_ref()
+        .filter(|_| spec.type_.as_deref() == Some("LoadBalancer"))
+        .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref());
+    let balancers = balancers
+        .into_iter()
+        .flatten()
+        .filter_map(|ingress| ingress.ip.as_ref());
+    let by_hand = spec.external_ips.iter().flatten();
+    let mut all: Vec<IpAddr> = by_hand
+        .chain(balancers)
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+fn sources(spec: &core::ServiceSpec) -> Vec<IpNet> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    // The API server has checked them; blanks around them are let through there.
+    ranges
+        .filter_map(|range| range.trim().parse().ok())
+        .collect()
+}
+
+/// How many endpoints of a Service are on this node and ready: what the health check of load balancers asks.
+pub(super) fn local_endpoints(slices: &[&EndpointSlice], node: &str) -> usize {
+    let all = slices
+        .iter()
+        .flat_map(|slice| slice.endpoints.iter().flatten());
+    let local = all.filter(|endpoint| is_ready(endpoint) && is_on(endpoint, node));
+    local.filter_map(address).collect::<BTreeSet<_>>().len()
+}
+
+/// What is behind a Service's ports, and which part of it is meant.
+struct Behind<'a> {
+    slices: &'a [&'a EndpointSlice],
+    node: &'a str,
+    inside_is_local: bool,
+    outside_is_local: bool,
+    wakes: bool,
 }
 
 fn affinity_timeout(spec: &core::ServiceSpec) -> Duration {
@@ -74,11 +131,7 @@ fn affinity_timeout(spec: &core::ServiceSpec) -> Duration {
         .map_or(AFFINITY_TIMEOUT, Duration::from_secs)
 }
 
-fn service_port(
-    port: &core::ServicePort,
-    slices: &[&EndpointSlice],
-    wakes: bool,
-) -> Option<ServicePort> {
+fn service_port(port: &core::ServicePort, behind: &Behind<'_>) -> Option<ServicePort> {
     let protocol = match port.protocol.as_deref() {
         None | Some("TCP") => Protocol::Tcp,
         Some("UDP") => Protocol::Udp,
@@ -90,44 +143,51 @@ fn service_port(
         .node_port
         .and_then(|port| u16::try_from(port).ok())
         .filter(|port| *port != 0);
+    let find = |only_local| behind.endpoints(name.as_deref(), protocol, only_local);
+    let differs = behind.inside_is_local != behind.outside_is_local;
     Some(ServicePort {
-        endpoints: endpoints(name.as_deref(), protocol, slices, wakes),
+        endpoints: find(behind.inside_is_local),
+        outside_endpoints: differs.then(|| find(behind.outside_is_local)),
         name,
         protocol,
         port: u16::try_from(port.port).ok()?,
         node_port,
-        outside_endpoints: None,
     })
 }
 
-/// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end; but
-/// whoever can be woken is.
-fn endpoints(
-    name: Option<&str>,
-    protocol: Protocol,
-    slices: &[&EndpointSlice],
-    wakes: bool,
-) -> Vec<SocketAddr> {
-    let collect = |wanted: fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
-        let all = slices.iter().flat_map(|slice| {
-            let number = port_number(slice, name, protocol);
-            let chosen = slice
-                .endpoints
-                .iter()
-                .flatten()
-                .filter(move |endpoint| wanted(endpoint));
-            chosen.filter_map(move |endpoint| Some(SocketAddr::new(address(endpoint)?, number?)))
-        });
-        // In order and once each: slices may overlap while they are rearranged.
-        let unique: BTreeSet<SocketAddr> = all.take(MAX_ENDPOINTS).collect();
-        unique.into_iter().collect()
-    };
-    let ready = collect(is_ready);
-    if ready.is_empty() && !wakes {
-        collect(serves_to_the_end)
-    } else {
-        ready
+impl Behind<'_> {
+    /// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end;
+    /// but whoever can be woken is.
+    fn endpoints(
+        &self,
+        name: Option<&str>,
+        protocol: Protocol,
+        only_local: bool,
+    ) -> Vec<SocketAddr> {
+        let collect = |wanted: fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
+            let all = self.slices.iter().flat_map(|slice| {
+                let number = port_number(slice, name, protocol);
+                let chosen = slice.endpoints.iter().flatten().filter(move |endpoint| {
+                    wanted(endpoint) && (!only_local || is_on(endpoint, self.node))
+                });
+                chosen
+                    .filter_map(move |endpoint| Some(SocketAddr::new(address(endpoint)?, number?)))
+            });
+            // In order and once each: slices may overlap while they are rearranged.
+            let unique: BTreeSet<SocketAddr> = all.take(MAX_ENDPOINTS).collect();
+            unique.into_iter().collect()
+        };
+        let ready = collect(is_ready);
+        if ready.is_empty() && !self.wakes {
+            collect(serves_to_the_end)
+        } else {
+            ready
+        }
     }
+}
+
+fn is_on(endpoint: &Endpoint, node: &str) -> bool {
+    endpoint.node_name.as_deref() == Some(node)
 }
 
 fn port_number(slice: &EndpointSlice, name: Option<&str>, protocol: Protocol) -> Option<u16> {
@@ -212,7 +272,7 @@ mod tests {
                 &json!([{"addresses": ["10.244.0.3"]}, {"addresses": ["x"]}]),
             ),
         ];
-        let spec = of(&service, &[&slices[0], &slices[1]]).unwrap();
+        let spec = of(&service, &[&slices[0], &slices[1]], "here").unwrap();
         assert_eq!(spec.ports.len(), 3);
         assert_eq!(spec.ports[0].node_port, Some(30080));
         assert_eq!(
@@ -235,7 +295,7 @@ mod tests {
             &json!([{"addresses": ["10.244.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
                     {"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": false}}]),
         );
-        let spec = of(&service, &[&leaving]).unwrap();
+        let spec = of(&service, &[&leaving], "here").unwrap();
         assert_eq!(spec.ports[0].endpoints, addresses(&["10.244.0.2:8080"]));
     }
 
@@ -247,7 +307,7 @@ mod tests {
             &json!([{"port": 80}]),
             &json!([{"addresses": ["10.244.0.2"], "hostname": "web-0"}, {"addresses": ["10.244.0.3"], "conditions": {"ready": false}}]),
         );
-        let spec = of(&service, &[&slice]).unwrap();
+        let spec = of(&service, &[&slice], "here").unwrap();
         assert!(spec.cluster_ips.is_empty());
         assert_eq!(
             spec.hosts,
@@ -259,13 +319,62 @@ mod tests {
     }
 
     #[test]
+    fn traffic_policies_keep_to_the_node() {
+        let endpoints = slice(
+            &json!([{"port": 8080}]),
+            &json!([{"addresses": ["10.244.0.2"], "nodeName": "here"}, {"addresses": ["10.244.1.2"], "nodeName": "there"}]),
+        );
+        let get = |inside: &str, outside: &str| {
+            let service = service(&json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}],
+                "internalTrafficPolicy": inside, "externalTrafficPolicy": outside}));
+            let spec = of(&service, &[&endpoints], "here").unwrap();
+            let port = spec.ports[0].clone();
+            (port.endpoints, port.outside_endpoints)
+        };
+        let (all, local) = (
+            addresses(&["10.244.0.2:8080", "10.244.1.2:8080"]),
+            addresses(&["10.244.0.2:8080"]),
+        );
+        assert_eq!(get("Cluster", "Cluster"), (all.clone(), None));
+        assert_eq!(get("Cluster", "Local"), (all.clone(), Some(local.clone())));
+        assert_eq!(get("Local", "Cluster"), (local.clone(), Some(all)));
+        assert_eq!(get("Local", "Local"), (local, None));
+        assert_eq!(local_endpoints(&[&endpoints], "here"), 1);
+        assert_eq!(local_endpoints(&[&endpoints], "nowhere"), 0);
+    }
+
+    #[test]
+    fn addresses_of_load_balancers_and_by_hand_lead_in() {
+        let mut service = service(
+            &json!({"clusterIP": "10.96.0.1", "type": "LoadBalancer", "ports": [{"port": 80}],
+            "externalIPs": ["192.0.2.1"], "loadBalancerSourceRanges": [" 198.51.100.0/24", "x"],
+            "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 7}}}),
+        );
+        service.status = serde_json::from_value(
+            json!({"loadBalancer": {"ingress": [{"ip": "127.1.0.1"}, {"hostname": "x.example"}]}}),
+        )
+        .unwrap();
+        let spec = of(&service, &[], "here").unwrap();
+        let ips: Vec<String> = spec.external_ips.iter().map(ToString::to_string).collect();
+        assert_eq!(ips, ["127.1.0.1", "192.0.2.1"]);
+        assert_eq!(spec.sources, ["198.51.100.0/24".parse().unwrap()]);
+        let timeout = Duration::from_secs(7);
+        assert_eq!(spec.affinity, Affinity::ClientIp { timeout });
+        service.spec.as_mut().unwrap().type_ = Some("ClusterIP".to_owned());
+        assert_eq!(of(&service, &[], "here").unwrap().external_ips.len(), 1);
+    }
+
+    #[test]
     fn what_is_no_service_of_ours_is_left_out() {
         for spec in [
-            json!({"type": "ExternalName", "externalName": "example.com", "clusterIP": "10.96.0.1"}),
+            json!({"type": "ExternalName"}),
             json!({"ports": [{"port": 80}]}),
             json!({"clusterIP": "", "ports": [{"port": 80}]}),
         ] {
-            assert_eq!(of(&service(&spec), &[]), None, "{spec}");
+            assert_eq!(of(&service(&spec), &[], "here"), None, "{spec}");
         }
+        let alias = service(&json!({"type": "ExternalName", "externalName": "example.com"}));
+        let spec = of(&alias, &[], "here").unwrap();
+        assert_eq!(spec.external_name.as_deref(), Some("example.com"));
     }
 }
