@@ -20,7 +20,10 @@ use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
 use vaquita_image::ImageStore;
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
-use vaquita_reconcile::Context;
+use vaquita_reconcile::{
+    Context, SigningAuthority,
+    lead::{Election, lead},
+};
 use vaquita_runtime::Runtime;
 use vaquita_store::{Options, Redb, Store};
 
@@ -50,6 +53,10 @@ pub struct ClusterConfig {
     pub node_name: String,
     /// The limits of the API server.
     pub api: ApiLimits,
+    /// Whether controllers and scheduler work only while they hold their Leases, for several control planes over one
+    /// store. Default false: a cluster in one process locks its store, so there is no other, and each Lease would cost a
+    /// write every 2 s.
+    pub leader_elect: bool,
     /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
     /// backend for them.
     pub docker: bool,
@@ -66,6 +73,7 @@ impl ClusterConfig {
             insecure_listen: None,
             node_name: host_name(),
             api: ApiLimits::default(),
+            leader_elect: false,
             docker: true,
             entrance: EntranceConfig::default(),
         }
@@ -260,7 +268,7 @@ impl Cluster {
         let client = local::client(api.router(), admin);
         let fabric = Fabric::new(FabricConfig::default())?;
         let entrance = entrance.open(&fabric)?;
-        start_control_loops(&mut supervisor, &api, pki.ca_certificate(), entrance);
+        start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
         let images = ImageStore::open(&config.data_dir.join("images"))?;
@@ -414,31 +422,60 @@ async fn open_store(dir: &Path) -> Result<Arc<dyn Store>, StartError> {
 fn start_control_loops(
     supervisor: &mut Supervisor,
     api: &ApiServer,
-    root_ca: &str,
+    config: &ClusterConfig,
+    pki: &Pki,
     entrance: Open,
 ) {
     let options = vaquita_reconcile::Options {
-        root_ca: Some(root_ca.to_owned()),
+        root_ca: Some(pki.ca_certificate().to_owned()),
+        authority: Some(SigningAuthority {
+            certificate: pki.ca_certificate().to_owned(),
+            key: pki.ca_key(),
+        }),
         ..vaquita_reconcile::Options::default()
     };
     let client = local::client(
         api.router(),
         User::in_process("system:kube-controller-manager"),
     );
+    let election = |name| {
+        let elect = config.leader_elect;
+        elect.then(|| Election::new(name, &config.node_name))
+    };
+    let elected = election("kube-controller-manager");
     supervisor.start("controllers", PART_DEADLINE, async move |stop| {
-        let context = Context::new(client, options, stop);
-        tokio::join!(
-            vaquita_controllers::run(context.clone()),
-            vaquita_workload_controllers::run(context.clone()),
-            entrance.run(context),
-        );
+        let context = Context::new(client.clone(), options.clone(), stop.clone());
+        let Some(election) = elected else {
+            tokio::join!(control(context.clone()), entrance.run(context));
+            return;
+        };
+        // Ingresses are served by every process, whoever leads.
+        let leading = lead(client.clone(), election, stop, |term| {
+            control(Context::new(client.clone(), options.clone(), term))
+        });
+        tokio::join!(leading, entrance.run(context));
     });
     // It needs nothing beyond its role.
     let user = User::new::<String>("system:kube-scheduler", []);
     let client = local::client(api.router(), user);
-    supervisor.start("scheduler", PART_DEADLINE, |stop| {
-        vaquita_scheduler::run(client, vaquita_scheduler::Options::default(), stop)
+    let elected = election("kube-scheduler");
+    supervisor.start("scheduler", PART_DEADLINE, async move |stop| {
+        let schedule = |stop| {
+            vaquita_scheduler::run(client.clone(), vaquita_scheduler::Options::default(), stop)
+        };
+        match elected {
+            None => schedule(stop).await,
+            Some(election) => lead(client.clone(), election, stop, schedule).await,
+        }
     });
+}
+
+/// Runs all controllers.
+async fn control(context: Context) {
+    tokio::join!(
+        vaquita_controllers::run(context.clone()),
+        vaquita_workload_controllers::run(context),
+    );
 }
 
 /// Starts this machine's node, and tells the API server the way to it.

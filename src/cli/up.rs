@@ -31,6 +31,10 @@ pub(super) struct UpArgs {
     limits: LimitArgs,
     #[command(flatten)]
     entrance: EntranceArgs,
+    /// Have controllers and scheduler work only while they hold their Leases in kube-system, as several control planes
+    /// over one store need it.
+    #[arg(long)]
+    leader_elect: bool,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
@@ -143,6 +147,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
         .insecure_port
         .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     config.api = args.limits.resolve();
+    config.leader_elect = args.leader_elect;
     config.docker = !args.no_docker;
     config.entrance = args.entrance.resolve();
     if let Some(name) = args.node_name {

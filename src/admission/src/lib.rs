@@ -7,6 +7,7 @@
 //!
 //! Plugins see the cluster through [`Cluster`], so that none of them does I/O of its own.
 
+mod certificates;
 mod default_classes;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -37,6 +38,11 @@ pub trait Cluster: Send + Sync {
 
     /// All objects of a resource in `namespace`, or in all of them for "".
     fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>>;
+
+    /// Whether `requester` may do `verb` to the object that group, plural and name name, which is in no namespace.
+    fn allows(&self, _requester: Requester<'_>, _verb: &str, _object: (&str, &str, &str)) -> bool {
+        false
+    }
 
     /// Replaces the status of the object that `object` names, if its `resourceVersion` is still the stored one; says whether
     /// it was. This is for plugins that count, such as quota.
@@ -104,6 +110,9 @@ impl Chain {
             Box::new(tolerations::DefaultTolerationSeconds),
             Box::new(default_classes::DefaultStorageClass),
             Box::new(runtime_class::RuntimeClass),
+            Box::new(certificates::CertificateApproval),
+            Box::new(certificates::CertificateSigning),
+            Box::new(certificates::CertificateSubjectRestriction),
             Box::new(default_classes::DefaultIngressClass),
             Box::new(resource_quota::ResourceQuota),
         ])

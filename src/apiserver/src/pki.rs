@@ -130,6 +130,11 @@ impl Pki {
         &self.authority.certificate
     }
 
+    /// The authority's private key as PEM, for whoever signs on behalf of the cluster.
+    pub fn ca_key(&self) -> String {
+        self.authority.issuer.key().serialize_pem()
+    }
+
     /// The administrator's bearer token: 64 hexadecimal digits.
     pub fn admin_token(&self) -> &str {
         &self.token

@@ -6,6 +6,7 @@
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
 pub mod autoscaling;
+pub mod certificates;
 pub mod cluster_roles;
 pub mod collector;
 pub mod disruption;
@@ -25,6 +26,7 @@ use vaquita_reconcile::Context;
 pub async fn run(context: Context) {
     let mut running = JoinSet::new();
     running.spawn(autoscaling::run(context.clone()));
+    running.spawn(certificates::run(context.clone()));
     running.spawn(cluster_roles::run(context.clone()));
     running.spawn(collector::run(context.clone()));
     running.spawn(disruption::run(context.clone()));

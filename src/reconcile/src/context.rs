@@ -30,6 +30,23 @@ pub struct Options {
     /// The certificate (PEM) by which pods verify the API server; every namespace gets it. Default none: then no namespace
     /// gets one.
     pub root_ca: Option<String>,
+    /// What requests for certificates are signed with. Default none: then nobody signs them.
+    pub authority: Option<SigningAuthority>,
+}
+
+/// A certificate authority, with the key that it signs by; both as PEM.
+#[derive(Clone)]
+pub struct SigningAuthority {
+    /// One `CERTIFICATE` block.
+    pub certificate: String,
+    /// One `PRIVATE KEY` block (PKCS #8).
+    pub key: String,
+}
+
+impl std::fmt::Debug for SigningAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SigningAuthority").finish_non_exhaustive()
+    }
 }
 
 impl Default for Options {
@@ -41,6 +58,7 @@ impl Default for Options {
             terminated_pods: 12_500,
             discovery_interval: Duration::from_secs(30),
             root_ca: None,
+            authority: None,
         }
     }
 }

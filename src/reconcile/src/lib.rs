@@ -4,13 +4,14 @@
 //! [`queue`], and brings them closer to what they should be, one look at a time ([`drive`]). All of it goes through a
 //! [`kube::Client`]: a controller runs inside of a Vaquita cluster and beside any other Kubernetes API server alike.
 //!
-//! A [`Context`] is what every controller is given; [`meta`], [`pods`], [`scale`] and [`served`] answer what all of them ask.
+//! [`lead`] has only one of several processes do all that. A [`Context`] is what every controller is given; [`meta`], [`pods`], [`scale`] and [`served`] answer what all of them ask.
 
 mod backoff;
 mod context;
 pub mod drive;
 pub mod informer;
 mod key;
+pub mod lead;
 pub mod meta;
 pub mod pods;
 pub mod queue;
@@ -22,7 +23,7 @@ pub mod testing;
 
 pub use crate::{
     backoff::Backoff,
-    context::{Context, Options},
+    context::{Context, Options, SigningAuthority},
     key::ObjectKey,
     record::Recorder,
 };

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use vaquita_admission::{Cluster, Operation, Request, Requester};
 use vaquita_api::{Object, meta, status::Status};
+use vaquita_auth::{
+    User,
+    rbac::{Attributes, Resource},
+};
 use vaquita_store::Expect;
 
 use super::{
@@ -30,6 +34,23 @@ impl Cluster for Server {
         let snapshot = collection.snapshot();
         let parsed = snapshot.range(&scope, None);
         parsed.filter_map(|entry| entry.parsed().ok()).collect()
+    }
+
+    fn allows(
+        &self,
+        requester: Requester<'_>,
+        verb: &str,
+        (group, resource, name): (&str, &str, &str),
+    ) -> bool {
+        let user = User::new(requester.name, requester.groups.iter().cloned());
+        let wanted = Resource {
+            group,
+            resource,
+            name,
+            ..Resource::default()
+        };
+        self.authorize(&user, &Attributes::resource(verb, wanted))
+            .is_allowed()
     }
 
     async fn replace_status(
