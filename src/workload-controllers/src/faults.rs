@@ -21,7 +21,7 @@ const HISTORIES: u64 = 8;
 /// How many things happen in each.
 const EVENTS: usize = 40;
 
-/// Random numbers from a seed, the same on every machine (SplitMix64).
+/// Random numbers from a seed, the same on every machine (`SplitMix64`).
 struct Random(u64);
 
 impl Random {

@@ -218,11 +218,11 @@ fn field(text: &str, min: u32, max: u32, names: &[&str]) -> Result<(u64, bool), 
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let wrong = || ScheduleError::Range(part.to_owned());
         let value = |text: &str| {
-            let named = names.iter().zip(min..);
-            let named = named
+            let meant = names.iter().zip(min..);
+            let meant = meant
                 .filter(|(name, _)| name.eq_ignore_ascii_case(text))
                 .map(|(_, value)| value);
-            named.chain(text.parse().ok()).next().ok_or_else(wrong)
+            meant.chain(text.parse().ok()).next().ok_or_else(wrong)
         };
         let (range, step) = part.split_once('/').unwrap_or((part, ""));
         let (low, high) = range.split_once('-').unwrap_or((range, ""));

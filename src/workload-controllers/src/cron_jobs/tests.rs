@@ -183,7 +183,7 @@ async fn nothing_is_started_while_suspended_or_when_nobody_knows_the_zone() {
     assert!(names(&api).is_empty());
     assert_eq!(reasons(&api), ["UnknownTimeZone"]);
     api.edit(CRON_JOBS, "shop", "tick", |tick| {
-        tick["spec"]["timeZone"] = json!("UTC")
+        tick["spec"]["timeZone"] = json!("UTC");
     });
     pass(1).await;
     assert_eq!(names(&api), [at(0)]);

@@ -28,6 +28,7 @@ use vaquita_reconcile::{
     drive::{Next, Reconciler},
     informer::{Change, Informer},
     meta,
+    pods::{self, Phase},
     queue::{Pacing, WorkQueue},
 };
 
@@ -260,6 +261,9 @@ impl Controller {
         if !give_up.is_empty() {
             let uids = give_up.iter().map(|pod| meta::uid(&**pod).to_owned());
             self.expectations.expect_deletions(key, uids);
+            for pod in &give_up {
+                self.tell_of_end(set, pod);
+            }
             let each = give_up.iter().map(|pod| async {
                 let result = hand.delete(pod).await;
                 if !matches!(result, Ok(true)) {
@@ -289,6 +293,23 @@ impl Controller {
         result
             .or_else(|error| hand.creation_failed(error))
             .map_err(SyncError::Create)
+    }
+
+    /// Daemons should not end: those that did are worth an event before they go.
+    fn tell_of_end(&self, set: &DaemonSet, pod: &Pod) {
+        let node = placement::node_of(pod).unwrap_or_default();
+        let who = format!("{} on node {node}", ObjectKey::of(pod));
+        match pods::phase(pod) {
+            Phase::Failed => {
+                let message = format!("Found failed daemon pod {who}, will try to kill it");
+                self.recorder.warning(set, "FailedDaemonPod", message);
+            }
+            Phase::Succeeded => {
+                let message = format!("Found succeeded daemon pod {who}, will try to delete it");
+                self.recorder.normal(set, "SucceededDaemonPod", message);
+            }
+            Phase::Pending | Phase::Unknown | Phase::Running => {}
+        }
     }
 
     async fn update_status(

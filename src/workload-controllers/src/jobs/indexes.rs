@@ -166,7 +166,9 @@ mod tests {
         ) {
             let set = |members: &BTreeSet<i32>| {
                 let mut indexes = Indexes::default();
-                members.iter().for_each(|member| indexes.insert(*member));
+                for member in members {
+                    indexes.insert(*member);
+                }
                 indexes
             };
             let common = i64::try_from(one.intersection(&other).count()).unwrap();

@@ -1,6 +1,10 @@
 //! What a job reports, and what follows from its pods: who has ended, whether the job has.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -118,6 +122,9 @@ pub(super) fn set(
     true
 }
 
+/// An index to start, and the pod that it is tried again for.
+pub(super) type Try = (i32, Option<Arc<Pod>>);
+
 /// A job's pods as they bear on its status.
 pub(super) struct View<'a> {
     pub(super) job: &'a Job,
@@ -214,7 +221,7 @@ impl View<'_> {
             is_tracked(pod)
                 && end(pod, self.spec) == Some(End::Failed)
                 && self.is_ignored(pod)
-                && !held.values().any(|held| Arc::ptr_eq(held, pod))
+                && !is_among(&held, pod)
         });
         ignored.cloned().collect()
     }
@@ -222,14 +229,15 @@ impl View<'_> {
     /// Whether the end of some pod is not even noted yet.
     pub(super) fn has_more_to_count(&self, status: &JobStatus) -> bool {
         let noted = status.uncounted_terminated_pods.as_ref();
-        let noted: HashSet<&String> = noted
+        let noted: HashSet<&str> = noted
             .into_iter()
             .flat_map(|noted| [&noted.succeeded, &noted.failed])
             .flatten()
             .flatten()
+            .map(String::as_str)
             .collect();
         self.pods.iter().any(|pod| {
-            let known = noted.iter().any(|uid| *uid == meta::uid(&**pod));
+            let known = noted.contains(meta::uid(&**pod));
             is_tracked(pod) && !known && end(pod, self.spec).is_some() && !self.is_ignored(pod)
         })
     }
@@ -401,7 +409,7 @@ impl View<'_> {
         &self,
         status: &JobStatus,
         count: usize,
-    ) -> (Vec<(i32, Option<Arc<Pod>>)>, Option<Duration>) {
+    ) -> (Vec<Try>, Option<Duration>) {
         let mut taken = completed(status);
         let occupied = |pod: &&Arc<Pod>| {
             let waits = replaces_ended_only(self.spec) && !pods::is_terminal(pod);
@@ -452,6 +460,12 @@ impl View<'_> {
     pub(super) fn is_going(&self) -> bool {
         meta::is_terminating(&self.job.metadata)
     }
+}
+
+/// Whether the pod is the one that is held for its index.
+fn is_among(held: &HashMap<i32, Arc<Pod>>, pod: &Arc<Pod>) -> bool {
+    let held = index(pod).and_then(|index| held.get(&index));
+    held.is_some_and(|held| Arc::ptr_eq(held, pod))
 }
 
 fn completed(status: &JobStatus) -> Indexes {

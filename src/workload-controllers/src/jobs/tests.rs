@@ -460,7 +460,7 @@ async fn an_orphan_is_adopted_and_counted_and_another_let_go() {
     assert_eq!(adopted["metadata"]["ownerReferences"][0]["name"], "sum");
     // Without the label it is nobody's again, and another one takes its place.
     api.edit(PODS, "shop", "found", |pod| {
-        pod["metadata"]["labels"] = json!({})
+        pod["metadata"]["labels"] = json!({});
     });
     api.until("another", |_| creations(&api) == 2).await;
     api.settle().await;

@@ -274,7 +274,7 @@ async fn a_pod_that_ended_is_made_anew_and_history_is_bounded() {
     let _running = started(&api);
     done(&api, 3).await;
     api.edit(PODS, "shop", "db-1", |pod| {
-        pod["status"] = json!({ "phase": "Failed" })
+        pod["status"] = json!({ "phase": "Failed" });
     });
     let before = api.object(PODS, "shop", "db-1").unwrap()["metadata"]["uid"].clone();
     api.until("another", |api| {
