@@ -56,6 +56,9 @@ pub enum ImageError {
         /// The limit.
         limit: u64,
     },
+    /// Its layers can't be read.
+    #[error(transparent)]
+    Layers(#[from] crate::LayerError),
     /// The image is not one that can be run here.
     #[error("the image {reference} is no Wasm artifact: {found}")]
     NotWasm {

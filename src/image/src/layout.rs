@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{Digest, ImageError};
+use crate::{Digest, ImageError, media::is_manifest};
 
 pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -20,7 +20,7 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const LAYOUT_VERSION: &str = "1.0.0";
 
 /// Manifests and configurations are a few hundred bytes; registries accept 4 MiB.
-const MAX_DOCUMENT: u64 = 4 << 20;
+pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 /// An index entry has about 300 bytes.
 const MAX_INDEX: u64 = 64 << 20;
 
@@ -48,6 +48,17 @@ impl Descriptor {
         }
     }
 
+    /// What is said about content that is elsewhere.
+    pub(crate) fn known(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            annotations: BTreeMap::new(),
+            rest: Map::new(),
+        }
+    }
+
     pub(crate) fn named(mut self, name: &str) -> Self {
         self.annotations
             .insert(REF_NAME.to_owned(), name.to_owned());
@@ -68,6 +79,19 @@ pub(crate) struct Manifest {
     pub(crate) media_type: Option<String>,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+}
+
+impl Manifest {
+    /// All that the image is made of: its configuration and its layers, each once.
+    pub(crate) fn parts(&self) -> Vec<&Descriptor> {
+        let mut parts: Vec<&Descriptor> = vec![&self.config];
+        for layer in &self.layers {
+            if parts.iter().all(|part| part.digest != layer.digest) {
+                parts.push(layer);
+            }
+        }
+        parts
+    }
 }
 
 /// `index.json`: which images there are.
@@ -100,7 +124,7 @@ impl Index {
         self.manifests
             .iter()
             .filter_map(|entry| Descriptor::deserialize(entry).ok())
-            .filter(|entry| entry.media_type == MANIFEST_TYPE && entry.name().is_some())
+            .filter(|entry| is_manifest(&entry.media_type) && entry.name().is_some())
     }
 
     /// Whether any entry, one of other tools' included, is this content.
@@ -113,7 +137,7 @@ impl Index {
     /// Whether there are entries that this store does not understand, whose content it must not touch.
     pub(crate) fn has_others(&self) -> bool {
         self.manifests.iter().any(|entry| {
-            Descriptor::deserialize(entry).map_or(true, |entry| entry.media_type != MANIFEST_TYPE)
+            Descriptor::deserialize(entry).map_or(true, |entry| !is_manifest(&entry.media_type))
         })
     }
 
@@ -287,6 +311,12 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(error) => Err(ImageError::io("read", &path)(error)),
         }
+    }
+
+    /// Whether there is content of that name and size. What is in it is checked when it is read.
+    pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> bool {
+        fs::metadata(self.blob_path(&descriptor.digest))
+            .is_ok_and(|file| file.len() == descriptor.size)
     }
 
     /// Stores content, unless it is there and sound.

@@ -6,20 +6,31 @@
 //! A file of WebAssembly becomes an image by the [CNCF's artifact layout for Wasm][wasm]: a manifest with one layer,
 //! which is the file itself. What runs an image follows from the first bytes of that layer ([`ImageKind`]).
 //!
-//! Everything here is synchronous and does file I/O under a lock: in asynchronous code, call it by `spawn_blocking`.
+//! [`Registries`] brings images in and out. The store itself is synchronous and does file I/O under a lock: in asynchronous
+//! code, call it by `spawn_blocking`.
 //!
 //! [OCI image layout]: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 //! [wasm]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
 
+mod config;
+mod credentials;
 mod digest;
 mod error;
+mod ingest;
 mod kind;
+mod layers;
 mod layout;
+mod media;
 mod reference;
+mod registry;
 mod store;
 
+pub use config::StartConfig;
+pub use credentials::{Credential, Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::{ImageError, LoadError};
 pub use kind::{ImageKind, NotWasm};
+pub use layers::LayerError;
 pub use reference::{Reference, ReferenceError};
+pub use registry::{Progress, Registries, RegistriesConfig, Silent, TransferError};
 pub use store::{Image, ImageStore, MAX_MODULE_BYTES};

@@ -34,6 +34,10 @@ impl Reference {
         self.0.digest()
     }
 
+    pub(crate) fn as_oci(&self) -> &oci::Reference {
+        &self.0
+    }
+
     /// `registry/repository`, without tag and digest.
     pub fn name(&self) -> String {
         format!("{}/{}", self.0.registry(), self.0.repository())

@@ -11,7 +11,11 @@ use serde::Serialize;
 
 use crate::{
     Digest, ImageError, ImageKind, LoadError, Reference,
+    config::{ImageConfig, StartConfig},
+    ingest::Ingest,
+    layers,
     layout::{Descriptor, Index, Layout, MANIFEST_TYPE, Manifest},
+    media,
 };
 
 /// The largest module that becomes an image, in bytes: 256 MiB.
@@ -19,11 +23,9 @@ pub const MAX_MODULE_BYTES: u64 = 256 << 20;
 
 const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 const LAYER_TYPE: &str = "application/wasm";
-/// Layer types from before there was a convention, which images in the wild still have.
-const OLDER_LAYER_TYPES: &[&str] = &[
-    "application/vnd.wasm.content.layer.v1+wasm",
-    "application/vnd.module.wasm.content.layer.v1+wasm",
-];
+/// Annotations of an index entry: which content is the module, where that is none of the image's layers but a file in them.
+const MODULE_DIGEST: &str = "dev.vaquita.module.digest";
+const MODULE_SIZE: &str = "dev.vaquita.module.size";
 
 /// A directory of images. Cheap to clone; clones, threads and processes share the directory.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub struct Image {
     pub size: u64,
     /// The file with its module or component. Prefer [`ImageStore::read`], which verifies it.
     pub path: PathBuf,
+    /// How it wants to be started, if it says so: artifacts of Wasm alone do not.
+    pub start: Option<StartConfig>,
     layer: Descriptor,
 }
 
@@ -123,17 +127,7 @@ impl ImageStore {
     pub fn get(&self, reference: &str) -> Result<Option<Image>, ImageError> {
         let reference: Reference = reference.parse()?;
         let _lock = self.layout.lock_shared()?;
-        let index = self.layout.read_index()?;
-        let found = if let Some(digest) = reference.digest() {
-            let repository = reference.name();
-            index.images().find(|entry| {
-                let name = entry.name().and_then(|name| name.parse::<Reference>().ok());
-                &*entry.digest == digest && name.is_some_and(|name| name.name() == repository)
-            })
-        } else {
-            let name = reference.to_string();
-            index.images().find(|entry| entry.name() == Some(&name))
-        };
+        let found = find(&self.layout.read_index()?, &reference);
         found.map(|entry| self.describe(&entry)).transpose()
     }
 
@@ -162,6 +156,158 @@ impl ImageStore {
         Ok(images)
     }
 
+    /// Gives an image another name besides its own. An image of that name is replaced. `None`: there is no such image.
+    pub fn tag(&self, reference: &str, name: &str) -> Result<Option<Image>, LoadError> {
+        let (reference, name): (Reference, Reference) = (reference.parse()?, name.parse()?);
+        if name.digest().is_some() {
+            return Err(LoadError::NamedByDigest(name.to_string()));
+        }
+        let _lock = self.layout.lock()?;
+        let mut index = self.layout.read_index()?;
+        let Some(entry) = find(&index, &reference) else {
+            return Ok(None);
+        };
+        let entry = entry.named(&name.to_string());
+        let replaced = index.put(&entry, &self.layout.index_path())?;
+        self.layout.write_index(&index)?;
+        if let Some(replaced) = replaced {
+            self.collect(&index, &replaced)?;
+        }
+        Ok(Some(self.describe(&entry)?))
+    }
+
+    /// An image's entry and manifest.
+    pub(crate) fn manifest(
+        &self,
+        reference: &str,
+    ) -> Result<Option<(Descriptor, Manifest)>, ImageError> {
+        let reference: Reference = reference.parse()?;
+        let _lock = self.layout.lock_shared()?;
+        let Some(entry) = find(&self.layout.read_index()?, &reference) else {
+            return Ok(None);
+        };
+        let manifest = self.layout.read_json(&entry)?;
+        Ok(Some((entry, manifest)))
+    }
+
+    /// Whether content of that name and size is there.
+    pub(crate) fn has_blob(&self, descriptor: &Descriptor) -> bool {
+        self.layout.has_blob(descriptor)
+    }
+
+    /// Where content of that name is, if it is there.
+    pub(crate) fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.layout.blob_path(digest)
+    }
+
+    /// Content of at most `limit` bytes, verified.
+    pub(crate) fn blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, ImageError> {
+        self.layout.read_blob(descriptor, limit)
+    }
+
+    /// Begins to take in content, or goes on; `None` if it is there.
+    pub(crate) fn ingest(&self, wanted: &Descriptor) -> Result<Option<Ingest>, ImageError> {
+        Ingest::begin(&self.layout, wanted)
+    }
+
+    /// Says before its layers come in whether an image is one that is taken; its configuration must be there.
+    pub(crate) fn check(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+    ) -> Result<(), ImageError> {
+        if media::module_layer(manifest).is_some() {
+            return Ok(());
+        }
+        self.program(reference, manifest).map(drop)
+    }
+
+    /// Names an image whose content is there. An image of the same name is replaced.
+    pub(crate) fn put(
+        &self,
+        reference: &Reference,
+        entry: &Descriptor,
+        manifest_bytes: &[u8],
+    ) -> Result<Image, ImageError> {
+        let mut entry = entry.clone().named(&reference.to_string());
+        let _lock = self.layout.lock()?;
+        self.layout.write_blob(&entry, manifest_bytes)?;
+        let manifest: Manifest = self.layout.read_json(&entry)?;
+        if let Some(missing) = manifest
+            .parts()
+            .into_iter()
+            .find(|part| !self.layout.has_blob(part))
+        {
+            // Removed meanwhile, with an image that shared it.
+            return Err(ImageError::Damaged {
+                digest: missing.digest.clone(),
+            });
+        }
+        if media::module_layer(&manifest).is_none() {
+            let module = self.extract(reference, &manifest)?;
+            let annotations = &mut entry.annotations;
+            annotations.insert(MODULE_DIGEST.to_owned(), module.digest.to_string());
+            annotations.insert(MODULE_SIZE.to_owned(), module.size.to_string());
+        }
+        let mut index = self.layout.read_index()?;
+        let image = self.describe(&entry)?;
+        let replaced = index.put(&entry, &self.layout.index_path())?;
+        self.layout.write_index(&index)?;
+        if let Some(replaced) = replaced {
+            self.collect(&index, &replaced)?;
+        }
+        Ok(image)
+    }
+
+    /// The path of the file that an ordinary image starts, which must be WebAssembly by what the image says.
+    fn program(&self, reference: &Reference, manifest: &Manifest) -> Result<String, ImageError> {
+        let not_wasm = |found: String| ImageError::NotWasm {
+            reference: reference.to_string(),
+            found,
+        };
+        if !media::is_image_config(&manifest.config.media_type) {
+            let first = manifest.layers.first();
+            let found = first.map_or("no layer", |layer| &layer.media_type);
+            return Err(not_wasm(format!("its content is {}", shortened(found))));
+        }
+        let config: ImageConfig = self.layout.read_json(&manifest.config)?;
+        let start = config.config.clone().unwrap_or_default();
+        let program = start.program().unwrap_or_default();
+        // The entry point may name a function of the module behind a `#`.
+        let path = program.split('#').next().unwrap_or_default();
+        if config.is_wasm() || path.ends_with(".wasm") {
+            return Ok(path.to_owned());
+        }
+        let platform = format!("{}/{}", config.os, config.architecture);
+        Err(not_wasm(format!("it is for {}", shortened(&platform))))
+    }
+
+    /// Takes the module out of an image's layers.
+    fn extract(
+        &self,
+        reference: &Reference,
+        manifest: &Manifest,
+    ) -> Result<Descriptor, ImageError> {
+        let path = self.program(reference, manifest)?;
+        let files = manifest.layers.iter().filter_map(|layer| {
+            let packing = media::packing(&layer.media_type)?;
+            Some((self.layout.blob_path(&layer.digest), packing))
+        });
+        let files: Vec<layers::Layer> = files.collect();
+        let not_wasm = |found: String| ImageError::NotWasm {
+            reference: reference.to_string(),
+            found,
+        };
+        let Some(wasm) = layers::find(&files, &path, MAX_MODULE_BYTES)? else {
+            return Err(not_wasm(format!("it has no file {}", shortened(&path))));
+        };
+        ImageKind::detect(&wasm)
+            .map_err(|error| not_wasm(format!("{}: {error}", shortened(&path))))?;
+        let module = Descriptor::of(LAYER_TYPE, &wasm);
+        self.layout.write_blob(&module, &wasm)?;
+        Ok(module)
+    }
+
     /// Forgets a name, and the content that no other image uses. Returns whether there was such an image.
     pub fn remove(&self, reference: &str) -> Result<bool, ImageError> {
         let reference: Reference = reference.parse()?;
@@ -186,6 +332,7 @@ impl ImageStore {
         };
         let mut needed = HashSet::new();
         for entry in index.images() {
+            needed.extend(extracted(&entry).map(|module| module.digest));
             // What cannot be read may need anything.
             let Ok(other) = self.layout.read_json::<Manifest>(&entry) else {
                 return Ok(());
@@ -199,7 +346,8 @@ impl ImageStore {
             );
         }
         self.layout.remove_blob(&removed.digest)?;
-        for content in manifest.layers.iter().chain([&manifest.config]) {
+        let module = extracted(removed);
+        for content in manifest.parts().into_iter().chain(&module) {
             if !needed.contains(&content.digest) {
                 self.layout.remove_blob(&content.digest)?;
             }
@@ -214,26 +362,26 @@ impl ImageStore {
             found,
         };
         let manifest: Manifest = self.layout.read_json(entry)?;
-        let is_wasm = |layer: &&Descriptor| {
-            layer.media_type == LAYER_TYPE || OLDER_LAYER_TYPES.contains(&layer.media_type.as_str())
+        let extracted = extracted(entry);
+        let Some(layer) = media::module_layer(&manifest).or(extracted.as_ref()) else {
+            let first = manifest.layers.first();
+            let found = first.map_or("no layer", |layer| &layer.media_type);
+            return Err(not_wasm(format!("its content is {}", shortened(found))));
         };
-        let Some(layer) = manifest.layers.iter().find(is_wasm) else {
-            let found = manifest
-                .layers
-                .first()
-                .map_or("no layer", |layer| &layer.media_type);
-            return Err(not_wasm(format!(
-                "its content is {}",
-                found.chars().take(128).collect::<String>()
-            )));
+        let start = if media::is_image_config(&manifest.config.media_type) {
+            self.layout
+                .read_json::<ImageConfig>(&manifest.config)?
+                .config
+        } else {
+            None
         };
-        let start = self.layout.peek(&layer.digest)?;
-        if start.is_empty() {
+        let header = self.layout.peek(&layer.digest)?;
+        if header.is_empty() {
             return Err(ImageError::Damaged {
                 digest: layer.digest.clone(),
             });
         }
-        let kind = ImageKind::of_header(&start)
+        let kind = ImageKind::of_header(&header)
             .ok_or_else(|| not_wasm("its layer does not begin as WebAssembly does".to_owned()))?;
         Ok(Image {
             reference,
@@ -241,9 +389,35 @@ impl ImageStore {
             kind,
             size: layer.size,
             path: self.layout.blob_path(&layer.digest),
+            start,
             layer: layer.clone(),
         })
     }
+}
+
+/// The entry of that name. A name with a digest finds any image of that repository that has it.
+fn find(index: &Index, reference: &Reference) -> Option<Descriptor> {
+    let Some(digest) = reference.digest() else {
+        let name = reference.to_string();
+        return index.images().find(|entry| entry.name() == Some(&name));
+    };
+    let repository = reference.name();
+    index.images().find(|entry| {
+        let name = entry.name().and_then(|name| name.parse::<Reference>().ok());
+        &*entry.digest == digest && name.is_some_and(|name| name.name() == repository)
+    })
+}
+
+/// The module that was taken out of an image's layers, if it was.
+fn extracted(entry: &Descriptor) -> Option<Descriptor> {
+    let digest = entry.annotations.get(MODULE_DIGEST)?.parse().ok()?;
+    let size = entry.annotations.get(MODULE_SIZE)?.parse().ok()?;
+    Some(Descriptor::known(LAYER_TYPE, digest, size))
+}
+
+/// As much of a foreign text as a message repeats.
+fn shortened(text: &str) -> String {
+    text.chars().take(128).collect()
 }
 
 /// The documents around a module.
