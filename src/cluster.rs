@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
-use vaquita_image::ImageStore;
+use vaquita_image::{ImageStore, Registries, RegistriesConfig};
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
 use vaquita_reconcile::{
@@ -62,6 +62,8 @@ pub struct ClusterConfig {
     pub docker: bool,
     /// The ways in from outside. Default: no Ingress is served.
     pub entrance: EntranceConfig,
+    /// How registries of images are reached. Default: by HTTPS, as their names say.
+    pub registries: RegistriesConfig,
 }
 
 impl ClusterConfig {
@@ -76,6 +78,7 @@ impl ClusterConfig {
             leader_elect: false,
             docker: true,
             entrance: EntranceConfig::default(),
+            registries: RegistriesConfig::default(),
         }
     }
 }
@@ -508,6 +511,7 @@ async fn start_node(
         logs,
     );
     node.toolbox = TOOLBOX.map(Bytes::from_static);
+    node.registries = Registries::new(config.registries.clone());
     let stop = CancellationToken::new();
     let node = Node::start(client, node, stop.clone()).await?;
     api.set_dialer(Arc::new(local::PodNetwork(fabric.clone())));

@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{DataDir, demo, entrance::EntranceArgs, report::Report};
+use super::{DataDir, demo, entrance::EntranceArgs, registries::RegistryOptions, report::Report};
 use crate::{ApiLimits, Cluster, ClusterConfig};
 
 /// Options of `vaquita up`.
@@ -35,6 +35,8 @@ pub(super) struct UpArgs {
     /// over one store need it.
     #[arg(long)]
     leader_elect: bool,
+    #[command(flatten)]
+    registries: RegistryOptions,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
@@ -142,6 +144,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
 
 fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     let mut config = ClusterConfig::new(args.data_dir.resolve()?);
+    config.registries = args.registries.resolve()?;
     config.listen = args.listen;
     config.insecure_listen = args
         .insecure_port

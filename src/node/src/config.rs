@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use vaquita_image::ImageStore;
+use vaquita_image::{ImageStore, Registries};
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
 
@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub fabric: Fabric,
     /// Where images are found.
     pub images: ImageStore,
+    /// How registries are reached, from which images come that are not there. Default: as [`Registries`] has it.
+    pub registries: Registries,
     /// What runs Wasm images.
     pub runtime: Runtime,
     /// Directory of the containers' logs; made if absent.
@@ -103,6 +105,7 @@ impl NodeConfig {
             labels: BTreeMap::new(),
             fabric,
             images,
+            registries: Registries::default(),
             runtime,
             pods_dir: log_dir.with_file_name("pods"),
             storage_dir: log_dir.with_file_name("storage"),

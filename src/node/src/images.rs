@@ -1,8 +1,8 @@
 //! From the `image` of a container to something that can be started.
 //!
-//! The node takes images from its local store only. An image that is missing there is a failed pull, as it would be if
-//! a registry did not have it; when it appears in the store, whoever waits for it is told at once, so that a back-off
-//! need not be sat out.
+//! The node takes images from its local store, and pulls them into it from registries as the pull policy says. When an
+//! image appears in the store in another way, whoever waits for it is told at once, so that a back-off need not be sat out.
+//! Images named `localhost/...`, without a port, are nowhere but in the store: no registry is asked for them.
 
 use std::{
     path::PathBuf,
@@ -10,17 +10,27 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use vaquita_image::{Image, ImageError, ImageStore};
+use vaquita_image::{
+    Credential, Credentials, Image, ImageError, ImageStore, Reference, Registries, Silent,
+    TransferError,
+};
 
 /// How often the store is looked at for changes by others.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How many images come in at a time; more wait for their turn.
+const PULLS: usize = 4;
+/// What images that no registry has are named below.
+const LOCAL_ONLY: &str = "localhost/";
 
 /// The images of the node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Images {
     store: ImageStore,
+    registries: Registries,
+    pulls: Arc<Semaphore>,
     /// How often the store was seen to change.
     changes: watch::Sender<u64>,
     /// The list as it was after so many changes.
@@ -44,6 +54,11 @@ pub(crate) enum ImageProblem {
          load it with 'vaquita image load FILE {image}'"
     )]
     Absent { image: String },
+    #[error("failed to pull and unpack image {image:?}: {source}")]
+    Pull {
+        image: String,
+        source: TransferError,
+    },
     #[error(
         "cannot read {image:?} from the node's image store: {}",
         with_causes(source)
@@ -57,8 +72,50 @@ impl ImageProblem {
         match self {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull { .. } => "ErrImageNeverPull",
-            Self::Absent { .. } | Self::Store { .. } => "ErrImagePull",
+            Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => "ErrImagePull",
         }
+    }
+
+    /// Whether it may pass by itself.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => true,
+            Self::InvalidName { .. } | Self::NeverPull { .. } => false,
+        }
+    }
+}
+
+/// Whether an image is only ever in the store.
+pub(crate) fn is_local_only(image: &str) -> bool {
+    image.starts_with(LOCAL_ONLY)
+}
+
+impl ImageProblem {
+    fn of(image: &str, error: ImageError) -> Self {
+        let image = image.to_owned();
+        match error {
+            ImageError::Reference(error) => Self::InvalidName {
+                image,
+                reason: error.reason,
+            },
+            source => Self::Store { image, source },
+        }
+    }
+}
+
+/// What the configuration of the user that the node runs as has for an image. Trouble with it is no reason not to try
+/// without.
+async fn own_credential(reference: &Reference) -> Option<Credential> {
+    let image = reference.clone();
+    // It may run a program.
+    let asked = tokio::task::spawn_blocking(move || Credentials::from_home(&image)).await;
+    match asked {
+        Ok(Ok(credential)) => credential,
+        Ok(Err(error)) => {
+            tracing::warn!(%reference, error = with_causes(&error), "no credential");
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -79,30 +136,52 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 impl Images {
-    pub(crate) fn new(store: ImageStore) -> Self {
+    pub(crate) fn new(store: ImageStore, registries: Registries) -> Self {
         Self {
             store,
+            registries,
+            pulls: Arc::new(Semaphore::new(PULLS)),
             changes: watch::Sender::new(0),
             listed: Arc::default(),
         }
     }
 
-    /// The image of that name. `never` is the pull policy under which a missing one is an error of its own kind.
-    pub(crate) async fn find(&self, image: &str, never: bool) -> Result<Image, ImageProblem> {
+    /// The image of that name in the store.
+    pub(crate) async fn find(&self, image: &str) -> Result<Option<Image>, ImageProblem> {
         let (store, name) = (self.store.clone(), image.to_owned());
         let found = tokio::task::spawn_blocking(move || store.get(&name)).await;
-        let image = image.to_owned();
         match found {
-            Ok(Ok(Some(found))) => Ok(found),
-            Ok(Ok(None)) if never => Err(ImageProblem::NeverPull { image }),
-            // Without an answer, the store's thread is gone: the process ends.
-            Ok(Ok(None)) | Err(_) => Err(ImageProblem::Absent { image }),
-            Ok(Err(ImageError::Reference(error))) => Err(ImageProblem::InvalidName {
-                image,
-                reason: error.reason,
-            }),
-            Ok(Err(source)) => Err(ImageProblem::Store { image, source }),
+            Ok(found) => found.map_err(|error| ImageProblem::of(image, error)),
+            // The store's thread is gone: the process ends.
+            Err(_) => Ok(None),
         }
+    }
+
+    /// Brings the image in from its registry, or makes sure that the one that is here is the registry's. `credentials` are
+    /// the pod's; those that the node's own user has come after them.
+    pub(crate) async fn pull(
+        &self,
+        image: &str,
+        credentials: &Credentials,
+    ) -> Result<Image, ImageProblem> {
+        if is_local_only(image) {
+            let image = image.to_owned();
+            return Err(ImageProblem::Absent { image });
+        }
+        let reference: Reference = image
+            .parse()
+            .map_err(|error| ImageProblem::of(image, ImageError::Reference(error)))?;
+        let mut who = credentials.of_image(&reference);
+        who.extend(own_credential(&reference).await);
+        // Never closed.
+        let _turn = self.pulls.acquire().await;
+        self.registries
+            .pull(&self.store, image, &who, &Silent)
+            .await
+            .map_err(|source| ImageProblem::Pull {
+                image: image.to_owned(),
+                source,
+            })
     }
 
     /// All images; none if the store cannot be read, which is reported.
@@ -165,22 +244,27 @@ mod tests {
     fn images() -> (tempfile::TempDir, Images) {
         let dir = tempfile::tempdir().unwrap();
         let store = ImageStore::open(dir.path()).unwrap();
-        (dir, Images::new(store))
+        (dir, Images::new(store, Registries::default()))
     }
 
     #[tokio::test]
     async fn problems_have_upstreams_reasons() {
         let (_dir, images) = images();
-        let reason = async |image, never| images.find(image, never).await.unwrap_err().reason();
-        assert_eq!(reason("absent:v1", false).await, "ErrImagePull");
-        assert_eq!(reason("absent:v1", true).await, "ErrImageNeverPull");
-        assert_eq!(reason("Not A Name", false).await, "InvalidImageName");
-        let message = images
-            .find("localhost/absent:v1", false)
+        let nobody = Credentials::default();
+        let problem = images
+            .pull("localhost/absent:v1", &nobody)
             .await
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("localhost/absent:v1"), "{message}");
+            .unwrap_err();
+        assert_eq!(problem.reason(), "ErrImagePull");
+        assert!(problem.may_pass());
+        assert!(
+            problem.to_string().contains("localhost/absent:v1"),
+            "{problem}"
+        );
+        let problem = images.find("Not A Name").await.unwrap_err();
+        assert_eq!(problem.reason(), "InvalidImageName");
+        assert!(!problem.may_pass());
+        assert!(images.find("absent:v1").await.unwrap().is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -194,7 +278,7 @@ mod tests {
         let module = wat::parse_str("(module)").unwrap();
         images.store.load("new:v1", &module).unwrap();
         changes.changed().await.unwrap();
-        assert!(images.find("new:v1", false).await.is_ok());
+        assert!(images.find("new:v1").await.unwrap().is_some());
         stop.cancel();
         watching.await.unwrap();
     }

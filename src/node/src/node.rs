@@ -85,7 +85,7 @@ impl Node {
             config.fabric.clone(),
             shutdown.clone(),
         ));
-        let images = Images::new(config.images.clone());
+        let images = Images::new(config.images.clone(), config.registries.clone());
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
         let registry = Registry::default();

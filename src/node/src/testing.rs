@@ -342,7 +342,7 @@ impl Bench {
                 pods: 2,
             },
             backend: backend.clone(),
-            images: Images::new(images.clone()),
+            images: Images::new(images.clone(), vaquita_image::Registries::default()),
             events: recorder,
             logs: LogStore::open(&dir.path().join("logs"), LogLimits::default()).unwrap(),
             services: ServiceLinks::of_nothing(),

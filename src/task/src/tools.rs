@@ -16,6 +16,16 @@ pub(crate) fn ensure() -> Result<(), Failure> {
     if !is_on_path("ss") {
         install("iproute2", "ss");
     }
+    for program in ["curl", "docker-registry"] {
+        if !is_on_path(program) {
+            install(program, program);
+        }
+        if !is_on_path(program) {
+            return Err(Failure(format!(
+                "the tests need `{program}`, to have a registry of images: install the Debian package of that name"
+            )));
+        }
+    }
     check_kubectl()?;
     python_client()?;
     helm()?;

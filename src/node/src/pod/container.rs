@@ -30,14 +30,11 @@ use super::{
 use crate::{
     backend::{ContainerConfig, Exit, Instance, Program, Sandbox},
     exec::{Live, Stdin, outlet::Hub},
-    images::ImageProblem,
     logs::{ContainerLog, PodKey},
     registration::image_id,
     stats::Meter,
 };
 
-/// How long a container shows that its image could not be pulled before it shows that it waits to try again.
-const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
 /// How soon an incomplete configuration is looked at again at first, then twice as long each time: what is missing is
 /// usually about to be created.
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
@@ -108,7 +105,7 @@ impl Runner {
     }
 
     /// The container as the manifest has it now. Only its image can change.
-    fn container(&self) -> Container {
+    pub(super) fn container(&self) -> Container {
         let (role, name) = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             (record.role, record.name.clone())
@@ -129,12 +126,12 @@ impl Runner {
         })
     }
 
-    fn pod(&self) -> Arc<Pod> {
+    pub(super) fn pod(&self) -> Arc<Pod> {
         self.feed.borrow().pod.clone()
     }
 
     /// What events about the container are about.
-    fn about(&self) -> Arc<ObjectReference> {
+    pub(super) fn about(&self) -> Arc<ObjectReference> {
         let (role, name) = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             (record.role, record.name.clone())
@@ -155,7 +152,7 @@ impl Runner {
     }
 
     /// Says on the board what the container waits for.
-    fn wait_with(&self, reason: &'static str, message: Option<String>) {
+    pub(super) fn wait_with(&self, reason: &'static str, message: Option<String>) {
         self.update(|record| {
             let waiting = State::Waiting { reason, message };
             if let State::Terminated { end, .. } = std::mem::replace(&mut record.state, waiting) {
@@ -165,7 +162,7 @@ impl Runner {
     }
 
     /// Waits until the container's image differs from this one.
-    async fn image_changed(&self, image: Option<&str>) {
+    pub(super) async fn image_changed(&self, image: Option<&str>) {
         let mut feed = self.feed.clone();
         while self.container().image.as_deref() == image {
             if feed.changed().await.is_err() {
@@ -182,14 +179,12 @@ impl Runner {
         let mut announced = None;
         loop {
             let container = self.container();
-            let Some(image) = self.image(&container).await else {
+            let Some((image, news)) = self.image(&container).await else {
                 continue;
             };
             // Once is enough, however often it is tried.
             if announced.as_ref() != Some(&image.digest) {
-                let name = container.image.as_deref().unwrap_or_default();
-                let message = format!("Container image \"{name}\" already present on machine");
-                self.context.events.normal(&self.about(), "Pulled", message);
+                self.context.events.normal(&self.about(), "Pulled", news);
                 announced = Some(image.digest.clone());
             }
             // Before the attempt, so that no change during it is missed.
@@ -240,65 +235,6 @@ impl Runner {
         self.memory.crashes.attempt(failed, Instant::now());
     }
 
-    /// Finds the image, however long it takes. `None`: the manifest names another one now.
-    async fn image(&self, container: &Container) -> Option<Image> {
-        let events = &self.context.events;
-        let name = container.image.as_deref().unwrap_or_default();
-        let never = container.image_pull_policy.as_deref() == Some("Never");
-        let mut backoff = Doubling::as_for_crashes();
-        loop {
-            let mut changes = self.context.images.changes();
-            let problem = match self.context.images.find(name, never).await {
-                Ok(image) => return Some(image),
-                Err(problem) => problem,
-            };
-            self.complain_about_image(name, &problem);
-            let wait = backoff.next();
-            let until_retry = async {
-                let (ImageProblem::Absent { .. } | ImageProblem::Store { .. }) = &problem else {
-                    // Trying again cannot help.
-                    return std::future::pending().await;
-                };
-                sleep(SHOW_PULL_ERROR).await;
-                let message = format!("Back-off pulling image \"{name}\"");
-                events.normal(&self.about(), "BackOff", message.clone());
-                events.warning(&self.about(), "Failed", "Error: ImagePullBackOff");
-                self.wait_with(
-                    "ImagePullBackOff",
-                    Some(format!("{message}: {}: {problem}", problem.reason())),
-                );
-                sleep(wait).await;
-            };
-            tokio::select! {
-                () = until_retry => {}
-                _ = changes.changed() => {}
-                () = self.image_changed(container.image.as_deref()) => return None,
-            }
-        }
-    }
-
-    fn complain_about_image(&self, name: &str, problem: &ImageProblem) {
-        let (events, about) = (&self.context.events, self.about());
-        match problem {
-            ImageProblem::InvalidName { .. } => {
-                events.warning(&about, "InspectFailed", problem.to_string());
-            }
-            ImageProblem::NeverPull { .. } => {
-                events.warning(&about, "ErrImageNeverPull", problem.to_string());
-            }
-            ImageProblem::Absent { .. } | ImageProblem::Store { .. } => {
-                events.normal(&about, "Pulling", format!("Pulling image \"{name}\""));
-                events.warning(
-                    &about,
-                    "Failed",
-                    format!("Failed to pull image \"{name}\": {problem}"),
-                );
-            }
-        }
-        events.warning(&about, "Failed", format!("Error: {}", problem.reason()));
-        self.wait_with(problem.reason(), Some(problem.to_string()));
-    }
-
     /// One attempt to start the container.
     async fn start(&self, container: &Container, image: Image) -> Result<Running, Problem> {
         let pod = self.pod();
@@ -320,7 +256,9 @@ impl Runner {
             &*self.sandbox,
             &self.storage,
         );
-        let settings = settings.await.map_err(config_problem)?;
+        let mut settings = settings.await.map_err(config_problem)?;
+        let args = environment::arguments(container, image.start.as_ref(), &settings.env);
+        environment::add_image_variables(image.start.as_ref(), &mut settings.env);
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -334,7 +272,7 @@ impl Runner {
         let (stdin, typed) = standard_input(container);
         let config = ContainerConfig {
             name: container.name.clone(),
-            args: environment::arguments(container, &settings.env),
+            args,
             env: settings.env,
             memory_limit: settings.memory_limit,
             cpu_limit: settings.cpu_limit,
@@ -573,7 +511,7 @@ fn cut(mut message: String) -> String {
 }
 
 /// As Go prints durations of whole seconds: `10s`, `1m20s`.
-fn go_duration(duration: Duration) -> String {
+pub(super) fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if seconds < 60 {
         format!("{seconds}s")

@@ -14,6 +14,8 @@ use vaquita_volumes::{
     fields::{self, Machine},
 };
 
+use vaquita_image::StartConfig;
+
 use crate::Capacity;
 
 /// Why a container's configuration is not complete; the texts are upstream's where it has some.
@@ -109,9 +111,26 @@ pub(super) async fn environment(
     Ok(variables.list)
 }
 
-/// The argument vector. A module is its own entry point, so without a command the program is called by the container's
-/// name.
-pub(super) fn arguments(container: &Container, environment: &[(String, String)]) -> Vec<String> {
+/// The variables of an image that nothing else has set.
+pub(super) fn add_image_variables(
+    start: Option<&StartConfig>,
+    variables: &mut Vec<(String, String)>,
+) {
+    for variable in start.into_iter().flat_map(|start| &start.env) {
+        let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
+        if !name.is_empty() && variables.iter().all(|(known, _)| known != name) {
+            variables.push((name.to_owned(), value.to_owned()));
+        }
+    }
+}
+
+/// The argument vector: what the manifest says, in place of what the image says. A module is its own entry point, so
+/// where neither says a command the program is called by the container's name.
+pub(super) fn arguments(
+    container: &Container,
+    start: Option<&StartConfig>,
+    environment: &[(String, String)],
+) -> Vec<String> {
     let lookup = |name: &str| {
         environment
             .iter()
@@ -122,9 +141,29 @@ pub(super) fn arguments(container: &Container, environment: &[(String, String)])
         .command
         .as_deref()
         .filter(|command| !command.is_empty());
-    let command = command.map_or_else(|| vec![container.name.clone()], <[String]>::to_vec);
-    let all = command.iter().chain(container.args.iter().flatten());
-    all.map(|argument| expand(argument, lookup)).collect()
+    let given = container.args.as_deref().filter(|args| !args.is_empty());
+    // A command of the manifest's own takes the place of the image's arguments too.
+    let image = start.filter(|_| command.is_none());
+    let entrypoint = image.map(|start| start.entrypoint.as_slice());
+    let own_args = image.map(|start| start.cmd.as_slice());
+    let head = command.or(entrypoint).unwrap_or_default();
+    let tail = given.or(own_args).unwrap_or_default();
+    let expanded = |argument: &String| expand(argument, lookup);
+    let (head, tail): (Vec<String>, Vec<String>) = if command.is_some() {
+        (
+            head.iter().map(expanded).collect(),
+            tail.iter().map(expanded).collect(),
+        )
+    } else if given.is_some() {
+        (head.to_vec(), tail.iter().map(expanded).collect())
+    } else {
+        // What the image says means what it says.
+        (head.to_vec(), tail.to_vec())
+    };
+    if head.is_empty() && (tail.is_empty() || given.is_some()) {
+        return [vec![container.name.clone()], tail].concat();
+    }
+    [head, tail].concat()
 }
 
 /// Variables in the order in which they were first set.

@@ -15,6 +15,7 @@ mod follow;
 mod manifest;
 mod probe;
 mod publish;
+mod pull;
 mod restore;
 mod settings;
 pub(crate) mod status;

@@ -201,7 +201,7 @@ async fn what_is_missing_is_named_unless_it_is_optional() {
 fn arguments_are_the_command_or_the_name_and_then_the_args() {
     let arguments = |container: Value| {
         let container: Container = serde_json::from_value(container).unwrap();
-        super::arguments(&container, &[("A".to_owned(), "1".to_owned())])
+        super::arguments(&container, None, &[("A".to_owned(), "1".to_owned())])
     };
     assert_eq!(arguments(json!({"name": "c"})), ["c"]);
     assert_eq!(
@@ -212,4 +212,39 @@ fn arguments_are_the_command_or_the_name_and_then_the_args() {
         arguments(json!({"name": "c", "command": ["/x", "-v"], "args": ["$$(A)"]})),
         ["/x", "-v", "$(A)"]
     );
+}
+
+#[test]
+fn an_images_own_words_count_where_the_manifest_says_nothing() {
+    let start = StartConfig {
+        entrypoint: vec!["/app.wasm".to_owned(), "-v".to_owned()],
+        cmd: vec!["serve".to_owned(), "$(A)".to_owned()],
+        env: vec!["A=image".to_owned(), "B=image".to_owned()],
+        ..StartConfig::default()
+    };
+    let arguments = |container: serde_json::Value| {
+        let container = serde_json::from_value(container).unwrap();
+        super::arguments(
+            &container,
+            Some(&start),
+            &[("A".to_owned(), "1".to_owned())],
+        )
+    };
+    assert_eq!(
+        arguments(json!({"name": "c"})),
+        ["/app.wasm", "-v", "serve", "$(A)"]
+    );
+    assert_eq!(
+        arguments(json!({"name": "c", "args": ["$(A)"]})),
+        ["/app.wasm", "-v", "1"]
+    );
+    assert_eq!(arguments(json!({"name": "c", "command": ["/x"]})), ["/x"]);
+    assert_eq!(
+        arguments(json!({"name": "c", "command": ["/x"], "args": ["y"]})),
+        ["/x", "y"]
+    );
+    let mut variables = vec![("A".to_owned(), "pod".to_owned())];
+    super::add_image_variables(Some(&start), &mut variables);
+    assert_eq!(variables[0].1, "pod");
+    assert_eq!(variables[1], ("B".to_owned(), "image".to_owned()));
 }
