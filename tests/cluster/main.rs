@@ -10,6 +10,7 @@ mod embedded;
 mod golden;
 mod harness;
 mod helm;
+mod images;
 mod layering;
 mod pods;
 mod python;
