@@ -57,6 +57,8 @@ pub struct ClusterConfig {
     /// store. Default false: a cluster in one process locks its store, so there is no other, and each Lease would cost a
     /// write every 2 s.
     pub leader_elect: bool,
+    /// How pods get their nodes: profiles, plugins, back-offs.
+    pub scheduler: vaquita_scheduler::Options,
     /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
     /// backend for them.
     pub docker: bool,
@@ -76,6 +78,7 @@ impl ClusterConfig {
             node_name: host_name(),
             api: ApiLimits::default(),
             leader_elect: false,
+            scheduler: vaquita_scheduler::Options::default(),
             docker: true,
             entrance: EntranceConfig::default(),
             registries: RegistriesConfig::default(),
@@ -462,10 +465,9 @@ fn start_control_loops(
     let user = User::new::<String>("system:kube-scheduler", []);
     let client = local::client(api.router(), user);
     let elected = election("kube-scheduler");
+    let scheduling = config.scheduler.clone();
     supervisor.start("scheduler", PART_DEADLINE, async move |stop| {
-        let schedule = |stop| {
-            vaquita_scheduler::run(client.clone(), vaquita_scheduler::Options::default(), stop)
-        };
+        let schedule = |stop| vaquita_scheduler::run(client.clone(), scheduling.clone(), stop);
         match elected {
             None => schedule(stop).await,
             Some(election) => lead(client.clone(), election, stop, schedule).await,

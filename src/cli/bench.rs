@@ -4,17 +4,20 @@
 //! compared. The client shares the machine with the server, so it is made to cost little: HTTP/1.1 over connections
 //! of its own, each with one request at a time, and bodies that are not parsed unless the work says so.
 //!
-//! `target` knows the server and connects to it, `load` drives requests through connections, `api` and `pods` are the
-//! two kinds of work, `report` prints. Everything that is made lives in a namespace of its own, which is deleted at the
-//! end.
+//! `target` knows the server and connects to it, `load` drives requests through connections; `api`, `pods`, `scheduler`
+//! and `scale` are the kinds of work, `hollow` simulates nodes for the last two, `report` prints. Everything that is made
+//! lives in a namespace of its own, which is deleted at the end, as simulated nodes are.
 
 mod api;
+mod hollow;
 mod load;
 mod namespace;
 mod objects;
 mod pods;
 mod process;
 mod report;
+mod scale;
+mod scheduler;
 mod stats;
 mod target;
 mod watch;
@@ -46,6 +49,10 @@ enum Work {
     Api(api::ApiArgs),
     /// Pods: from creation to Running and to the first HTTP answer, and how many a second get there.
     Pods(pods::PodsArgs),
+    /// Pods over simulated nodes: how many a second are bound.
+    Scheduler(scheduler::SchedulerArgs),
+    /// A large cluster of simulated nodes: how long requests take while pods come and go.
+    Scale(scale::ScaleArgs),
 }
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
@@ -57,6 +64,8 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         match args.work {
             Work::Api(args) => api::run(&args, &target, &namespace, &mut report).await,
             Work::Pods(args) => pods::run(&args, &target, &namespace, &mut report).await,
+            Work::Scheduler(args) => scheduler::run(&args, &target, &namespace, &mut report).await,
+            Work::Scale(args) => scale::run(&args, &target, &namespace, &mut report).await,
         }
     };
     let result = tokio::select! {

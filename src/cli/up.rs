@@ -1,8 +1,10 @@
 //! `vaquita up`: a one-node cluster in this process, until SIGINT or SIGTERM.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -37,6 +39,10 @@ pub(super) struct UpArgs {
     leader_elect: bool,
     #[command(flatten)]
     registries: RegistryOptions,
+    /// How pods get their nodes: a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1, in YAML or JSON
+    /// [default: one profile, with upstream's plugins].
+    #[arg(long, value_name = "FILE")]
+    scheduler_config: Option<PathBuf>,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
@@ -153,6 +159,12 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     config.leader_elect = args.leader_elect;
     config.docker = !args.no_docker;
     config.entrance = args.entrance.resolve();
+    if let Some(path) = &args.scheduler_config {
+        let name = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        config.scheduler = vaquita_scheduler::Options::from_configuration(&text)
+            .with_context(|| format!("cannot use {name}"))?;
+    }
     if let Some(name) = args.node_name {
         config.node_name = name;
     }

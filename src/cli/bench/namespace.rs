@@ -13,7 +13,7 @@ use super::{
 };
 
 /// How long the namespace may take to be gone.
-const DELETION: Duration = Duration::from_mins(2);
+const DELETION: Duration = Duration::from_mins(10);
 /// How long a server may take until it lets pods into a new namespace.
 const ADMISSION: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(50);
@@ -35,6 +35,10 @@ impl Namespace {
             .await
             .context("cannot make a namespace")?;
         Ok(Self { name })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The path of a collection of core resources in it.

@@ -3,6 +3,9 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+/// Label and taint of simulated nodes; its value names their set.
+pub(super) const HOLLOW: &str = "bench.vaquita.dev/nodes";
+
 /// Characters in a `ConfigMap`'s one key.
 const DATA: usize = 1024;
 
@@ -31,6 +34,87 @@ pub(super) fn idle_pod(name: &str) -> Bytes {
 /// A pod that runs `image`.
 pub(super) fn running_pod(name: &str, image: &str, port: u16) -> Bytes {
     body(&pod(name, image, port))
+}
+
+/// A pod with one container that has requests, for the simulated nodes of `nodes` alone.
+pub(super) fn hollow_pod(name: &str, nodes: &str) -> Bytes {
+    let mut pod = pod(name, "example.invalid/none:1", 8080);
+    pod["metadata"]["labels"] = json!({ "app": "hollow" });
+    pod["spec"]["nodeSelector"] = json!({ HOLLOW: nodes });
+    pod["spec"]["tolerations"] = json!([{ "key": HOLLOW, "operator": "Exists" }]);
+    body(&pod)
+}
+
+/// A simulated node of the set `nodes`, which takes only pods that ask for it.
+pub(super) fn hollow_node(name: &str, nodes: &str, zone: usize) -> Bytes {
+    let amounts = json!({ "cpu": "64", "memory": "256Gi", "pods": "1000" });
+    let now = jiff::Timestamp::now().to_string();
+    body(&json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {
+                HOLLOW: nodes,
+                "kubernetes.io/hostname": name,
+                "topology.kubernetes.io/zone": format!("zone-{zone}"),
+            },
+        },
+        "spec": { "taints": [{ "key": HOLLOW, "effect": "NoSchedule" }] },
+        "status": {
+            "capacity": amounts,
+            "allocatable": amounts,
+            "conditions": [{
+                "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "simulated",
+                "lastHeartbeatTime": now, "lastTransitionTime": now,
+            }],
+        },
+    }))
+}
+
+/// The lease by which a simulated node shows that it is alive.
+pub(super) fn hollow_lease(name: &str, nodes: &str) -> Bytes {
+    body(&json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": { "name": name, "labels": { HOLLOW: nodes } },
+        "spec": { "holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": now_micro() },
+    }))
+}
+
+/// What renews such a lease, as a merge patch.
+pub(super) fn renewal() -> Bytes {
+    body(&json!({ "spec": { "renewTime": now_micro() } }))
+}
+
+/// What a simulated node says of a pod that it runs, as a merge patch.
+pub(super) fn running(number: usize) -> Bytes {
+    let now = jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    let [_, second, third, fourth] = u32::try_from(number).unwrap_or_default().to_be_bytes();
+    let address = format!("10.{second}.{third}.{fourth}");
+    let condition =
+        |kind: &str| json!({ "type": kind, "status": "True", "lastTransitionTime": now });
+    body(&json!({ "status": {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{ "ip": address }],
+        "startTime": now,
+        "conditions": [
+            condition("PodScheduled"), condition("Initialized"), condition("ContainersReady"), condition("Ready"),
+        ],
+        "containerStatuses": [{
+            "name": "main", "image": "example.invalid/none:1", "imageID": "", "ready": true, "restartCount": 0,
+            "started": true, "state": { "running": { "startedAt": now } },
+        }],
+    } }))
+}
+
+fn now_micro() -> String {
+    jiff::Timestamp::now()
+        .strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+        .to_string()
 }
 
 fn pod(name: &str, image: &str, port: u16) -> Value {

@@ -30,6 +30,7 @@ use tokio_rustls::TlsConnector;
 use tower::{BoxError, Layer, Service, ServiceExt as _};
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const MERGE_PATCH: HeaderValue = HeaderValue::from_static("application/merge-patch+json");
 
 /// Which server, and as whom.
 #[derive(Debug, clap::Args)]
@@ -288,12 +289,17 @@ impl Connection {
             self.sender = self.target.connect().await?.sender;
         }
         let has_body = !body.is_empty();
+        let kind = if method == Method::PATCH {
+            MERGE_PATCH
+        } else {
+            JSON
+        };
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         request.headers_mut().clone_from(&self.target.0.headers);
         if has_body {
-            request.headers_mut().insert(CONTENT_TYPE, JSON);
+            request.headers_mut().insert(CONTENT_TYPE, kind);
         }
         Ok(self.sender.send_request(request).await?)
     }

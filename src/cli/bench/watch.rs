@@ -45,6 +45,15 @@ pub(super) struct Lines {
 impl Lines {
     /// Watches the collection at `path` from now on. When this returns, the server has accepted the watch.
     pub(super) async fn open(target: &Target, path: &str) -> anyhow::Result<Self> {
+        Self::open_selecting(target, path, "").await
+    }
+
+    /// The same, of the objects that further parameters of the query select, such as `&fieldSelector=…`.
+    pub(super) async fn open_selecting(
+        target: &Target,
+        path: &str,
+        parameters: &str,
+    ) -> anyhow::Result<Self> {
         let mut connection = target.connect().await?;
         let (_, list) = connection
             .call(
@@ -55,7 +64,7 @@ impl Lines {
             .await?;
         let list: List = serde_json::from_slice(&list).context("the list cannot be read")?;
         let query = format!(
-            "{path}?watch=true&resourceVersion={}",
+            "{path}?watch=true&resourceVersion={}{parameters}",
             list.metadata.resource_version
         );
         Self::start(connection, target.uri(&query)?).await
