@@ -5,10 +5,12 @@
 //! of its own, each with one request at a time, and bodies that are not parsed unless the work says so.
 //!
 //! `target` knows the server and connects to it, `load` drives requests through connections; `api`, `pods`, `scheduler`
-//! and `scale` are the kinds of work, `hollow` simulates nodes for the last two, `report` prints. Everything that is made
+//! and `scale` are the kinds of work, `hollow` simulates nodes for the last two, `crowd` has
+//! many pods, `report` prints. Everything that is made
 //! lives in a namespace of its own, which is deleted at the end, as simulated nodes are.
 
 mod api;
+mod crowd;
 mod hollow;
 mod load;
 mod namespace;

@@ -16,6 +16,7 @@ mod pods;
 mod python;
 mod restart;
 mod rust_client;
+mod scheduling;
 mod streams;
 mod watches;
 mod workloads;

@@ -117,6 +117,21 @@ fn now_micro() -> String {
         .to_string()
 }
 
+/// A ReplicationController of pods that run `image`.
+pub(super) fn replication_controller(name: &str, image: &str, port: u16, replicas: usize) -> Bytes {
+    let pod = pod(name, image, port);
+    body(&json!({
+        "apiVersion": "v1",
+        "kind": "ReplicationController",
+        "metadata": { "name": name },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "app": name },
+            "template": { "metadata": { "labels": { "app": name } }, "spec": pod["spec"] },
+        },
+    }))
+}
+
 fn pod(name: &str, image: &str, port: u16) -> Value {
     json!({
         "apiVersion": "v1",

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
+    crowd,
     load::{self, Call, Work},
     namespace::Namespace,
     objects,
@@ -30,10 +31,10 @@ use super::{
 pub(super) struct PodsArgs {
     /// Image of the pods: something that answers HTTP. Pull or load it first, unless pulling is to be measured.
     #[arg(long, value_name = "NAME")]
-    image: String,
+    pub(super) image: String,
     /// Port on which it answers.
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
-    port: u16,
+    pub(super) port: u16,
     /// Path to request; any answer below 500 counts.
     #[arg(long, value_name = "PATH", default_value = "/")]
     path: String,
@@ -49,9 +50,18 @@ pub(super) struct PodsArgs {
     /// Connections through which those are created.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
+    /// Pods to start at a steady pace, to see how long each takes to be Ready.
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    pub(super) paced: usize,
+    /// How many of those are created in each second.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) pace: u32,
+    /// Pods of one ReplicationController, to see how long it takes until all of them run.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) replicas: usize,
     /// How long one step may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
-    timeout: u64,
+    pub(super) timeout: u64,
 }
 
 /// How long to wait between two attempts to reach a pod.
@@ -71,6 +81,12 @@ pub(super) async fn run(
     }
     if args.pods > 0 {
         all_at_once(args, target, namespace, report).await?;
+    }
+    if args.paced > 0 {
+        crowd::paced(args, target, namespace, report).await?;
+    }
+    if args.replicas > 0 {
+        crowd::replicated(args, target, namespace, report).await?;
     }
     Ok(())
 }
@@ -225,10 +241,10 @@ impl Work for CreatePods {
 }
 
 /// The pods of the namespace as they change.
-struct PodWatch(Lines);
+pub(super) struct PodWatch(Lines);
 
 impl PodWatch {
-    async fn open(target: &Target, namespace: &Namespace) -> anyhow::Result<Self> {
+    pub(super) async fn open(target: &Target, namespace: &Namespace) -> anyhow::Result<Self> {
         Ok(Self(Lines::open(target, &namespace.path("pods")).await?))
     }
 
@@ -249,6 +265,53 @@ impl PodWatch {
         }
         Ok(())
     }
+}
+
+impl PodWatch {
+    /// The next change of a pod. A pod that cannot run is an error.
+    async fn next(&mut self) -> anyhow::Result<Pod> {
+        let line = self.0.next().await?;
+        let event: Event = serde_json::from_slice(&line).context("an event cannot be read")?;
+        let pod = event.object;
+        if let State::Hopeless(why) = state(&pod.status) {
+            bail!("the pod {} does not run: {why}", pod.metadata.name);
+        }
+        Ok(pod)
+    }
+
+    /// The name of the next pod that is Ready; it may be told more than once.
+    pub(super) async fn next_ready(&mut self) -> anyhow::Result<String> {
+        loop {
+            let Pod { metadata, status } = self.next().await?;
+            let ready = |it: &Condition| it.kind == "Ready" && it.status == "True";
+            if status.conditions.iter().any(ready) {
+                return Ok(metadata.name);
+            }
+        }
+    }
+
+    /// Waits until so many pods whose names begin with `prefix` have been Running.
+    pub(super) async fn until_so_many_run(
+        &mut self,
+        prefix: &str,
+        count: usize,
+    ) -> anyhow::Result<()> {
+        let mut running = HashSet::new();
+        while running.len() < count {
+            let Pod { metadata, status } = self.next().await?;
+            if metadata.name.starts_with(prefix) && state(&status) == State::Running {
+                running.insert(metadata.name);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 #[derive(Deserialize)]
@@ -275,6 +338,7 @@ struct Metadata {
 struct Status {
     phase: String,
     container_statuses: Vec<ContainerStatus>,
+    conditions: Vec<Condition>,
 }
 
 #[derive(Deserialize)]
