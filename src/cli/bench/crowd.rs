@@ -97,7 +97,8 @@ pub(super) async fn replicated(
     let body = objects::replication_controller(name, &args.image, args.port, args.replicas);
     let start = Instant::now();
     connection.call(Method::POST, uri, body).await?;
-    let counting = watch.until_so_many_run(&format!("{name}-"), args.replicas);
+    let prefix = format!("{name}-");
+    let counting = watch.until_so_many_run(&prefix, args.replicas);
     timeout(Duration::from_secs(args.timeout), counting)
         .await
         .context("the pods took too long to run")??;

@@ -176,7 +176,8 @@ impl Cluster {
         self.slots[slot].exists = true;
         self.count_images(slot, true);
         if !existed {
-            self.order_nodes();
+            let at = self.place_in_order(slot);
+            self.order.insert(at, slot);
         }
         (slot, true)
     }
@@ -190,9 +191,10 @@ impl Cluster {
         for topology in self.topologies.get_mut().values_mut() {
             Arc::make_mut(topology).set(node, None);
         }
+        let at = self.place_in_order(node);
+        self.order.remove(at);
         self.slots[node].exists = false;
         self.free_slot(node);
-        self.order_nodes();
     }
 
     /// Keeps only the nodes that `exists` says yes to.
@@ -370,12 +372,11 @@ impl Cluster {
         }
     }
 
-    fn order_nodes(&mut self) {
-        let slots = &self.slots;
-        self.order = self.by_name.values().copied().collect();
-        self.order.retain(|node| slots[*node].exists);
+    /// Where a node is, or belongs, among those that exist.
+    fn place_in_order(&self, node: NodeIx) -> usize {
+        let name = &self.slots[node].facts.name;
         self.order
-            .sort_unstable_by(|a, b| slots[*a].facts.name.cmp(&slots[*b].facts.name));
+            .partition_point(|other| self.slots[*other].facts.name < *name)
     }
 
     fn count_images(&mut self, node: NodeIx, come: bool) {

@@ -369,15 +369,16 @@ pub(crate) fn untolerated<'n>(needs: &Needs, node: &'n Facts) -> Option<&'n Tain
 
 /// Whether `toleration` covers `taint`. An empty effect covers all effects; an empty key with `Exists` all taints.
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let given = |text: &'_ Option<String>| text.clone().filter(|text| !text.is_empty());
-    if given(&toleration.effect).is_some_and(|effect| effect != taint.effect) {
+    let effect = toleration.effect.as_deref().filter(|it| !it.is_empty());
+    let key = toleration.key.as_deref().filter(|it| !it.is_empty());
+    if effect.is_some_and(|effect| effect != taint.effect) {
         return false;
     }
     let exists = toleration.operator.as_deref() == Some("Exists");
     let value = toleration.value.as_deref().unwrap_or_default();
     let has = taint.value.as_deref().unwrap_or_default();
     let numbers = || Some((has.parse::<i64>().ok()?, value.parse::<i64>().ok()?));
-    match given(&toleration.key) {
+    match key {
         None => exists,
         Some(key) if key != taint.key => false,
         Some(_) => match toleration.operator.as_deref() {
