@@ -59,6 +59,8 @@ impl Machine {
             ("kubernetes.io/hostname", self.name.as_str()),
             ("kubernetes.io/os", host::operating_system()),
             ("kubernetes.io/arch", host::architecture()),
+            // What the scheduler goes by when it looks for a node for an image.
+            ("vaquita.dev/wasm", "true"),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
         self.labels.clone().into_iter().chain(own).collect()
