@@ -21,7 +21,7 @@ use vaquita_image::{ImageStore, Registries, RegistriesConfig};
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
 use vaquita_reconcile::{
-    Context, SigningAuthority,
+    Context, SigningAuthority, TokenSigner,
     lead::{Election, lead},
 };
 use vaquita_runtime::Runtime;
@@ -438,6 +438,7 @@ fn start_control_loops(
             certificate: pki.ca_certificate().to_owned(),
             key: pki.ca_key(),
         }),
+        tokens: Some(secret_tokens(pki)),
         ..vaquita_reconcile::Options::default()
     };
     let client = local::client(
@@ -473,6 +474,15 @@ fn start_control_loops(
             Some(election) => lead(client.clone(), election, stop, schedule).await,
         }
     });
+}
+
+/// Signs the tokens that are kept in Secrets.
+fn secret_tokens(pki: &Pki) -> TokenSigner {
+    let key = pki.service_account_key().clone();
+    TokenSigner::new(move |of| {
+        key.sign_for_secret(&of.namespace, &of.secret, &of.account, &of.uid)
+            .map_err(|error| error.to_string())
+    })
 }
 
 /// Runs all controllers.

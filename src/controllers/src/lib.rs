@@ -17,6 +17,7 @@ pub mod nodes;
 pub mod pod_gc;
 pub mod quotas;
 pub mod root_ca;
+pub mod secret_tokens;
 pub mod service_accounts;
 
 use tokio::task::{JoinError, JoinSet};
@@ -37,6 +38,7 @@ pub async fn run(context: Context) {
     running.spawn(pod_gc::run(context.clone()));
     running.spawn(quotas::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
+    running.spawn(secret_tokens::run(context.clone()));
     running.spawn(service_accounts::run(context));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {

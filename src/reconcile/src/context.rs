@@ -32,6 +32,47 @@ pub struct Options {
     pub root_ca: Option<String>,
     /// What requests for certificates are signed with. Default none: then nobody signs them.
     pub authority: Option<SigningAuthority>,
+    /// What signs the tokens that are kept in Secrets. Default none: then such Secrets stay empty.
+    pub tokens: Option<TokenSigner>,
+}
+
+/// Of which account, and for which Secret, a token is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretToken {
+    /// The namespace of both.
+    pub namespace: String,
+    /// The Secret's name.
+    pub secret: String,
+    /// The account's name.
+    pub account: String,
+    /// The account's uid.
+    pub uid: String,
+}
+
+type Sign = dyn Fn(&SecretToken) -> Result<String, String> + Send + Sync;
+
+/// Signs tokens that are kept in Secrets.
+#[derive(Clone)]
+pub struct TokenSigner(Arc<Sign>);
+
+impl TokenSigner {
+    /// One that signs by `sign`, whose error is for the log.
+    pub fn new(
+        sign: impl Fn(&SecretToken) -> Result<String, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(sign))
+    }
+
+    /// A token that says what `of` does.
+    pub fn sign(&self, of: &SecretToken) -> Result<String, String> {
+        (self.0)(of)
+    }
+}
+
+impl std::fmt::Debug for TokenSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenSigner").finish_non_exhaustive()
+    }
 }
 
 /// A certificate authority, with the key that it signs by; both as PEM.
@@ -59,6 +100,7 @@ impl Default for Options {
             discovery_interval: Duration::from_secs(30),
             root_ca: None,
             authority: None,
+            tokens: None,
         }
     }
 }

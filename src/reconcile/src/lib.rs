@@ -23,7 +23,7 @@ pub mod testing;
 
 pub use crate::{
     backoff::Backoff,
-    context::{Context, Options, SigningAuthority},
+    context::{Context, Options, SecretToken, SigningAuthority, TokenSigner},
     key::ObjectKey,
     record::Recorder,
 };

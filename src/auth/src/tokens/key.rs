@@ -6,7 +6,11 @@ use rcgen::{KeyPair, PublicKeyData as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::Claims;
+use super::{
+    Claims,
+    claims::{Legacy, Private},
+};
+use crate::service_account_name;
 
 /// Why a text is no signing key.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +83,33 @@ impl SigningKey {
         header.typ = None;
         header.kid = Some(self.id.clone());
         Ok(jsonwebtoken::encode(&header, claims, &self.signing)?)
+    }
+
+    /// A token without an end for the account `name` with this uid, which is good as long as it is kept in `secret`.
+    pub fn sign_for_secret(
+        &self,
+        namespace: &str,
+        secret: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<String, SignError> {
+        let said = |text: &str| Some(text.to_owned());
+        self.sign(&Claims {
+            aud: Vec::new(),
+            exp: None,
+            iat: None,
+            iss: super::verify::LEGACY_ISSUER.to_owned(),
+            jti: String::new(),
+            kubernetes: Private::default(),
+            nbf: None,
+            sub: service_account_name(namespace, name),
+            legacy: Legacy {
+                namespace: said(namespace),
+                secret: said(secret),
+                account: said(name),
+                uid: said(uid),
+            },
+        })
     }
 
     /// The public half as a JSON Web Key Set (RFC 7517).

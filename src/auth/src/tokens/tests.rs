@@ -2,10 +2,7 @@ use std::{cell::RefCell, collections::HashMap};
 
 use proptest::prelude::*;
 
-use super::{
-    claims::{Legacy, Private},
-    *,
-};
+use super::*;
 
 const NOW: i64 = 1_900_000_000;
 
@@ -232,24 +229,10 @@ fn token_body(claims: &Claims) -> String {
 #[test]
 fn a_token_in_a_secret_is_good_while_it_is_there() {
     let fixture = Fixture::new();
-    let some = |text: &str| Some(text.to_owned());
-    let claims = Claims {
-        aud: Vec::new(),
-        exp: None,
-        iat: None,
-        iss: "kubernetes/serviceaccount".to_owned(),
-        jti: String::new(),
-        kubernetes: Private::default(),
-        nbf: None,
-        sub: "system:serviceaccount:shop:web".to_owned(),
-        legacy: Legacy {
-            namespace: some("shop"),
-            secret: some("web-token"),
-            account: some("web"),
-            uid: some("a1"),
-        },
-    };
-    let token = fixture.key.sign(&claims).unwrap();
+    let token = fixture
+        .key
+        .sign_for_secret("shop", "web-token", "web", "a1");
+    let token = token.unwrap();
     let mut objects = Objects::usual();
     assert_eq!(
         fixture.verify(&token, NOW, &objects),

@@ -18,7 +18,7 @@ use super::{
 use crate::{User, service_account_name, user::split_service_account};
 
 /// Who issues the tokens that are kept in secrets.
-const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+pub(super) const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// How far clocks may be apart.
 const LEEWAY: i64 = 60;
 /// How long a token is good after its object has begun to go: a pod that shuts down still has to say things.

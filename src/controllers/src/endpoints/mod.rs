@@ -1,9 +1,10 @@
 //! Endpoints: which pods stand behind each Service, right now.
 //!
 //! For every Service with a selector this keeps its `EndpointSlice`s (what proxies read) and the older `Endpoints` object
-//! of the same name. Services without a selector are left to whoever made them.
+//! of the same name. Services without a selector are left to whoever made them; `mirror` tells their Endpoints as slices.
 
 mod backend;
+mod mirror;
 mod slices;
 mod subsets;
 mod written;
@@ -79,7 +80,10 @@ pub async fn run(context: Context) {
         return;
     }
     controller.listen();
-    context.drive(controller, queue).await;
+    tokio::join!(
+        context.drive(controller, queue),
+        mirror::run(context.clone())
+    );
 }
 
 struct Controller {
