@@ -5,8 +5,10 @@
 
 mod bad_input;
 mod command_line;
+mod control;
 mod conversation;
 mod embedded;
+mod faults;
 mod golden;
 mod harness;
 mod helm;
