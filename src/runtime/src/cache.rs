@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::config::Config;
 use crate::module::Digest;
 
 const MAGIC: &[u8; 8] = b"vaquita1";
@@ -51,6 +52,12 @@ impl Cache {
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&dir)?;
         Ok(Self { dir, limit })
+    }
+
+    /// The part for `engine` of the directory that is configured, if one is.
+    pub(crate) fn of(config: &Config, engine: &wasmtime::Engine) -> io::Result<Option<Self>> {
+        let open = |dir: &PathBuf| Self::open(dir, config.cache_limit, engine);
+        config.cache_dir.as_ref().map(open).transpose()
     }
 
     /// Where the artifact of that module lies, after its seal was checked. `None`: there is none.

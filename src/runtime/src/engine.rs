@@ -28,7 +28,20 @@ const TABLES_PER_SLOT: u32 = 4;
 /// What interpreters compiled to Wasm need, with room to spare; ceilings, not reservations.
 const TABLE_ELEMENTS: usize = 100_000;
 
-/// The engine for modules of WASI 0.1 and 0.2.
+/// Asynchronous components share the machine with the others: a smaller pool is reserved for them, and only when the
+/// first of them comes.
+const ASYNC_SHARE: u32 = 4;
+
+/// What an engine is for. The bookkeeping that asynchronous components need would slow down all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Modules of WASI 0.1 and components of 0.2.
+    Sync,
+    /// Components of WASI 0.3.
+    Async,
+}
+
+/// An engine, and what it has room for.
 pub(crate) struct Engine {
     pub(crate) wasmtime: wasmtime::Engine,
     /// How many instances there is room for, which may be fewer than were asked for.
@@ -46,15 +59,19 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     /// An engine with a pool as large as `config` asks for, or else as the address space has room for.
-    pub(crate) fn new(config: &Config) -> wasmtime::Result<Self> {
-        let mut instances = config.max_instances.max(1);
+    pub(crate) fn new(config: &Config, purpose: Purpose) -> wasmtime::Result<Self> {
+        let wanted = match purpose {
+            Purpose::Sync => config.max_instances.max(1),
+            Purpose::Async => (config.max_instances / ASYNC_SHARE).max(SMALLEST_POOL),
+        };
+        let mut instances = wanted;
         warn_about_mappings(instances);
         loop {
-            match wasmtime::Engine::new(&settings(config, instances)) {
+            match wasmtime::Engine::new(&settings(config, purpose, instances)) {
                 Ok(wasmtime) => {
-                    if instances < config.max_instances {
+                    if instances < wanted {
                         tracing::warn!(
-                            wanted = config.max_instances,
+                            wanted,
                             instances,
                             "not enough address space for the instance pool: fewer instances can run at once"
                         );
@@ -101,11 +118,10 @@ fn ceilings(config: &Config) -> Ceilings {
     }
 }
 
-fn settings(config: &Config, instances: u32) -> wasmtime::Config {
+fn settings(config: &Config, purpose: Purpose, instances: u32) -> wasmtime::Config {
     let mut settings = wasmtime::Config::new();
     settings
-        // Asynchronous components are for another engine: their bookkeeping would slow down these.
-        .concurrency_support(false)
+        .concurrency_support(purpose == Purpose::Async)
         .epoch_interruption(true)
         // Names come from the name section. Debug information would be parsed on a guest thread in the guest's
         // name, however large and strange it is.
@@ -151,7 +167,7 @@ mod tests {
             max_instances: u32::MAX / 16,
             ..Config::default()
         };
-        let engine = Engine::new(&config).expect("a smaller pool");
+        let engine = Engine::new(&config, Purpose::Sync).expect("a smaller pool");
         assert!(engine.instances >= SMALLEST_POOL);
         assert!(engine.instances < config.max_instances);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -13,9 +13,9 @@ use crate::budget::Share;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::cpu::Processors;
-use crate::engine::Engine;
-use crate::linker::Linkers;
-use crate::module::{self, Digest, LoadError, Loader, Module};
+use crate::engine::{Engine, Purpose};
+use crate::linker;
+use crate::module::{self, Digest, LoadError, Loader, Module, Toolchain};
 use crate::pod::{Pod, PodConfig};
 use crate::process::Environment;
 use crate::ticker::Ticker;
@@ -82,12 +82,10 @@ impl Drop for Owner {
 impl Runtime {
     /// Starts threads and reserves address space as `config` says.
     pub fn new(config: Config) -> Result<Self, RuntimeError> {
-        let engine = Engine::new(&config).map_err(RuntimeError::Engine)?;
-        let linkers = Linkers::new(&engine.wasmtime).map_err(RuntimeError::Link)?;
-        let cache = config
-            .cache_dir
-            .map(|dir| Cache::open(&dir, config.cache_limit, &engine.wasmtime));
-        let cache = cache.transpose().map_err(RuntimeError::Cache)?;
+        let engine = Engine::new(&config, Purpose::Sync).map_err(RuntimeError::Engine)?;
+        let cache = Cache::of(&config, &engine.wasmtime).map_err(RuntimeError::Cache)?;
+        let components = linker::for_components(&engine.wasmtime).map_err(RuntimeError::Link)?;
+        let modules = linker::for_modules(&engine.wasmtime).map_err(RuntimeError::Link)?;
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.threads.max(1))
             .thread_name("vaquita-guest")
@@ -95,11 +93,15 @@ impl Runtime {
             .enable_all()
             .build()
             .map_err(RuntimeError::Threads)?;
+        // The engine for asynchronous components, once there is one.
+        let later = Arc::new(OnceLock::new());
         let ticker = Ticker::start(config.time_slice, {
-            let engine = engine.wasmtime.weak();
+            let (engine, later) = (engine.wasmtime.weak(), Arc::clone(&later));
             move || {
-                if let Some(engine) = engine.upgrade() {
-                    engine.increment_epoch();
+                for engine in std::iter::once(&engine).chain(later.get()) {
+                    if let Some(engine) = engine.upgrade() {
+                        engine.increment_epoch();
+                    }
                 }
             }
         })
@@ -110,10 +112,16 @@ impl Runtime {
             threads: threads.handle().clone(),
             ended: ended.clone(),
             loader: Loader {
-                engine: engine.wasmtime.clone(),
-                linkers,
-                cache,
+                modules,
+                sync: Toolchain {
+                    engine: engine.wasmtime.clone(),
+                    components,
+                    cache,
+                },
+                later,
+                asynchronous: OnceLock::new(),
                 max_size: config.max_module_size,
+                config,
             },
             engine,
             loaded: Mutex::default(),

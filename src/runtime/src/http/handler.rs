@@ -14,28 +14,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView};
+use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::body::{BreakUnlessDone, Broken, GuestBody};
+use super::guest::{self, Given, Guest, Unasked};
 use super::pool::{Instance, Pool};
 use crate::config::HttpConfig;
 use crate::cpu::yield_in_turns;
+use crate::module::HttpGuest;
 use crate::process::{Environment, Failure};
 use crate::runtime::Shared;
 use crate::state::State;
 
 pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Error>>;
 
-/// What a guest answers, once it does.
-type Given = Result<Response<HyperOutgoingBody>, ErrorCode>;
-
 /// Has an instance answer each request, and makes an answer of whatever becomes of it.
 pub(crate) struct Handler {
     runtime: Arc<Shared>,
-    guest: ProxyPre<State>,
+    guest: HttpGuest,
     environment: Arc<Environment>,
     /// For requests that wait for their turn.
     places: Semaphore,
@@ -60,7 +56,7 @@ enum Stopped {
 impl Handler {
     pub(super) fn new(
         runtime: Arc<Shared>,
-        guest: ProxyPre<State>,
+        guest: HttpGuest,
         environment: Arc<Environment>,
         config: &HttpConfig,
         tasks: TaskTracker,
@@ -170,19 +166,15 @@ impl Handler {
         let breaking = BreakUnlessDone::new(broken);
         self.name_host(&mut request);
         instance.served += 1;
-        let mut host = instance.store.data_mut().http();
-        let request = host
-            .new_incoming_request(Scheme::Http, request)
-            .map_err(|_| Stopped::Malformed)?;
-        let answer = host
-            .new_response_outparam(give)
-            .map_err(|_| Stopped::Malformed)?;
-        let result = instance
-            .proxy
-            .wasi_http_incoming_handler()
-            .call_handle(&mut instance.store, request, answer)
-            .await
-            .map_err(|error| Stopped::Failed(Failure::of(&error, &instance.refusals)));
+        let store = &mut instance.store;
+        let result = match &instance.guest {
+            Guest::P2(guest) => guest::ask(store, guest, request, give).await,
+            Guest::P3(guest) => guest::ask_async(store, guest, request, give).await,
+        };
+        let result = result.map_err(|error| match error {
+            Unasked::Malformed => Stopped::Malformed,
+            Unasked::Failed(error) => Stopped::Failed(Failure::of(&error, &instance.refusals)),
+        });
         if let Ok(()) | Err(Stopped::Failed(Failure::Exited(0))) = result {
             breaking.done();
         }
@@ -200,16 +192,20 @@ impl Handler {
         let counted = self.environment.accounts.count_instance();
         let share = self.runtime.share(&self.environment);
         let refusals = share.refusals();
-        let mut store = Store::new(
-            &self.runtime.engine.wasmtime,
-            State::new(&self.environment, share),
-        );
+        let engine = match &self.guest {
+            HttpGuest::P2(guest) => guest.engine(),
+            HttpGuest::P3(guest) => guest.engine(),
+        };
+        let mut store = Store::new(engine, State::new(&self.environment, share));
         store.limiter(|state| &mut state.share);
         yield_in_turns(&mut store);
-        let proxy = self.guest.instantiate_async(&mut store).await;
-        let proxy = proxy.map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)))?;
+        let guest = match &self.guest {
+            HttpGuest::P2(guest) => guest.instantiate_async(&mut store).await.map(Guest::P2),
+            HttpGuest::P3(guest) => guest.instantiate_async(&mut store).await.map(Guest::P3),
+        };
+        let guest = guest.map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)))?;
         Ok(Instance {
-            proxy,
+            guest,
             store,
             refusals,
             served: 0,

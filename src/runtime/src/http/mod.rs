@@ -2,6 +2,7 @@
 
 mod body;
 mod direct;
+mod guest;
 mod handler;
 mod outgoing;
 mod pool;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::Proxy;
 
+use super::guest::Guest;
 use crate::budget::Refusals;
 use crate::process::Counted;
 use crate::state::State;
@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// An instance of a handler, between two requests.
 pub(super) struct Instance {
-    pub(super) proxy: Proxy,
+    pub(super) guest: Guest,
     pub(super) store: Store<State>,
     pub(super) refusals: Refusals,
     /// Requests it was given.

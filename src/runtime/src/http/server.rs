@@ -15,13 +15,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use vaquita_net::{Listener, Stream};
 use wasmtime_wasi_http::Error;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::handler::Handler;
 use crate::config::HttpConfig;
+use crate::module::HttpGuest;
 use crate::process::{Environment, Exit, Orders};
 use crate::runtime::Shared;
-use crate::state::State;
 
 /// The longest a client may take to send a request's head, or leave its connection idle.
 const HEAD_TIMEOUT: Duration = Duration::from_mins(1);
@@ -54,7 +53,7 @@ struct Connections {
 impl Server {
     pub(crate) fn new(
         runtime: Arc<Shared>,
-        guest: ProxyPre<State>,
+        guest: HttpGuest,
         environment: Arc<Environment>,
         config: &HttpConfig,
         orders: Orders,

@@ -74,11 +74,11 @@ const HINTS: &[(&str, &str)] = &[
     ),
     (
         "wasi:",
-        "the provided version is 0.2; build for wasm32-wasip2",
+        "the provided versions are 0.2 and 0.3; build for wasm32-wasip2",
     ),
 ];
 
-/// The packages that are provided, in version 0.2.
+/// The packages that are provided, in versions 0.2 and 0.3.
 const PROVIDED: &[&str] = &[
     "wasi:cli/",
     "wasi:clocks/",
@@ -139,8 +139,8 @@ pub(crate) fn unknown_in_component(
             source: error,
         };
     };
-    let provided =
-        PROVIDED.iter().any(|package| name.starts_with(package)) && name.contains("@0.2.");
+    let provided = PROVIDED.iter().any(|package| name.starts_with(package))
+        && (name.contains("@0.2.") || name.contains("@0.3."));
     if !provided {
         return unknown_import(name);
     }

@@ -97,11 +97,25 @@ pub(crate) fn of_module(module: &Module) -> Result<ModuleKind, LoadError> {
     })
 }
 
-/// A component can be run if it exports one of two interfaces.
-pub(crate) fn of_component(
-    component: &Component,
-    engine: &Engine,
-) -> Result<ModuleKind, LoadError> {
+/// The interface by which a component is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Run,
+    AsyncRun,
+    Handler,
+    AsyncHandler,
+}
+
+/// The interfaces by which a component can be run; of several, the first one that it exports counts.
+const ENTRIES: [(&str, Entry); 4] = [
+    ("wasi:http/handler@0.3.", Entry::AsyncHandler),
+    ("wasi:http/incoming-handler@0.2.", Entry::Handler),
+    ("wasi:cli/run@0.3.", Entry::AsyncRun),
+    ("wasi:cli/run@0.2.", Entry::Run),
+];
+
+/// A component can be run if it exports one of these interfaces.
+pub(crate) fn of_component(component: &Component, engine: &Engine) -> Result<Entry, LoadError> {
     let kind = component.component_type();
     let instances: Vec<String> = kind
         .exports(engine)
@@ -109,11 +123,8 @@ pub(crate) fn of_component(
         .map(|(name, _)| name.to_owned())
         .collect();
     let exports = |prefix: &str| instances.iter().any(|name| name.starts_with(prefix));
-    if exports("wasi:http/incoming-handler@0.2.") {
-        return Ok(ModuleKind::HttpHandler);
-    }
-    if exports("wasi:cli/run@0.2.") {
-        return Ok(ModuleKind::Command);
+    if let Some((_, entry)) = ENTRIES.iter().find(|(prefix, _)| exports(prefix)) {
+        return Ok(*entry);
     }
     let found = if instances.is_empty() {
         "no interface".to_owned()
@@ -122,7 +133,8 @@ pub(crate) fn of_component(
     };
     Err(LoadError::UnsupportedKind {
         message: format!(
-            "a component must export wasi:cli/run@0.2 or wasi:http/incoming-handler@0.2; this one exports {found}"
+            "a component must export wasi:cli/run or wasi:http/incoming-handler (0.2), or wasi:http/handler (0.3); \
+             this one exports {found}"
         ),
     })
 }

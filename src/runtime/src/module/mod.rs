@@ -1,24 +1,28 @@
 //! What can be run: bytes in, compiled code and its kind out.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
-use wasmtime::component::{Component, InstancePre as ComponentPre};
-use wasmtime::{InstancePre, Module as CoreModule};
+use wasmtime::component::{self, Component, InstancePre as ComponentPre};
+use wasmtime::{EngineWeak, InstancePre, Linker, Module as CoreModule};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use crate::cache::Cache;
-use crate::linker::Linkers;
+use crate::config::Config;
+use crate::engine::{Engine, Purpose};
+use crate::linker;
 use crate::state::{CoreState, State};
 
 mod imports;
 mod kind;
 
-use kind::Format;
+use kind::{Entry, Format};
 
 /// SHA-256 of a module's bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,9 +68,10 @@ impl fmt::Debug for Digest {
 pub enum ModuleKind {
     /// A core module for WASI 0.1 (preview 1) that exports `_start`: run once, as a program.
     CoreCommand,
-    /// A component that exports `wasi:cli/run@0.2`: run once, as a program.
+    /// A component that exports `wasi:cli/run`, of 0.2 or 0.3: run once, as a program.
     Command,
-    /// A component that exports `wasi:http/incoming-handler@0.2`: served, one instance for each request.
+    /// A component that exports `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3`: served, by default with one
+    /// instance for each request.
     HttpHandler,
 }
 
@@ -144,7 +149,14 @@ pub(crate) struct Inner {
 /// Linked code, ready to be instantiated.
 pub(crate) enum Code {
     Program(Program),
-    HttpHandler(ProxyPre<State>),
+    HttpHandler(HttpGuest),
+}
+
+/// What answers requests.
+#[derive(Clone)]
+pub(crate) enum HttpGuest {
+    P2(ProxyPre<State>),
+    P3(ServicePre<State>),
 }
 
 /// What runs once.
@@ -152,6 +164,7 @@ pub(crate) enum Code {
 pub(crate) enum Program {
     Core(InstancePre<CoreState>),
     Component(CommandPre<State>),
+    AsyncComponent(AsyncCommandPre<State>),
 }
 
 impl Module {
@@ -159,7 +172,9 @@ impl Module {
     pub fn kind(&self) -> ModuleKind {
         match self.inner.code {
             Code::Program(Program::Core(_)) => ModuleKind::CoreCommand,
-            Code::Program(Program::Component(_)) => ModuleKind::Command,
+            Code::Program(Program::Component(_) | Program::AsyncComponent(_)) => {
+                ModuleKind::Command
+            }
             Code::HttpHandler(_) => ModuleKind::HttpHandler,
         }
     }
@@ -185,12 +200,22 @@ impl fmt::Debug for Module {
 }
 
 /// All that it takes to make a module of bytes. Loading is slow: it compiles.
-#[derive(Debug)]
 pub(crate) struct Loader {
-    pub(crate) engine: wasmtime::Engine,
-    pub(crate) linkers: Linkers,
-    pub(crate) cache: Option<Cache>,
+    pub(crate) modules: Linker<CoreState>,
+    pub(crate) sync: Toolchain,
+    /// For components that the first one can't take; made when there is one.
+    pub(crate) asynchronous: OnceLock<Toolchain>,
+    /// Where the ticker finds the engine of that.
+    pub(crate) later: Arc<OnceLock<EngineWeak>>,
     pub(crate) max_size: usize,
+    pub(crate) config: Config,
+}
+
+/// What compiles and links components.
+pub(crate) struct Toolchain {
+    pub(crate) engine: wasmtime::Engine,
+    pub(crate) components: component::Linker<State>,
+    pub(crate) cache: Option<Cache>,
 }
 
 impl Loader {
@@ -207,14 +232,13 @@ impl Loader {
     pub(crate) fn load(&self, digest: Digest, wasm: &[u8]) -> Result<Inner, LoadError> {
         let (code, imports) = match kind::format(wasm)? {
             Format::Module => {
-                let module = self.compiled::<CoreModule>(digest, wasm)?;
+                let module = self.sync.compiled::<CoreModule>(digest, wasm)?;
                 (self.link_module(&module)?, imports::of_module(&module))
             }
-            Format::Component => {
-                let component = self.compiled::<Component>(digest, wasm)?;
-                let imports = imports::of_component(&component, &self.engine);
-                (self.link_component(&component)?, imports)
-            }
+            Format::Component => match self.sync.component(digest, wasm) {
+                Err(CompileError::IsAsync) => self.asynchronous()?.component(digest, wasm)?,
+                loaded => loaded?,
+            },
         };
         Ok(Inner {
             digest,
@@ -225,26 +249,67 @@ impl Loader {
 
     fn link_module(&self, module: &CoreModule) -> Result<Code, LoadError> {
         let linked = self
-            .linkers
-            .core
+            .modules
             .instantiate_pre(module)
             .map_err(imports::unknown_in_module)?;
         kind::of_module(module)?;
         Ok(Code::Program(Program::Core(linked)))
     }
 
-    fn link_component(&self, component: &Component) -> Result<Code, LoadError> {
-        let kind = kind::of_component(component, &self.engine)?;
+    /// The toolchain for asynchronous components.
+    fn asynchronous(&self) -> Result<&Toolchain, LoadError> {
+        if let Some(toolchain) = self.asynchronous.get() {
+            return Ok(toolchain);
+        }
+        let failed = |error: wasmtime::Error| LoadError::Compiler {
+            message: format!("no engine for asynchronous components: {error:#}"),
+        };
+        let engine = Engine::new(&self.config, Purpose::Async).map_err(failed)?;
+        let engine = engine.wasmtime;
+        let toolchain = Toolchain {
+            components: linker::for_async_components(&engine).map_err(failed)?,
+            cache: Cache::of(&self.config, &engine).map_err(|error| failed(error.into()))?,
+            engine,
+        };
+        // Two may come here at once. The engine of whoever is late is dropped.
+        let toolchain = self.asynchronous.get_or_init(|| toolchain);
+        let _ = self.later.set(toolchain.engine.weak());
+        Ok(toolchain)
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").finish_non_exhaustive()
+    }
+}
+
+impl Toolchain {
+    /// A component, linked, and what it imports.
+    fn component(&self, digest: Digest, wasm: &[u8]) -> Result<(Code, Vec<String>), CompileError> {
+        let component = self.compiled::<Component>(digest, wasm)?;
+        let imports = imports::of_component(&component, &self.engine);
+        Ok((self.link(&component)?, imports))
+    }
+
+    fn link(&self, component: &Component) -> Result<Code, LoadError> {
+        let entry = kind::of_component(component, &self.engine)?;
         let linked: ComponentPre<State> = self
-            .linkers
-            .component
+            .components
             .instantiate_pre(component)
             .map_err(|error| imports::unknown_in_component(error, component, &self.engine))?;
-        let code = match kind {
-            ModuleKind::HttpHandler => ProxyPre::new(linked).map(Code::HttpHandler),
-            ModuleKind::Command | ModuleKind::CoreCommand => {
+        let code = match entry {
+            Entry::Handler => {
+                ProxyPre::new(linked).map(|linked| Code::HttpHandler(HttpGuest::P2(linked)))
+            }
+            Entry::AsyncHandler => {
+                ServicePre::new(linked).map(|linked| Code::HttpHandler(HttpGuest::P3(linked)))
+            }
+            Entry::Run => {
                 CommandPre::new(linked).map(|linked| Code::Program(Program::Component(linked)))
             }
+            Entry::AsyncRun => AsyncCommandPre::new(linked)
+                .map(|linked| Code::Program(Program::AsyncComponent(linked))),
         };
         // The interface has the right name, so it is its functions' types that are wrong.
         code.map_err(|error| LoadError::Invalid {
@@ -254,7 +319,7 @@ impl Loader {
     }
 
     /// From the cache, or else compiled and put there. The cache is only an aid: without it, things are slower.
-    fn compiled<A: Artifact>(&self, digest: Digest, wasm: &[u8]) -> Result<A, LoadError> {
+    fn compiled<A: Artifact>(&self, digest: Digest, wasm: &[u8]) -> Result<A, CompileError> {
         let Some(cache) = &self.cache else {
             return compile(&self.engine, wasm);
         };
@@ -275,6 +340,30 @@ impl Loader {
     }
 }
 
+/// Why bytes were not compiled.
+enum CompileError {
+    /// It is a component that only the engine for asynchronous ones takes.
+    IsAsync,
+    Refused(LoadError),
+}
+
+impl From<LoadError> for CompileError {
+    fn from(error: LoadError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<CompileError> for LoadError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::IsAsync => Self::UnsupportedKind {
+                message: "asynchronous functions outside of a component".into(),
+            },
+            CompileError::Refused(error) => error,
+        }
+    }
+}
+
 /// What the cache has, if it can be used; if not, it is forgotten.
 fn cached<A: Artifact>(engine: &wasmtime::Engine, cache: &Cache, digest: Digest) -> Option<A> {
     let found = cache.find(digest).map_err(wasmtime::Error::from);
@@ -290,18 +379,17 @@ fn cached<A: Artifact>(engine: &wasmtime::Engine, cache: &Cache, digest: Digest)
     })
 }
 
-fn compile<A: Artifact>(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<A, LoadError> {
+fn compile<A: Artifact>(engine: &wasmtime::Engine, wasm: &[u8]) -> Result<A, CompileError> {
     // The outer layers tell what the compiler was doing; what is wrong with the module is innermost.
     A::compile(engine, wasm).map_err(|error| {
         let message = error.root_cause().to_string();
         if message.contains("component model async") {
-            return LoadError::UnsupportedKind {
-                message: format!(
-                    "asynchronous components (WASI 0.3) are not supported; build for wasm32-wasip2: {message}"
-                ),
-            };
+            return CompileError::IsAsync;
         }
-        LoadError::Invalid { message, source: error }
+        CompileError::Refused(LoadError::Invalid {
+            message,
+            source: error,
+        })
     })
 }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use wasmtime::component::Accessor;
 use wasmtime::{InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 
 use super::{Environment, Exit, Failure};
 use crate::cpu::yield_in_turns;
@@ -20,6 +22,7 @@ pub(super) async fn run(
     match program {
         Program::Core(program) => run_core(runtime, program, environment).await,
         Program::Component(program) => run_component(runtime, program, environment).await,
+        Program::AsyncComponent(program) => run_async(runtime, program, environment).await,
     }
 }
 
@@ -59,6 +62,31 @@ async fn run_component(
     let result = async {
         let command = program.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
+    };
+    match result.await {
+        Ok(Ok(())) => Exit::Exited(0),
+        Ok(Err(())) if refusals.any() => Exit::OutOfMemory,
+        Ok(Err(())) => Exit::Exited(1),
+        Err(error) => Failure::of(&error, &refusals).into(),
+    }
+}
+
+async fn run_async(
+    runtime: &Shared,
+    program: &AsyncCommandPre<State>,
+    environment: &Arc<Environment>,
+) -> Exit {
+    let _counted = environment.accounts.count_instance();
+    let share = runtime.share(environment);
+    let refusals = share.refusals();
+    let mut store = Store::new(program.engine(), State::new(environment, share));
+    store.limiter(|state| &mut state.share);
+    yield_in_turns(&mut store);
+    let result = async {
+        let command = program.instantiate_async(&mut store).await?;
+        let run =
+            async |accessor: &Accessor<State>| command.wasi_cli_run().call_run(accessor).await;
+        store.run_concurrent(run).await.flatten()
     };
     match result.await {
         Ok(Ok(())) => Exit::Exited(0),

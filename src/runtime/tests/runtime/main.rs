@@ -1,6 +1,7 @@
 //! The runtime as its embedders see it. Guests are text, and as small as what they show; where what matters is how languages' libraries
 //! use the interfaces, they are those of `wasm-examples`.
 
+mod asynchronous;
 mod files;
 mod http;
 mod limits;

@@ -1,0 +1,80 @@
+//! Components of WASI 0.3. Their guests are Rust, in `wasm-examples/async`: asynchronous components are too long a text.
+
+use http_body_util::BodyExt;
+use vaquita_runtime::{Exit, Module, ModuleKind};
+
+use crate::support::{Host, start};
+
+async fn load(host: &Host, name: &str) -> Module {
+    let path = format!(
+        "{}/../../wasm-examples/target/wasm32-wasip2/release/{name}.wasm",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let wasm = std::fs::read(&path)
+        .unwrap_or_else(|error| panic!("{path}: {error}; run `cargo task guests`"));
+    host.runtime.load(wasm.into()).await.expect("a module")
+}
+
+#[tokio::test]
+async fn a_command_prints_and_ends_with_its_code() {
+    let host = Host::new();
+    let module = load(&host, "async_greeter").await;
+    assert_eq!(module.kind(), ModuleKind::Command);
+    let pod = host.pod("pod");
+    let args = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect();
+    let (process, log) = start(&pod, module.clone(), |config| {
+        config.args = args(&["greeter", "you", "me"]);
+    })
+    .await;
+    assert_eq!(process.wait().await, Exit::Exited(0));
+    assert_eq!(log.text(), "stdout: Hello, you!\nstdout: Hello, me!\n");
+    let (process, _log) = start(&pod, module, |config| config.args = args(&["greeter"])).await;
+    assert_eq!(process.wait().await, Exit::Exited(1));
+}
+
+#[tokio::test]
+async fn a_handler_streams_its_answer_and_no_instance_is_left() {
+    let host = Host::new();
+    let module = load(&host, "async_hello").await;
+    assert_eq!(module.kind(), ModuleKind::HttpHandler);
+    let pod = host.pod("pod");
+    let (process, log) = start(&pod, module, |_| {}).await;
+    let answer = host.get(&pod, 8080, "/some/path").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("GET /some/path\n"), "{answer}");
+
+    let request = http::Request::post("/upload").header("host", "pod");
+    let request = request.body("x".repeat(100_000)).expect("a request");
+    let answer = process.request(request).await.expect("a handler");
+    let body = answer.into_body().collect().await.expect("a whole body");
+    assert_eq!(body.to_bytes(), "POST /upload\n100000 bytes\n");
+
+    let answer = host.get(&pod, 8080, "/trap").await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    log.contains("as it was told").await;
+    let answer = host.get(&pod, 8080, "/error").await;
+    assert!(answer.starts_with("HTTP/1.1 500 "), "{answer}");
+    log.contains("the handler gave up on a request").await;
+    while process.usage().instances > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(process.usage().memory, 0);
+    assert_eq!(process.exit(), None);
+}
+
+#[tokio::test]
+async fn an_instance_answers_several_requests_if_it_may() {
+    let host = Host::new();
+    let module = load(&host, "async_hello").await;
+    let pod = host.pod("pod");
+    let (process, _log) = start(&pod, module, |config| {
+        config.http.requests_per_instance = 10;
+    })
+    .await;
+    for request in 0..5 {
+        let answer = host.get(&pod, 8080, &format!("/{request}")).await;
+        assert!(answer.contains(&format!("GET /{request}\n")), "{answer}");
+    }
+    assert_eq!(process.usage().requests, 5);
+    assert!(process.usage().instances > 0, "one is kept");
+}
