@@ -1,6 +1,7 @@
 //! What an embedder can set. Every field has a default that suits one machine's worth of pods.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a [`Runtime`](crate::Runtime) is sized and where it keeps compiled code.
@@ -40,6 +41,11 @@ pub struct Config {
     /// Default: 4 GiB.
     pub memory_reservation: u64,
 
+    /// How guests' requests to `https` addresses are secured.
+    ///
+    /// Default: `None`, TLS 1.2 and 1.3, by the certificates that this machine trusts.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+
     /// The largest module that is loaded, in bytes.
     ///
     /// Default: 256 MiB.
@@ -59,6 +65,7 @@ impl Default for Config {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_instances: 4096,
             memory_reservation: 4 << 30,
+            tls: None,
             max_module_size: 256 << 20,
             time_slice: Duration::from_millis(1),
         }

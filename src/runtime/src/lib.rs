@@ -58,6 +58,7 @@
 
 mod budget;
 mod cache;
+mod capabilities;
 mod config;
 mod cpu;
 mod engine;
@@ -77,6 +78,7 @@ mod state;
 mod stdio;
 mod ticker;
 
+pub use capabilities::Capabilities;
 pub use config::{Config, HttpConfig};
 pub use fs::{Mount, MountError, Volume};
 pub use ipc::IpcLimits;

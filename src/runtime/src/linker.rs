@@ -33,5 +33,8 @@ pub(crate) fn for_async_components(engine: &Engine) -> wasmtime::Result<componen
     let mut linker = for_components(engine)?;
     p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    linker.allow_shadowing(true);
+    sockets::asynchronous::add_to_linker(&mut linker)?;
+    linker.allow_shadowing(false);
     Ok(linker)
 }

@@ -14,6 +14,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::cpu::Processors;
 use crate::engine::{Engine, Purpose};
+use crate::http::Tls;
 use crate::linker;
 use crate::module::{self, Digest, LoadError, Loader, Module, Toolchain};
 use crate::pod::{Pod, PodConfig};
@@ -53,6 +54,7 @@ pub struct Runtime {
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) processors: Processors,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) threads: tokio::runtime::Handle,
     pub(crate) ended: CancellationToken,
     loader: Loader,
@@ -108,6 +110,7 @@ impl Runtime {
         .map_err(RuntimeError::Threads)?;
         let ended = CancellationToken::new();
         let shared = Shared {
+            tls: Arc::new(Tls::new(config.tls.clone())),
             processors: Processors::new(ticker.clock(), config.threads, config.time_slice),
             threads: threads.handle().clone(),
             ended: ended.clone(),

@@ -9,6 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::Share;
+use crate::capabilities::Capabilities;
 use crate::fs::Files;
 use crate::http::Outgoing;
 use crate::log::LogStream;
@@ -26,6 +27,7 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     pub(crate) network: PodNetwork,
+    pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) files: Option<Arc<Files>>,
     pub(crate) share: Share,
 }
@@ -38,8 +40,9 @@ impl State {
             wasi: context(environment, Input::new(&environment.stdin)).build(),
             table,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(environment.network.clone()),
+            outgoing: Outgoing::new(environment),
             network: environment.network.clone(),
+            capabilities: Arc::clone(&environment.capabilities),
             files: environment.files.clone(),
             share,
         }

@@ -120,7 +120,7 @@ mod tests {
     use wasmtime_wasi_http::RequestOptions;
 
     use super::*;
-    use crate::http::outgoing;
+    use crate::http::{Outgoing, outgoing};
     use crate::{Config, Pod, PodConfig, Process, ProcessConfig, Runtime};
     use vaquita_net::{Fabric, FabricConfig, PodNetwork};
 
@@ -128,7 +128,8 @@ mod tests {
 
     struct Host {
         _runtime: Runtime,
-        client: PodNetwork,
+        client: Outgoing,
+        network: PodNetwork,
         pod: Pod,
         process: Process,
     }
@@ -143,8 +144,10 @@ mod tests {
         let network = fabric.attach(None).expect("an address");
         let pod = runtime.pod(PodConfig::new("server", network));
         let process = pod.start(ProcessConfig::new("server", module)).await;
+        let network = fabric.attach(None).expect("an address");
         Host {
-            client: fabric.attach(None).expect("an address"),
+            network: network.clone(),
+            client: Outgoing::plain(network),
             process: process.expect("a process"),
             pod,
             _runtime: runtime,
@@ -181,7 +184,7 @@ mod tests {
         let answer = host.ask("GET", "/a?b").await.expect("an answer");
         assert_eq!(answer.status(), 200);
         assert!(answer.headers().contains_key(DATE));
-        assert_eq!(host.client.stats().connections, 0, "there is none");
+        assert_eq!(host.network.stats().connections, 0, "there is none");
         let body = answer.into_body().collect().await.expect("a whole body");
         assert_eq!(body.to_bytes(), "/a?b");
         assert_eq!(host.process.usage().requests, 1);

@@ -7,7 +7,9 @@ mod handler;
 mod outgoing;
 mod pool;
 mod server;
+mod tls;
 
 pub(crate) use handler::Handler;
 pub(crate) use outgoing::Outgoing;
 pub(crate) use server::Server;
+pub(crate) use tls::Tls;

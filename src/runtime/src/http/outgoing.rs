@@ -1,7 +1,9 @@
-//! Requests that guests send: HTTP/1.1 over the pod's network, or straight to a handler that is in the same process.
+//! Requests that guests send: HTTP/1.1 over the pod's network, with TLS if it is asked for, or straight to a handler that
+//! is in the same process.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,11 +14,15 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, timeout};
 use vaquita_net::{NetError, PodNetwork, Reached, ResolveError};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::direct;
+use super::tls::Tls;
+use crate::capabilities::Capabilities;
+use crate::process::Environment;
 
 /// How long a guest waits that set no limit of its own: for a connection, for an answer, and for each further piece of it.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -24,13 +30,32 @@ const PATIENCE: Duration = Duration::from_mins(10);
 type Sending = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 /// `wasi:http/outgoing-handler`, in the name of a pod.
+#[derive(Clone)]
 pub(crate) struct Outgoing {
     network: PodNetwork,
+    capabilities: Arc<Capabilities>,
+    tls: Arc<Tls>,
 }
 
 impl Outgoing {
-    pub(crate) fn new(network: PodNetwork) -> Self {
-        Self { network }
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self {
+            network: environment.network.clone(),
+            capabilities: Arc::clone(&environment.capabilities),
+            tls: Arc::clone(&environment.tls),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Outgoing {
+    /// All that is granted by default.
+    pub(super) fn plain(network: PodNetwork) -> Self {
+        Self {
+            network,
+            capabilities: Arc::default(),
+            tls: Arc::default(),
+        }
     }
 }
 
@@ -61,9 +86,10 @@ impl WasiHttpHooks for Outgoing {
                 >,
             > + Send,
     > {
-        let network = self.network.clone();
+        let host = self.clone();
         Box::new(async move {
-            let (response, sending) = send(&network, request, options.unwrap_or_default()).await?;
+            let options = options.unwrap_or_default();
+            let (response, sending) = send(&host, request, options).await?;
             let sending: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(sending);
             Ok((response, sending))
         })
@@ -71,14 +97,11 @@ impl WasiHttpHooks for Outgoing {
 }
 
 pub(super) async fn send(
-    network: &PodNetwork,
+    host: &Outgoing,
     mut request: Request<WasiBody>,
     options: RequestOptions,
 ) -> Result<(Response<WasiBody>, Sending), Error> {
-    if request.uri().scheme() == Some(&Scheme::HTTPS) {
-        let reason = "https is not available on the pod's network; use http".to_owned();
-        return Err(Error::InternalError(Some(reason)));
-    }
+    let is_secure = request.uri().scheme() == Some(&Scheme::HTTPS);
     let authority = request
         .uri()
         .authority()
@@ -86,7 +109,13 @@ pub(super) async fn send(
         .clone();
     let first = options.first_byte_timeout.unwrap_or(PATIENCE);
     let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-    let connect = connect(network, &authority);
+    let port = authority
+        .port_u16()
+        .unwrap_or(if is_secure { 443 } else { 80 });
+    if !host.capabilities.may_call(authority.host(), port) {
+        return Err(Error::HttpRequestDenied);
+    }
+    let connect = connect(&host.network, name_of(&authority), port, is_secure);
     let reached = timeout(options.connect_timeout.unwrap_or(PATIENCE), connect)
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
@@ -100,9 +129,16 @@ pub(super) async fn send(
             return Ok((answer, Box::pin(std::future::ready(Ok(())))));
         }
     };
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     *request.uri_mut() = origin_form(request.uri());
-    let mut sending: Sending = Box::pin(async move { Ok(connection.await?) });
+    let (mut sender, mut sending) = if is_secure {
+        let secured = host.tls.connect(name_of(&authority), stream);
+        let secured = timeout(options.connect_timeout.unwrap_or(PATIENCE), secured)
+            .await
+            .map_err(|_| Error::ConnectionTimeout)??;
+        handshake(secured).await?
+    } else {
+        handshake(stream).await?
+    };
     let answer = timeout(first, sender.send_request(request));
     let answer = drive(&mut sending, answer)
         .await
@@ -136,20 +172,40 @@ pub(super) fn origin_form(uri: &Uri) -> Uri {
     Uri::from(path)
 }
 
-/// Tries the name's addresses, one after another.
-async fn connect(network: &PodNetwork, authority: &Authority) -> Result<Reached, Error> {
-    let name = authority
-        .host()
-        .trim_start_matches('[')
-        .trim_end_matches(']');
-    let port = authority.port_u16().unwrap_or(80);
+/// A host's name or address, without the brackets that an address may have.
+fn name_of(authority: &Authority) -> &str {
+    let name = authority.host();
+    name.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// Begins HTTP on a connection.
+async fn handshake(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(http1::SendRequest<WasiBody>, Sending), Error> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    Ok((sender, Box::pin(async move { Ok(connection.await?) })))
+}
+
+/// Tries the name's addresses, one after another. What is to be secured needs a connection.
+async fn connect(
+    network: &PodNetwork,
+    name: &str,
+    port: u16,
+    is_secure: bool,
+) -> Result<Reached, Error> {
     let addresses = network
         .resolve(name)
         .await
         .map_err(|error| of_lookup(&error))?;
     let mut last = Error::DestinationNotFound;
     for ip in addresses {
-        match network.reach(SocketAddr::new(ip, port)).await {
+        let to = SocketAddr::new(ip, port);
+        let reached = if is_secure {
+            network.connect(to).await.map(Reached::Stream)
+        } else {
+            network.reach(to).await
+        };
+        match reached {
             Ok(reached) => return Ok(reached),
             Err(error) => last = of_connect(error),
         }
@@ -252,12 +308,86 @@ mod tests {
             .expect("a request")
     }
 
+    #[tokio::test]
+    async fn hosts_that_are_not_granted_are_not_called() {
+        let mut host = Outgoing::plain(network());
+        host.capabilities = Arc::new(Capabilities {
+            hosts: Some(vec!["localhost:81".into()]),
+            ..Capabilities::default()
+        });
+        let error = async |uri| match send(&host, request(uri), RequestOptions::default()).await {
+            Ok(_) => panic!("{uri} was answered"),
+            Err(error) => error,
+        };
+        let granted = error("http://localhost:81/").await;
+        assert!(matches!(granted, Error::ConnectionRefused));
+        for uri in ["http://localhost/", "http://127.0.0.1:81/"] {
+            assert!(
+                matches!(error(uri).await, Error::HttpRequestDenied),
+                "{uri}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn https_is_spoken_to_servers_that_are_trusted() {
+        let network = network();
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]);
+        let certified = certified.expect("a certificate");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = certified.signing_key.serialize_der();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key);
+        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certified.cert.der().clone()], key.into())
+            .expect("a server");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        let client = |roots| {
+            let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_safe_default_protocol_versions()
+                .expect("versions")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let mut host = Outgoing::plain(network.clone());
+            host.tls = Arc::new(Tls::new(Some(Arc::new(config))));
+            host
+        };
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certified.cert.der().clone()).expect("a root");
+        let listener = network
+            .listen("0.0.0.0:443".parse().expect("an address"))
+            .expect("free");
+        let serve = async || {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                return;
+            };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut head).await.expect("a request"), 0);
+            }
+            let text = b"HTTP/1.1 204 No Content\r\n\r\n";
+            stream.write_all(text).await.expect("room");
+            stream.flush().await.expect("room");
+        };
+        let uri = || request("https://localhost/");
+        let trusting = client(roots);
+        let options = RequestOptions::default;
+        let (answer, ()) = tokio::join!(send(&trusting, uri(), options()), serve());
+        assert_eq!(answer.expect("an answer").0.status(), 204);
+        let distrusting = client(rustls::RootCertStore::empty());
+        let (answer, ()) = tokio::join!(send(&distrusting, uri(), options()), serve());
+        assert!(matches!(answer, Err(Error::TlsCertificateError)));
+    }
+
     async fn ask(
         network: &PodNetwork,
         uri: &str,
         options: RequestOptions,
     ) -> Result<(Response<WasiBody>, Sending), Error> {
-        send(network, request(uri), options).await
+        send(&Outgoing::plain(network.clone()), request(uri), options).await
     }
 
     /// Takes one request's head, sends this back, and keeps the connection open.
@@ -315,8 +445,10 @@ mod tests {
             error("http://192.0.2.1/").await,
             Error::DestinationIpUnroutable
         ));
-        let secure = error("https://localhost/").await;
-        assert!(matches!(secure, Error::InternalError(Some(why)) if why.contains("use http")));
+        assert!(matches!(
+            error("https://localhost/").await,
+            Error::ConnectionRefused
+        ));
     }
 
     #[tokio::test(start_paused = true)]

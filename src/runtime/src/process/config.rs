@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use tokio::io::AsyncRead;
 
+use crate::capabilities::Capabilities;
 use crate::config::HttpConfig;
 use crate::fs::{self, Files, Mount, MountError, Volume};
 use crate::log::{LogSink, OutputSink};
@@ -43,6 +44,8 @@ pub struct ProcessConfig {
     pub listen: Vec<u16>,
     /// How an HTTP handler is served.
     pub http: HttpConfig,
+    /// What it may import, call and look up. Default: everything that the runtime and the pod's network provide.
+    pub capabilities: Capabilities,
     /// Where standard output and error go, cut into lines. Default: nowhere.
     pub log: Arc<dyn LogSink>,
     /// Where standard output and error go beside the log, as they are written: for those who are attached. Default: nowhere
@@ -78,6 +81,7 @@ impl ProcessConfig {
             cpu_request: None,
             listen: vec![8080],
             http: HttpConfig::default(),
+            capabilities: Capabilities::default(),
             log: Arc::new(crate::log::Discard),
             output: None,
             stdin: None,
@@ -117,6 +121,14 @@ impl fmt::Debug for ProcessConfig {
     }
 }
 
+fn by(granted_by: &str) -> String {
+    if granted_by.is_empty() {
+        String::new()
+    } else {
+        format!(" by {granted_by}")
+    }
+}
+
 /// Why a process did not start.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -129,6 +141,14 @@ pub enum StartError {
         /// Why.
         #[source]
         source: vaquita_net::NetError,
+    },
+    /// The module imports what it is not granted.
+    #[error("import {import} is not granted{}", by(granted_by))]
+    NotGranted {
+        /// The import, as the module names it.
+        import: String,
+        /// Who decides what is: [`Capabilities::granted_by`].
+        granted_by: String,
     },
     /// A volume can't be mounted where it is wanted.
     #[error("mounting {guest}")]

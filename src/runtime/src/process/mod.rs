@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use vaquita_net::{Listener, PodNetwork};
 
 use crate::budget::Budget;
+use crate::capabilities::Capabilities;
 use crate::cpu;
 use crate::fs::Files;
-use crate::http::{Handler, Server};
+use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
 use crate::module::{Code, Program};
 use crate::pod::PodConfig;
@@ -41,6 +42,8 @@ pub(crate) struct Environment {
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
     pub(crate) network: PodNetwork,
+    pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) tls: Arc<Tls>,
     pub(crate) listen: Vec<u16>,
     pub(crate) stdin: Stdin,
     pub(crate) outputs: Outputs,
@@ -51,7 +54,12 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    fn new(pod: &PodConfig, config: &mut ProcessConfig, files: Option<Arc<Files>>) -> Self {
+    fn new(
+        runtime: &Shared,
+        pod: &PodConfig,
+        config: &mut ProcessConfig,
+        files: Option<Arc<Files>>,
+    ) -> Self {
         let mut args = std::mem::take(&mut config.args);
         if args.is_empty() {
             args.push(config.name.clone());
@@ -69,6 +77,8 @@ impl Environment {
             args,
             env,
             network: pod.network.clone(),
+            capabilities: Arc::new(std::mem::take(&mut config.capabilities)),
+            tls: Arc::clone(&runtime.tls),
             listen: config.listen.clone(),
             stdin: Stdin::new(config.stdin.take(), config.tty),
             outputs: Outputs {
@@ -200,7 +210,13 @@ impl Process {
         mut config: ProcessConfig,
         files: Option<Arc<Files>>,
     ) -> Result<Self, StartError> {
-        let environment = Arc::new(Environment::new(pod, &mut config, files));
+        if let Some(import) = config.capabilities.refused(config.module.imports()) {
+            return Err(StartError::NotGranted {
+                import: import.to_owned(),
+                granted_by: config.capabilities.granted_by.clone(),
+            });
+        }
+        let environment = Arc::new(Environment::new(runtime, pod, &mut config, files));
         let (terminated, orders) = watch::channel(None);
         let orders = Orders {
             killed: pod_ended.child_token(),

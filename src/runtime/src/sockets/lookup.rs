@@ -58,6 +58,9 @@ impl Host for View<'_> {
         name: String,
     ) -> SocketResult<Resource<Handle>> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
+        if !self.capabilities.may_look_up(&name) {
+            return Err(ErrorCode::AccessDenied.into());
+        }
         let network = self.network.clone();
         let lookup = Lookup::Asking(Box::pin(async move { network.resolve(&name).await }));
         Ok(guest(&self.table.push(lookup)?))

@@ -1,4 +1,4 @@
-//! `wasi:sockets@0.2` over the pod's virtual network.
+//! `wasi:sockets`, 0.2 and [0.3](asynchronous), over the pod's virtual network.
 //!
 //! The interfaces' types are those of `wasmtime-wasi`; what is behind a handle is ours. A handle is an index into the
 //! instance's resource table, where another type is put under the same index; see [`handle`](crate::handle).
@@ -10,10 +10,12 @@ use wasmtime_wasi::p2::bindings::sockets::{
     instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp, udp_create_socket,
 };
 
+use crate::capabilities::Capabilities;
 use crate::handle::{guest, host};
 use crate::state::State;
 
 mod address;
+pub(crate) mod asynchronous;
 mod lookup;
 mod options;
 mod stream;
@@ -26,6 +28,7 @@ mod unconnected;
 pub(crate) struct View<'a> {
     table: &'a mut ResourceTable,
     network: &'a PodNetwork,
+    capabilities: &'a Capabilities,
 }
 
 struct Sockets;
@@ -36,12 +39,6 @@ impl HasData for Sockets {
 
 /// Puts the pod's sockets in the place of the host's.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    fn view(state: &mut State) -> View<'_> {
-        View {
-            table: &mut state.table,
-            network: &state.network,
-        }
-    }
     instance_network::add_to_linker::<State, Sockets>(linker, view)?;
     network::add_to_linker::<State, Sockets>(linker, &LinkOptions::default(), view)?;
     tcp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
@@ -49,6 +46,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     udp_create_socket::add_to_linker::<State, Sockets>(linker, view)?;
     udp::add_to_linker::<State, Sockets>(linker, view)?;
     ip_name_lookup::add_to_linker::<State, Sockets>(linker, view)
+}
+
+fn view(state: &mut State) -> View<'_> {
+    View {
+        table: &mut state.table,
+        network: &state.network,
+        capabilities: &state.capabilities,
+    }
 }
 
 fn code_of(error: NetError) -> ErrorCode {

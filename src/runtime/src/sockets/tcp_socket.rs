@@ -29,7 +29,7 @@ enum State {
     BindStarted(BoundPort),
     Bound(BoundPort),
     ListenStarted(Listener),
-    Listening(Listener),
+    Listening(Arc<Listener>),
     Connecting(Connect),
     /// Waiting for its finish to be called.
     ConnectDone(Result<Stream, NetError>),
@@ -64,6 +64,31 @@ impl TcpSocket {
             reader,
             writer,
         )
+    }
+
+    /// A connection that came from a listener.
+    pub(super) fn accepted(family: IpAddressFamily, options: Options, stream: Stream) -> Self {
+        Self::connected(family, options, stream).0
+    }
+
+    pub(super) fn is_unbound(&self) -> bool {
+        matches!(self.state, State::Unbound)
+    }
+
+    /// What accepts, once it listens.
+    pub(super) fn listener(&self) -> Option<Arc<Listener>> {
+        match &self.state {
+            State::Listening(listener) => Some(Arc::clone(listener)),
+            _ => None,
+        }
+    }
+
+    /// The connection, once there is one.
+    pub(super) fn stream(&self) -> Option<Arc<Stream>> {
+        match &self.state {
+            State::Connected(stream, _) => Some(Arc::clone(stream)),
+            _ => None,
+        }
     }
 
     /// What a call finds that comes at the wrong time.
@@ -120,7 +145,7 @@ impl TcpSocket {
     pub(super) fn finish_listen(&mut self) -> Result<(), ErrorCode> {
         match std::mem::replace(&mut self.state, State::Closed) {
             State::ListenStarted(listener) => {
-                self.state = State::Listening(listener);
+                self.state = State::Listening(Arc::new(listener));
                 Ok(())
             }
             other => {
@@ -181,7 +206,7 @@ impl TcpSocket {
     }
 
     /// Ready unless a connect is under way.
-    fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let State::Connecting(connect) = &mut self.state {
             let result = std::task::ready!(connect.as_mut().poll(context));
             self.state = State::ConnectDone(result);
@@ -205,9 +230,8 @@ impl TcpSocket {
     pub(super) fn local_address(&self) -> Result<SocketAddr, ErrorCode> {
         match &self.state {
             State::BindStarted(port) | State::Bound(port) => Ok(port.local_addr()),
-            State::ListenStarted(listener) | State::Listening(listener) => {
-                Ok(listener.local_addr())
-            }
+            State::ListenStarted(listener) => Ok(listener.local_addr()),
+            State::Listening(listener) => Ok(listener.local_addr()),
             State::Connected(stream, _) => Ok(stream.local_addr()),
             State::Unbound | State::Connecting(_) | State::ConnectDone(_) | State::Closed => {
                 Err(ErrorCode::InvalidState)

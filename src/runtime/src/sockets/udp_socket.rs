@@ -332,6 +332,7 @@ impl HostOutgoingDatagramStream for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capabilities::Capabilities;
     use vaquita_net::{Fabric, FabricConfig, PodNetwork};
     use wasmtime::component::ResourceTable;
     use wasmtime_wasi::p2::bindings::sockets::instance_network::Host as _;
@@ -341,6 +342,7 @@ mod tests {
     struct Instance {
         table: ResourceTable,
         network: PodNetwork,
+        capabilities: Capabilities,
     }
 
     impl Instance {
@@ -348,6 +350,7 @@ mod tests {
             Self {
                 table: ResourceTable::new(),
                 network: fabric.attach(None).expect("an address"),
+                capabilities: Capabilities::default(),
             }
         }
 
@@ -355,6 +358,7 @@ mod tests {
             View {
                 table: &mut self.table,
                 network: &self.network,
+                capabilities: &self.capabilities,
             }
         }
 

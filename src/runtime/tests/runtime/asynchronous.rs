@@ -78,3 +78,19 @@ async fn an_instance_answers_several_requests_if_it_may() {
     assert_eq!(process.usage().requests, 5);
     assert!(process.usage().instances > 0, "one is kept");
 }
+
+#[tokio::test]
+async fn sockets_are_those_of_the_pods_network() {
+    let host = Host::new();
+    let module = load(&host, "async_sockets").await;
+    let pod = host.pod("pod");
+    let (process, log) = start(&pod, module, |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(0), "{}", log.text());
+    let lines = [
+        "stdout: localhost: 127.0.0.1",
+        "stdout: TCP: 65536 bytes and back",
+        "stdout: nobody there: ErrorCode::ConnectionRefused",
+        "stdout: UDP: hello",
+    ];
+    assert_eq!(log.text().lines().collect::<Vec<_>>(), lines);
+}

@@ -118,7 +118,8 @@ async fn a_components_unknown_import_is_named_too() {
         ),
         (
             "wasi:http/types@0.3.0",
-            ": the provided version is 0.2; build for wasm32-wasip2",
+            ": its package is provided, but not as this component expects it: instance export `get` has the wrong type: \
+             function implementation is missing",
         ),
     ] {
         let error = error_of(assemble(&component(import))).await;

@@ -3,6 +3,7 @@
 
 mod asynchronous;
 mod files;
+mod hostile;
 mod http;
 mod limits;
 mod load;

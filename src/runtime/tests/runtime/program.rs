@@ -292,3 +292,32 @@ async fn more_programs_than_the_pool_has_room_for_fail_clearly() {
         "{exit}"
     );
 }
+
+#[tokio::test]
+async fn an_import_that_is_not_granted_fails_the_start() {
+    let host = Host::new();
+    let module = host.load(&program("")).await;
+    assert!(
+        module
+            .imports()
+            .iter()
+            .any(|import| import == "wasi_snapshot_preview1::fd_write")
+    );
+    let pod = host.pod("pod");
+    let grant = async |imports: &[&str]| {
+        let mut config = ProcessConfig::new("guest", module.clone());
+        let imports = imports.iter().map(|import| (*import).to_owned()).collect();
+        config.capabilities.imports = Some(imports);
+        config.capabilities.granted_by = "WasmPolicy default/strict".into();
+        pod.start(config).await
+    };
+    let refused = grant(&["wasi_snapshot_preview1::args_*", "wasi:cli/*"]).await;
+    assert_eq!(
+        refused.expect_err("a refusal").to_string(),
+        "import wasi_snapshot_preview1::environ_get is not granted by WasmPolicy default/strict"
+    );
+    let process = grant(&["wasi_snapshot_preview1::*"])
+        .await
+        .expect("all of it");
+    assert_eq!(process.wait().await, Exit::Exited(0));
+}
