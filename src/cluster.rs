@@ -216,6 +216,7 @@ pub struct Cluster {
     images: ImageStore,
     fabric: Fabric,
     ingress_urls: Vec<String>,
+    dns_address: Option<SocketAddr>,
     // Held as long as the cluster runs: the lock on the data directory.
     _lock: File,
 }
@@ -235,7 +236,7 @@ impl Cluster {
         let lock = lock_data_dir(&config.data_dir)?;
         let sockets = Sockets::bind(&config).await?;
         let entrance = Entrance::bind(&config.entrance).await?;
-        let ingress_urls = entrance.urls();
+        let (ingress_urls, dns_address) = (entrance.urls(), entrance.dns_address());
 
         let store: Arc<dyn Store> = open_store(&config.data_dir).await?;
         clock.step("store", format!("revision {}", store.revision()));
@@ -272,7 +273,7 @@ impl Cluster {
         clock.step("API server", url.clone());
 
         let client = local::client(api.router(), admin);
-        let fabric = Fabric::new(FabricConfig::default())?;
+        let fabric = Fabric::new(network(&config))?;
         let entrance = entrance.open(&fabric)?;
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
@@ -293,6 +294,7 @@ impl Cluster {
             images,
             fabric,
             ingress_urls,
+            dns_address,
             _lock: lock,
         })
     }
@@ -315,6 +317,11 @@ impl Cluster {
     /// Where Ingresses are served, `http://ADDRESS:PORT` and `https://ADDRESS:PORT`, if they are.
     pub fn ingress_urls(&self) -> &[String] {
         &self.ingress_urls
+    }
+
+    /// Where the cluster's DNS answers the host, if it does.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns_address
     }
 
     /// The file with which `kubectl` reaches this cluster as its administrator.
@@ -349,6 +356,18 @@ impl Cluster {
         self.api.shutdown().await;
         self.store.close().await;
     }
+}
+
+/// The network of pods: the host listens for Services at its loopback addresses and those of load balancers, and endpoints
+/// that somebody wrote down are reached wherever they are, the host itself left out.
+fn network(config: &ClusterConfig) -> FabricConfig {
+    let mut network = FabricConfig::default();
+    let balancers = config.entrance.load_balancer_pool.ranges();
+    network
+        .host_addresses
+        .extend(balancers.map(|(first, last)| first..=last));
+    network.outside.service_endpoints = true;
+    network
 }
 
 /// The sockets of the API, bound before anything works.

@@ -13,19 +13,19 @@ use vaquita_ingress::{
     load_balancers::{self, Pool},
     sleep,
 };
-use vaquita_net::Fabric;
+use vaquita_net::{DnsSockets, DnsTask, Fabric};
 use vaquita_reconcile::Context;
 
 use crate::cluster::StartError;
 
-/// Where a listener of the Ingress proxy is.
+/// Where something listens for clients outside: the Ingress proxy, the cluster's DNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ListenOn {
     /// Nowhere.
     #[default]
     Nowhere,
-    /// On 127.0.0.1: the port that everybody knows if this process may have it (80, 443), else 8080 or 8443, else
-    /// nowhere.
+    /// On 127.0.0.1: the port that everybody knows if this process may have it (80, 443, 53), else 8080, 8443 or 10053,
+    /// else nowhere.
     Loopback,
     /// There, or the start fails.
     Address(SocketAddr),
@@ -43,11 +43,14 @@ pub struct EntranceConfig {
     /// The addresses of Services of type LoadBalancer. Default `127.1.0.1-127.1.255.254` on Linux, whose loopback has
     /// them all, and `127.0.0.1` elsewhere.
     pub load_balancer_pool: Pool,
+    /// Where the cluster's DNS answers the host, by UDP and TCP. Default nowhere.
+    pub dns: ListenOn,
 }
 
 /// The entrance with its sockets bound.
 pub(crate) struct Entrance {
     listeners: Listeners,
+    dns: Option<DnsSockets>,
     config: EntranceConfig,
 }
 
@@ -58,6 +61,7 @@ impl Entrance {
                 plain: bind(config.ingress, [80, 8080], "--ingress-listen").await?,
                 tls: bind(config.ingress_tls, [443, 8443], "--ingress-tls-listen").await?,
             },
+            dns: bind_dns(config.dns).await?,
             config: config.clone(),
         })
     }
@@ -75,11 +79,17 @@ impl Entrance {
             .collect()
     }
 
+    /// Where the cluster's DNS answers the host, if it does.
+    pub(crate) fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.as_ref().map(DnsSockets::local_addr)
+    }
+
     /// Makes the proxy. From here on, nothing can fail.
     pub(crate) fn open(self, fabric: &Fabric) -> Result<Open, StartError> {
         Ok(Open {
             ingress: Ingress::new(fabric.clone(), self.config.ingress_options)?,
             listeners: self.listeners,
+            _dns: self.dns.map(|sockets| fabric.serve_dns_on(sockets)),
             pool: self.config.load_balancer_pool,
         })
     }
@@ -89,6 +99,7 @@ impl Entrance {
 pub(crate) struct Open {
     ingress: Ingress,
     listeners: Listeners,
+    _dns: Option<DnsTask>,
     pool: Pool,
 }
 
@@ -132,6 +143,31 @@ async fn bind(
                 ports[0],
                 ports[1]
             );
+            Ok(None)
+        }
+    }
+}
+
+async fn bind_dns(wanted: ListenOn) -> Result<Option<DnsSockets>, StartError> {
+    match wanted {
+        ListenOn::Nowhere => Ok(None),
+        ListenOn::Address(address) => match DnsSockets::bind(address).await {
+            Ok(sockets) => Ok(Some(sockets)),
+            Err(source) => Err(StartError::Listen {
+                address,
+                option: "--dns-listen",
+                source,
+            }),
+        },
+        ListenOn::Loopback => {
+            for port in [53, 10_053] {
+                let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+                match DnsSockets::bind(address).await {
+                    Ok(sockets) => return Ok(Some(sockets)),
+                    Err(error) => tracing::debug!(%address, %error, "cannot serve DNS"),
+                }
+            }
+            tracing::warn!("the host gets no answers by DNS: ports 53 and 10053 are taken");
             Ok(None)
         }
     }

@@ -10,7 +10,7 @@ use crate::{EntranceConfig, ListenOn};
 
 /// Where requests come in from outside.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Ingress and load balancers")]
+#[command(next_help_heading = "Ingress, load balancers, DNS")]
 pub(super) struct EntranceArgs {
     /// Where Ingresses are served in plain HTTP: ADDRESS:PORT, `none`, or `auto`, which is 127.0.0.1:80 if this process may
     /// listen there, else 127.0.0.1:8080, and nowhere if both are taken.
@@ -39,6 +39,10 @@ pub(super) struct EntranceArgs {
     /// by commas. The host must have them [default on Linux: 127.1.0.1-127.1.255.254, else 127.0.0.1].
     #[arg(long, value_name = "ADDRESSES")]
     load_balancer_pool: Option<Pool>,
+    /// Where the cluster's DNS answers the host, by UDP and TCP: ADDRESS:PORT, `none`, or `auto`, which is 127.0.0.1:53 if
+    /// this process may listen there, else 127.0.0.1:10053, and nowhere if both are taken.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "auto", value_parser = listen_on)]
+    dns_listen: ListenOn,
 }
 
 impl EntranceArgs {
@@ -60,6 +64,7 @@ impl EntranceArgs {
                 ..default
             },
             load_balancer_pool: self.load_balancer_pool.unwrap_or_default(),
+            dns: self.dns_listen,
         }
     }
 }

@@ -175,6 +175,9 @@ fn next_steps(cluster: &Cluster) {
     if let Some(url) = cluster.insecure_url() {
         Report::say(&format!("  insecure      {url}"));
     }
+    if let Some(address) = cluster.dns_address() {
+        Report::say(&format!("  DNS           {address}"));
+    }
     for url in cluster.ingress_urls() {
         Report::say(&format!("  ingress       {url}"));
     }

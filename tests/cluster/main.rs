@@ -19,6 +19,7 @@ mod python;
 mod restart;
 mod rust_client;
 mod scheduling;
+mod services;
 mod streams;
 mod watches;
 mod workloads;

@@ -162,7 +162,14 @@ fn scaling_deleting_and_cascading() {
 
 #[test]
 fn a_pods_modules_share_a_loopback_that_is_nobody_elses() {
-    let cluster = Vaquita::up();
+    let cluster = Vaquita::up_with(&[
+        "--ingress-listen",
+        "none",
+        "--ingress-tls-listen",
+        "none",
+        "--dns-listen",
+        "none",
+    ]);
     cluster.load_guest("relay", "localhost/relay:v1");
     cluster.load_guest("greeter", "localhost/greeter:v1");
     cluster.apply(&manifest("sidecar/sidecar.yaml"));

@@ -3,7 +3,7 @@
 //! `cargo bench -p vaquita-net --bench connections`.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,9 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 use vaquita_net::{
-    Fabric, FabricConfig, Listener, PodNetwork, ServiceKey, ServicePort, ServiceSpec, Stream,
+    Attempt, ConnectPolicy as _, Fabric, FabricConfig, Labels, Listener, Origin, Peer, PodNetwork,
+    Policies, PolicyPod, PolicySpec, Requirement, Rule, Selector, ServiceKey, ServicePort,
+    ServiceSpec, Stream,
 };
 
 const ROUND_TRIPS: u32 = 200_000;
@@ -42,6 +44,7 @@ fn main() {
         .build()
         .expect("a runtime");
     pods(scale);
+    policies(scale);
     for (name, runtime) in [("one thread", &one), ("two threads", &two)] {
         println!("{name}:");
         round_trips(runtime, scale);
@@ -62,6 +65,64 @@ fn pods(scale: u32) {
     let start = Instant::now();
     drop(pods);
     println!("close a pod: {:.2} µs", each(start.elapsed(), PODS / scale));
+}
+
+/// What a decision costs where there are many policies and many pods: each policy selects a tenth of the pods, and lets
+/// another tenth in.
+fn policies(scale: u32) {
+    const POLICIES: u32 = 300;
+    let policies = Policies::new();
+    let ip = |number: u32| IpAddr::V4(Ipv4Addr::from(0x0af4_0000 + number));
+    let having = |number: u32| {
+        let value = (number % 10).to_string();
+        Selector(vec![Requirement::In("part".to_owned(), vec![value])])
+    };
+    let count = 5000 / scale.min(100);
+    for number in 0..count {
+        let labels = Labels::from([("part".to_owned(), (number % 10).to_string())]);
+        let pod = PolicyPod {
+            ips: vec![ip(number)],
+            labels,
+            ports: Vec::new(),
+        };
+        policies.set_pod("default", &format!("pod-{number}"), pod);
+    }
+    let start = Instant::now();
+    for number in 0..POLICIES {
+        let peer = Peer::Pods {
+            namespaces: None,
+            pods: having(number + 1),
+        };
+        let rule = Rule {
+            peers: Some(vec![peer]),
+            ports: None,
+        };
+        let spec = PolicySpec {
+            pods: having(number),
+            ingress: Some(vec![rule]),
+            egress: None,
+        };
+        policies.set_policy("default", &format!("policy-{number}"), spec);
+    }
+    println!(
+        "set a policy, {POLICIES} of them over {count} pods: {:.0} µs",
+        each(start.elapsed(), POLICIES)
+    );
+    let decide = |what: &str, from: u32| {
+        let decisions = 1_000_000 / scale;
+        let attempt = Attempt {
+            from: Origin::Pod(ip(from)),
+            to: SocketAddr::new(ip(10), 80),
+            protocol: vaquita_net::Protocol::Tcp,
+        };
+        let start = Instant::now();
+        for _ in 0..decisions {
+            std::hint::black_box(policies.allows(std::hint::black_box(&attempt)));
+        }
+        println!("  {what}: {:.3} µs", each(start.elapsed(), decisions));
+    };
+    decide("allow a connect by the first of 30 rules", 1);
+    decide("deny a connect after all 30", 2);
 }
 
 /// Two pods, one of which listens.

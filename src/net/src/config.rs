@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use crate::{ConfigError, names};
 
@@ -35,8 +35,8 @@ pub struct FabricConfig {
     /// nothing is reachable from other machines unless this says so.
     pub node_ports: Option<IpAddr>,
     /// Addresses of the host on which it listens for Services that have them among their external ones. Default
-    /// `127.0.0.0/8`. The unspecified address is never one.
-    pub host_addresses: Vec<IpNet>,
+    /// `127.0.0.0` to `127.255.255.255`. The unspecified address is never one.
+    pub host_addresses: Vec<RangeInclusive<IpAddr>>,
     /// Connections that came in by ports of the host and wait for a full backlog, or are relayed to an endpoint outside of
     /// the fabric, all ports together; one more is reset. Default 1024.
     pub node_port_pending: usize,
@@ -61,10 +61,10 @@ impl Default for FabricConfig {
             ephemeral_ports: 32768..=60999,
             pod_limits: PodLimits::default(),
             node_ports: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            host_addresses: vec![IpNet::V4(Ipv4Net::new_assert(
-                Ipv4Addr::new(127, 0, 0, 0),
-                8,
-            ))],
+            host_addresses: vec![
+                IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0))
+                    ..=IpAddr::V4(Ipv4Addr::new(127, 255, 255, 255)),
+            ],
             node_port_pending: 1024,
             held: 1024,
             wake_timeout: Duration::from_secs(30),
@@ -136,7 +136,7 @@ impl FabricConfig {
         let ip = ip.to_canonical();
         !ip.is_unspecified()
             && !ip.is_multicast()
-            && self.host_addresses.iter().any(|net| net.contains(&ip))
+            && self.host_addresses.iter().any(|range| range.contains(&ip))
     }
 
     pub(crate) fn check(&self) -> Result<(), ConfigError> {

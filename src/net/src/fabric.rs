@@ -1,5 +1,7 @@
 //! The fabric: all pods of a node, and the way from one to another.
 
+mod routes;
+
 use std::{
     fmt,
     future::Future,
@@ -15,21 +17,20 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
-    Activity, AttachError, Attempt, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError,
-    Origin, PodIdentity, PodNetwork, PortRef, Protocol, ResolveError, ServiceKey, Services, Stream,
-    Wake,
+    Activity, AttachError, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError, Origin,
+    PodIdentity, PodNetwork, PortRef, Protocol, ResolveError, ServiceKey, Services, Stream, Wake,
     counters::Counters,
+    dns::{self, DnsSockets, DnsTask},
     host::{HostSocket, reset_on_close},
     host_datagrams::Flows,
     host_pod::HostPod,
-    listener::{Backlog, Place, Slot},
+    listener::Slot,
     names,
     pipe::{self, Account},
     pod::Pod,
     pool::AddressPool,
-    service::{Balancer, Found, ServiceTable},
+    service::{Balancer, ServiceTable},
     sync::lock,
-    udp::Mailbox,
 };
 
 /// How many endpoints outside of the fabric one connect tries: each may take as long as a connect may.
@@ -103,14 +104,7 @@ impl Fabric {
                 None => pool.take()?,
             }
         };
-        if let Some(policy) = &*self.0.policy.load() {
-            policy.attached(IpAddr::V4(ip), &identity);
-        }
-        let pod = Arc::new(Pod::new(self.0.clone(), ip, identity));
-        self.0.change_pods(|pods| {
-            pods.insert(ip, pod.clone());
-        });
-        Ok(PodNetwork::new(pod))
+        Ok(self.0.put_pod(ip, identity))
     }
 
     /// Gives a pod the host's own network: its sockets are real ones, and `ip` is what it is told to be its address. Pods
@@ -224,6 +218,33 @@ impl Fabric {
         self.0.hand_over(reserve, socket, from).await
     }
 
+    /// Answers for the cluster's names by DNS (UDP and TCP), at port 53 of the node's address in the fabric. To policies,
+    /// it is a pod of this identity. Names of others are passed on to the host's name servers if the fabric may reach
+    /// everything, else refused. Must be called within a tokio runtime.
+    ///
+    /// Errors: `AddrInUse` if that is served already.
+    pub fn serve_dns(&self, identity: PodIdentity) -> Result<DnsTask, NetError> {
+        let IpAddr::V4(ip) = self.0.node_ip else {
+            return Err(NetError::AddrNotAvailable(SocketAddr::new(
+                self.0.node_ip,
+                53,
+            )));
+        };
+        if self.0.pod(self.0.node_ip).is_some() {
+            return Err(NetError::AddrInUse(SocketAddr::new(self.0.node_ip, 53)));
+        }
+        dns::serve_fabric(self.0.clone(), self.0.put_pod(ip, identity))
+    }
+
+    /// Answers by DNS at sockets of the host. Names of others are passed on to the host's name servers.
+    pub fn serve_dns_on(&self, sockets: DnsSockets) -> DnsTask {
+        sockets.serve(self.0.clone())
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
     /// The Services.
     pub fn services(&self) -> Services {
         Services::new(self.0.clone())
@@ -255,7 +276,7 @@ impl Fabric {
         };
         let services = self.services();
         Metrics {
-            pods: inner.pods.load().len(),
+            pods: inner.pod_count(),
             addresses_used,
             addresses,
             services: services.count(),
@@ -369,6 +390,25 @@ impl Inner {
         lock(&self.pool).release(ip);
     }
 
+    /// Puts a pod into the network at this address.
+    fn put_pod(self: &Arc<Self>, ip: Ipv4Addr, identity: PodIdentity) -> PodNetwork {
+        if let Some(policy) = &*self.policy.load() {
+            policy.attached(IpAddr::V4(ip), &identity);
+        }
+        let pod = Arc::new(Pod::new(self.clone(), ip, identity));
+        self.change_pods(|pods| {
+            pods.insert(ip, pod.clone());
+        });
+        PodNetwork::new(pod)
+    }
+
+    /// How many pods there are, not counting what the node itself serves.
+    fn pod_count(&self) -> usize {
+        let pods = self.pods.load();
+        let is_own = matches!(self.node_ip, IpAddr::V4(ip) if pods.contains_key(&ip));
+        pods.len() - usize::from(is_own)
+    }
+
     fn pod(&self, ip: IpAddr) -> Option<Arc<Pod>> {
         let IpAddr::V4(ip) = ip else { return None };
         self.pods.load().get(&ip).cloned()
@@ -376,144 +416,6 @@ impl Inner {
 
     pub(crate) fn is_pod_network(&self, ip: IpAddr) -> bool {
         matches!(ip, IpAddr::V4(ip) if self.config.pod_cidr.contains(&ip))
-    }
-
-    /// Finds who is to have a connection to `to`, and a place in its backlog.
-    pub(crate) async fn reserve(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
-        match self.services.find(Protocol::Tcp, to) {
-            Found::Port(_) => {
-                let find = || match self.services.find(Protocol::Tcp, to) {
-                    Found::Port(balancer) => Some(balancer),
-                    Found::NoSuchPort | Found::NotAService => None,
-                };
-                self.reserve_awake(from, to, find).await
-            }
-            Found::NoSuchPort => Err(NetError::ConnectionRefused(to)),
-            Found::NotAService => self.reserve_directly(from, to).await,
-        }
-    }
-
-    async fn reserve_directly(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
-        if !self.is_pod_network(to.ip()) {
-            if !self.config.outside.allows(to.ip(), false) {
-                return Err(NetError::NetworkUnreachable(to));
-            }
-            self.ask_policy(Protocol::Tcp, from, to)?;
-            return self.dial_outside(to).await.map(Reserved::Outside);
-        }
-        if to.ip() == self.node_ip {
-            return Err(NetError::ConnectionRefused(to));
-        }
-        let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
-        self.ask_policy(Protocol::Tcp, from, to)?;
-        self.reserve_in(&pod, to).await
-    }
-
-    /// Waits for a place in the backlog of who listens in this pod.
-    pub(crate) async fn reserve_in(
-        &self,
-        pod: &Arc<Pod>,
-        at: SocketAddr,
-    ) -> Result<Reserved, NetError> {
-        let backlog = pod.listener(at).ok_or(NetError::ConnectionRefused(at))?;
-        let slot = match backlog.try_reserve() {
-            Place::Free(slot) => slot,
-            Place::Full => backlog.reserve(at, self.config.connect_timeout).await?,
-            Place::Closed => return Err(NetError::ConnectionRefused(at)),
-        };
-        Ok(Reserved::Pod {
-            pod: pod.clone(),
-            at,
-            slot,
-        })
-    }
-
-    /// Tries the endpoints of a Service in the balancer's order. Dead ones are passed over; full ones too, at first.
-    pub(crate) async fn reserve_endpoint(
-        &self,
-        from: Origin,
-        to: SocketAddr,
-        balancer: &Balancer,
-    ) -> Result<Reserved, NetError> {
-        let chosen = |at| balancer.settle(from.ip(), at);
-        let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
-        let mut dials = 0;
-        for at in balancer.order(from.ip()) {
-            self.ask_policy(Protocol::Tcp, from, at)?;
-            if self.is_pod_network(at.ip()) {
-                let Some(pod) = self.pod(at.ip()) else {
-                    continue;
-                };
-                let Some(backlog) = pod.listener(at) else {
-                    continue;
-                };
-                match backlog.try_reserve() {
-                    Place::Free(slot) => {
-                        chosen(at);
-                        return Ok(Reserved::Pod { pod, at, slot });
-                    }
-                    Place::Full => drop(full.get_or_insert((pod, at, backlog))),
-                    Place::Closed => {}
-                }
-            } else if self.config.outside.allows(at.ip(), true) && dials < MAX_DIALS {
-                dials += 1;
-                match self.dial_outside(at).await {
-                    Ok(socket) => {
-                        chosen(at);
-                        return Ok(Reserved::Outside(socket));
-                    }
-                    Err(error) if error.is_endpoint_dead() => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        let (pod, at, backlog) = full.ok_or(NetError::ConnectionRefused(to))?;
-        let slot = backlog.reserve(to, self.config.connect_timeout).await?;
-        chosen(at);
-        Ok(Reserved::Pod { pod, at, slot })
-    }
-
-    /// Asks whether this may be. Nobody keeps a pod from itself, not even by way of a Service.
-    fn ask_policy(&self, protocol: Protocol, from: Origin, to: SocketAddr) -> Result<(), NetError> {
-        let policy = self.policy.load();
-        let Some(policy) = policy.as_ref().filter(|_| from != Origin::Pod(to.ip())) else {
-            return Ok(());
-        };
-        if policy.allows(&Attempt { from, to, protocol }) {
-            Ok(())
-        } else {
-            Err(NetError::Denied(to))
-        }
-    }
-
-    /// Whether somebody has to be asked about connections.
-    pub(crate) fn has_policy(&self) -> bool {
-        self.policy.load().is_some()
-    }
-
-    /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen. The policy is not
-    /// asked about answers.
-    pub(crate) fn mailbox(
-        &self,
-        from: Origin,
-        to: SocketAddr,
-        is_answer: bool,
-    ) -> Result<Option<Arc<Mailbox>>, NetError> {
-        if !self.is_pod_network(to.ip()) {
-            return Err(NetError::NetworkUnreachable(to));
-        }
-        let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
-        if !is_answer {
-            self.ask_policy(Protocol::Udp, from, to)?;
-        }
-        Ok(pod.mailbox(to))
-    }
-
-    async fn dial_outside(&self, to: SocketAddr) -> Result<TcpStream, NetError> {
-        match tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(to)).await {
-            Ok(connected) => connected.map_err(|error| NetError::of_dial(error, to)),
-            Err(_elapsed) => Err(NetError::TimedOut(to)),
-        }
     }
 
     /// Connects from the node, or on behalf of a client outside, to the place that `reserve` finds.

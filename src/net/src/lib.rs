@@ -9,7 +9,10 @@
 //!
 //! Datagrams ([`UdpSocket`]) travel inside the fabric only, from mailbox to mailbox.
 //!
-//! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]); there is no DNS server in between.
+//! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]), with no DNS server in between; for those who
+//! ask by DNS, there is one over the same tables ([`Fabric::serve_dns`]).
+//!
+//! [`Policies`] say who may connect to whom.
 //!
 //! Whatever a guest can fill has a bound: see [`FabricConfig`] and [`PodLimits`].
 //!
@@ -34,6 +37,7 @@
 
 mod config;
 mod counters;
+mod dns;
 mod error;
 mod fabric;
 mod host;
@@ -47,6 +51,7 @@ mod pod;
 mod policy;
 mod pool;
 mod ports;
+mod records;
 mod service;
 mod stream;
 mod sync;
@@ -58,6 +63,7 @@ pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use crate::{
     config::{FabricConfig, Outside, PodLimits},
     counters::Metrics,
+    dns::{DnsSockets, DnsTask, fuzz_answer},
     error::{AttachError, ConfigError, NetError, ResolveError},
     fabric::{Fabric, Names},
     listener::{Listener, Shortcut},

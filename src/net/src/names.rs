@@ -5,7 +5,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::{ResolveError, fabric::Inner};
+use crate::{
+    ResolveError,
+    fabric::Inner,
+    records::{self, Known, Record},
+};
 
 /// Whom a pod's network is for: names, and how to look up others. Everything may be empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,7 @@ pub(crate) async fn resolve(
     pod: &PodIdentity,
     own: IpAddr,
     name: &str,
+    may_ask_outside: bool,
 ) -> Result<Vec<IpAddr>, ResolveError> {
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Ok(vec![ip]);
@@ -59,16 +64,29 @@ pub(crate) async fn resolve(
         Some(bare) => (bare, true),
         None => (name.as_str(), false),
     };
-    if let Some(found) =
-        in_hosts(fabric, pod, own, bare).or_else(|| search(fabric, pod, bare, absolute))
-    {
+    if let Some(found) = in_hosts(fabric, pod, own, bare) {
         return Ok(found);
     }
-    if !fabric.config.outside.everything || is_within(bare, &fabric.config.cluster_domain) {
+    let outside = match search(fabric, pod, bare, absolute) {
+        Some(Hit::Addresses(found)) => return Ok(found),
+        Some(Hit::Outside(alias)) => alias,
+        None => bare.to_owned(),
+    };
+    if !may_ask_outside || is_within(&outside, &fabric.config.cluster_domain) {
         return Err(ResolveError::NotFound(bare.to_owned()));
     }
-    fabric.resolve_outside(bare).await
+    fabric.resolve_outside(&outside).await
 }
+
+/// What the tables have for a name.
+enum Hit {
+    Addresses(Vec<IpAddr>),
+    /// It is another word for this name, which is not the cluster's.
+    Outside(String),
+}
+
+/// Aliases that are followed.
+const MAX_ALIASES: usize = 8;
 
 /// What the pod's `/etc/hosts` would say.
 fn in_hosts(fabric: &Inner, pod: &PodIdentity, own: IpAddr, name: &str) -> Option<Vec<IpAddr>> {
@@ -99,8 +117,8 @@ fn in_hosts(fabric: &Inner, pod: &PodIdentity, own: IpAddr, name: &str) -> Optio
     is_own.then(|| vec![own])
 }
 
-fn search(fabric: &Inner, pod: &PodIdentity, name: &str, absolute: bool) -> Option<Vec<IpAddr>> {
-    let as_it_is = || lookup(fabric, name);
+fn search(fabric: &Inner, pod: &PodIdentity, name: &str, absolute: bool) -> Option<Hit> {
+    let as_it_is = || hit(fabric, name);
     if absolute {
         return as_it_is();
     }
@@ -120,7 +138,7 @@ fn search(fabric: &Inner, pod: &PodIdentity, name: &str, absolute: bool) -> Opti
         suffixes
             .iter()
             .take(MAX_SEARCHES)
-            .find_map(|suffix| lookup(fabric, &format!("{name}.{suffix}")))
+            .find_map(|suffix| hit(fabric, &format!("{name}.{suffix}")))
     };
     if name.bytes().filter(|&byte| byte == b'.').count() >= NDOTS {
         as_it_is().or_else(by_suffix)
@@ -129,14 +147,35 @@ fn search(fabric: &Inner, pod: &PodIdentity, name: &str, absolute: bool) -> Opti
     }
 }
 
-/// The addresses of a full name of the cluster, written without a dot at the end.
+/// The addresses of a full name of the cluster.
 pub(crate) fn lookup(fabric: &Inner, name: &str) -> Option<Vec<IpAddr>> {
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let domain = fabric.config.cluster_domain.to_ascii_lowercase();
-    let rest = name.strip_suffix(&domain)?.strip_suffix(".svc.")?;
-    let mut labels = rest.rsplitn(3, '.');
-    let (namespace, service, hostname) = (labels.next()?, labels.next()?, labels.next());
-    fabric.services.addresses(namespace, service, hostname)
+    match hit(fabric, name)? {
+        Hit::Addresses(found) => Some(found),
+        Hit::Outside(_) => None,
+    }
+}
+
+/// What a full name leads to, if it is one of the cluster's and leads anywhere.
+fn hit(fabric: &Inner, name: &str) -> Option<Hit> {
+    let mut name = name.trim_end_matches('.').to_ascii_lowercase();
+    for depth in 0..MAX_ALIASES {
+        let records = match records::find(fabric, &name) {
+            Known::Records(records) => records,
+            Known::Foreign if depth > 0 => return Some(Hit::Outside(name)),
+            Known::Foreign | Known::Nobody => return None,
+        };
+        if let Some(Record::Alias(target)) = records.first() {
+            name = target.trim_end_matches('.').to_ascii_lowercase();
+            continue;
+        }
+        let addresses = records.iter().filter_map(|record| match record {
+            Record::Address(ip, _) => Some(*ip),
+            _ => None,
+        });
+        let found: Vec<_> = addresses.collect();
+        return (!found.is_empty()).then_some(Hit::Addresses(found));
+    }
+    None
 }
 
 fn is_within(name: &str, domain: &str) -> bool {

@@ -169,7 +169,9 @@ impl PodNetwork {
         if is_closed {
             return Err(ResolveError::Closed);
         }
-        names::resolve(fabric, self.identity(), self.ip(), name).await
+        // What the host's sockets can reach, they may look up.
+        let outside = fabric.config.outside.everything || self.is_host();
+        names::resolve(fabric, self.identity(), self.ip(), name, outside).await
     }
 
     /// Closes the network for all who share it: connections are reset, listeners fail, the address goes back. Doing it

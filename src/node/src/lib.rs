@@ -13,6 +13,7 @@
 mod backend;
 mod config;
 mod connections;
+mod dns;
 mod events;
 mod exec;
 mod host;

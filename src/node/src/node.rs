@@ -13,7 +13,7 @@ use crate::{
     NodeConfig, StartError,
     backend::WasmBackend,
     connections::Connections,
-    events,
+    dns, events,
     exec::Executor,
     host, http,
     images::Images,
@@ -80,6 +80,12 @@ impl Node {
             services.clone(),
         );
         tasks.spawn(proxy.run(shutdown.clone()));
+        tasks.spawn(dns::run(
+            client.clone(),
+            config.fabric.clone(),
+            config.name.clone(),
+            shutdown.clone(),
+        ));
         tasks.spawn(follow_policies(
             client.clone(),
             config.fabric.clone(),

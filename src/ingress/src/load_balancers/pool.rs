@@ -90,6 +90,11 @@ impl fmt::Display for Pool {
 }
 
 impl Pool {
+    /// Its addresses: first and last of each range.
+    pub fn ranges(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> + '_ {
+        self.0.iter().copied()
+    }
+
     fn contains(&self, ip: IpAddr) -> bool {
         self.0
             .iter()

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     fabric::Inner,
     host_port::{HostPorts, Wanted},
+    records,
     sync::lock,
     wake::Sleeper,
 };
@@ -63,10 +64,16 @@ struct Snapshot {
     host_ports: imbl::HashMap<(Protocol, SocketAddr), HostEntry>,
     /// By `NAME.NAMESPACE`.
     services: imbl::HashMap<String, Arc<Service>>,
+    /// Whose an address is by name: Services' by `NAME.NAMESPACE`, their pods' by `HOSTNAME.NAME.NAMESPACE`.
+    names: imbl::HashMap<IpAddr, Vec<Arc<str>>>,
 }
 
 /// A Service in the tables.
 struct Service {
+    /// `NAME.NAMESPACE`.
+    name: String,
+    /// What its name is another word for.
+    alias: Option<String>,
     sleeper: Option<Arc<Sleeper>>,
     /// Its own addresses, by which its name leads to it.
     addresses: Vec<IpAddr>,
@@ -111,6 +118,8 @@ impl Service {
             .map(|port| Port::new(port, spec.affinity, sleeper.as_ref(), before))
             .collect();
         Self {
+            name: name_of(key),
+            alias: spec.external_name.clone(),
             addresses: canonical(&spec.cluster_ips),
             external: canonical(&spec.external_ips),
             sources: spec.sources.clone().into(),
@@ -123,6 +132,19 @@ impl Service {
 
     fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.iter().chain(&self.external).copied()
+    }
+
+    /// The names by which its addresses, and those of its pods, are known.
+    fn reverse(&self) -> Vec<(IpAddr, Arc<str>)> {
+        let own: Arc<str> = self.name.as_str().into();
+        let mut all: Vec<_> = self.addresses.iter().map(|&ip| (ip, own.clone())).collect();
+        for host in &self.hosts {
+            if let Some(hostname) = &host.hostname {
+                let name = format!("{hostname}.{}", self.name);
+                all.push((host.ip.to_canonical(), name.into()));
+            }
+        }
+        all
     }
 
     /// What its own name leads to.
@@ -224,11 +246,22 @@ impl Snapshot {
                 );
             }
         }
+        for (ip, known_as) in service.reverse() {
+            self.names.entry(ip).or_default().push(known_as);
+        }
         self.services.insert(name, service);
     }
 
     fn remove(&mut self, name: &str) -> Option<Arc<Service>> {
         let service = self.services.remove(name)?;
+        for (ip, known_as) in service.reverse() {
+            if let Some(names) = self.names.get_mut(&ip) {
+                names.retain(|other| *other != known_as);
+                if names.is_empty() {
+                    self.names.remove(&ip);
+                }
+            }
+        }
         for ip in service.all_addresses() {
             match self.addresses.get_mut(&ip) {
                 Some(count) if *count > 1 => *count -= 1,
@@ -368,29 +401,87 @@ impl ServiceTable {
             .cloned()
     }
 
-    /// The addresses of a Service's name, or of a pod's name in it.
-    pub(crate) fn addresses(
-        &self,
-        namespace: &str,
-        service: &str,
-        hostname: Option<&str>,
-    ) -> Option<Vec<IpAddr>> {
-        let snapshot = self.snapshot.load();
-        let service = snapshot.services.get(&format!("{service}.{namespace}"))?;
-        let found: Vec<_> = match hostname {
-            None => service.answer(),
-            Some(wanted) => {
-                let named = |host: &&ServiceHost| {
-                    host.hostname.as_deref().is_some_and(|name| name == wanted)
-                };
-                service
-                    .hosts
-                    .iter()
-                    .filter(named)
-                    .map(|host| host.ip)
-                    .collect()
-            }
+    /// The tables as names see them.
+    pub(crate) fn zone(&self) -> Zone {
+        Zone(self.snapshot.load_full())
+    }
+}
+
+/// The tables as names see them, at one moment.
+pub(crate) struct Zone(Arc<Snapshot>);
+
+impl Zone {
+    /// Whether any Service is in this namespace.
+    pub(crate) fn has_namespace(&self, namespace: &str) -> bool {
+        let is_in = |name: &String| {
+            name.split_once('.')
+                .is_some_and(|(_, place)| place == namespace)
         };
-        (!found.is_empty()).then_some(found)
+        self.0.services.keys().any(is_in)
+    }
+
+    pub(crate) fn service(&self, namespace: &str, name: &str) -> Option<Entry> {
+        let service = self.0.services.get(&format!("{name}.{namespace}"))?;
+        Some(Entry(service.clone()))
+    }
+
+    /// The names of who has this address.
+    pub(crate) fn names_of(&self, ip: IpAddr) -> Vec<Arc<str>> {
+        self.0.names.get(&ip).cloned().unwrap_or_default()
+    }
+}
+
+/// A Service as names see it.
+pub(crate) struct Entry(Arc<Service>);
+
+impl Entry {
+    /// What it is another word for.
+    pub(crate) fn alias(&self) -> Option<&str> {
+        self.0.alias.as_deref()
+    }
+
+    pub(crate) fn is_headless(&self) -> bool {
+        self.0.addresses.is_empty()
+    }
+
+    /// What its own name leads to, in turning order.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.0.answer()
+    }
+
+    /// The pods that have this name in it: by hostname, or by address.
+    pub(crate) fn hosts_named(&self, name: &str) -> Vec<IpAddr> {
+        let hosts = self.0.hosts.iter();
+        let named = hosts.filter(|host| host.hostname.as_deref() == Some(name));
+        let found: Vec<_> = named.map(|host| host.ip).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        let by_address = records::dashed_address(name)
+            .filter(|ip| self.is_headless() && self.answer_contains(*ip));
+        by_address.into_iter().collect()
+    }
+
+    fn answer_contains(&self, ip: IpAddr) -> bool {
+        let hosts = self.0.hosts.iter().any(|host| host.ip == ip);
+        let mut ports = self.0.ports.iter().flat_map(|port| &port.inside.endpoints);
+        hosts || ports.any(|endpoint| endpoint.ip() == ip)
+    }
+
+    /// The name in it of the pod with this address.
+    pub(crate) fn host_name(&self, ip: IpAddr) -> String {
+        let host = self.0.hosts.iter().find(|host| host.ip == ip);
+        host.and_then(|host| host.hostname.clone())
+            .unwrap_or_else(|| records::dashed(ip))
+    }
+
+    /// Its ports: name, protocol, number, endpoints.
+    pub(crate) fn ports(
+        &self,
+    ) -> impl Iterator<Item = (Option<&str>, Protocol, u16, &[SocketAddr])> {
+        self.0.ports.iter().map(|port| {
+            let endpoints = &port.inside.endpoints[..];
+            (port.name.as_deref(), port.protocol, port.number, endpoints)
+        })
     }
 }

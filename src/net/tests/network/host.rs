@@ -107,7 +107,8 @@ async fn external_addresses_lead_in() {
 
 #[tokio::test]
 async fn an_address_that_is_not_the_hosts_is_an_error() {
-    let fabric = fabric_with(|config| config.host_addresses = vec!["0.0.0.0/0".parse().unwrap()]);
+    let fabric =
+        fabric_with(|config| config.host_addresses = vec![ip("0.0.0.0")..=ip("255.255.255.255")]);
     let mut spec = service("10.96.0.1", vec![port(80, &[])]);
     spec.external_ips = vec![ip("198.51.100.1"), ip("0.0.0.0"), ip("224.0.0.1")];
     let failed = fabric.services().set(&key("web"), &spec);

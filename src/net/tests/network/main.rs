@@ -1,6 +1,7 @@
 //! The virtual network as its users see it.
 
 mod datagrams;
+mod dns;
 mod host;
 mod host_network;
 mod names;

@@ -19,7 +19,7 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
-use vaquita_net::{Fabric, Labels, Policies, PolicyPod, Protocol};
+use vaquita_net::{Fabric, Labels, PodIdentity, Policies, PolicyPod, Protocol};
 
 use super::policy_spec;
 
@@ -60,7 +60,10 @@ fn tell_of_dns(policies: &Policies, fabric: &Fabric) {
             ("dns-tcp".to_owned(), Protocol::Tcp, 53),
         ],
     };
-    policies.set_pod("kube-system", "vaquita-dns", pod);
+    let PodIdentity {
+        namespace, name, ..
+    } = crate::dns::identity();
+    policies.set_pod(&namespace, &name, pod);
 }
 
 type Changes<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;

@@ -1,0 +1,155 @@
+//! Who is at an address: the way from a connect to a place in somebody's backlog, and from a datagram to a mailbox.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use tokio::net::TcpStream;
+
+use super::{Inner, MAX_DIALS, Reserved};
+use crate::{
+    Attempt, NetError, Origin, Protocol,
+    listener::{Backlog, Place},
+    pod::Pod,
+    service::{Balancer, Found},
+    udp::Mailbox,
+};
+
+impl Inner {
+    /// Finds who is to have a connection to `to`, and a place in its backlog.
+    pub(crate) async fn reserve(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+        match self.services.find(Protocol::Tcp, to) {
+            Found::Port(_) => {
+                let find = || match self.services.find(Protocol::Tcp, to) {
+                    Found::Port(balancer) => Some(balancer),
+                    Found::NoSuchPort | Found::NotAService => None,
+                };
+                self.reserve_awake(from, to, find).await
+            }
+            Found::NoSuchPort => Err(NetError::ConnectionRefused(to)),
+            Found::NotAService => self.reserve_directly(from, to).await,
+        }
+    }
+
+    async fn reserve_directly(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+        if !self.is_pod_network(to.ip()) {
+            if !self.config.outside.allows(to.ip(), false) {
+                return Err(NetError::NetworkUnreachable(to));
+            }
+            self.ask_policy(Protocol::Tcp, from, to)?;
+            return self.dial_outside(to).await.map(Reserved::Outside);
+        }
+        let pod = self.pod(to.ip()).ok_or(if to.ip() == self.node_ip {
+            NetError::ConnectionRefused(to)
+        } else {
+            NetError::HostUnreachable(to)
+        })?;
+        self.ask_policy(Protocol::Tcp, from, to)?;
+        self.reserve_in(&pod, to).await
+    }
+
+    /// Waits for a place in the backlog of who listens in this pod.
+    pub(crate) async fn reserve_in(
+        &self,
+        pod: &Arc<Pod>,
+        at: SocketAddr,
+    ) -> Result<Reserved, NetError> {
+        let backlog = pod.listener(at).ok_or(NetError::ConnectionRefused(at))?;
+        let slot = match backlog.try_reserve() {
+            Place::Free(slot) => slot,
+            Place::Full => backlog.reserve(at, self.config.connect_timeout).await?,
+            Place::Closed => return Err(NetError::ConnectionRefused(at)),
+        };
+        Ok(Reserved::Pod {
+            pod: pod.clone(),
+            at,
+            slot,
+        })
+    }
+
+    /// Tries the endpoints of a Service in the balancer's order. Dead ones are passed over; full ones too, at first.
+    pub(crate) async fn reserve_endpoint(
+        &self,
+        from: Origin,
+        to: SocketAddr,
+        balancer: &Balancer,
+    ) -> Result<Reserved, NetError> {
+        let chosen = |at| balancer.settle(from.ip(), at);
+        let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
+        let mut dials = 0;
+        for at in balancer.order(from.ip()) {
+            self.ask_policy(Protocol::Tcp, from, at)?;
+            if self.is_pod_network(at.ip()) {
+                let Some(pod) = self.pod(at.ip()) else {
+                    continue;
+                };
+                let Some(backlog) = pod.listener(at) else {
+                    continue;
+                };
+                match backlog.try_reserve() {
+                    Place::Free(slot) => {
+                        chosen(at);
+                        return Ok(Reserved::Pod { pod, at, slot });
+                    }
+                    Place::Full => drop(full.get_or_insert((pod, at, backlog))),
+                    Place::Closed => {}
+                }
+            } else if self.config.outside.allows(at.ip(), true) && dials < MAX_DIALS {
+                dials += 1;
+                match self.dial_outside(at).await {
+                    Ok(socket) => {
+                        chosen(at);
+                        return Ok(Reserved::Outside(socket));
+                    }
+                    Err(error) if error.is_endpoint_dead() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let (pod, at, backlog) = full.ok_or(NetError::ConnectionRefused(to))?;
+        let slot = backlog.reserve(to, self.config.connect_timeout).await?;
+        chosen(at);
+        Ok(Reserved::Pod { pod, at, slot })
+    }
+
+    /// Asks whether this may be. Nobody keeps a pod from itself, not even by way of a Service.
+    fn ask_policy(&self, protocol: Protocol, from: Origin, to: SocketAddr) -> Result<(), NetError> {
+        let policy = self.policy.load();
+        let Some(policy) = policy.as_ref().filter(|_| from != Origin::Pod(to.ip())) else {
+            return Ok(());
+        };
+        if policy.allows(&Attempt { from, to, protocol }) {
+            Ok(())
+        } else {
+            Err(NetError::Denied(to))
+        }
+    }
+
+    /// Whether somebody has to be asked about connections.
+    pub(crate) fn has_policy(&self) -> bool {
+        self.policy.load().is_some()
+    }
+
+    /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen. The policy is not
+    /// asked about answers.
+    pub(crate) fn mailbox(
+        &self,
+        from: Origin,
+        to: SocketAddr,
+        is_answer: bool,
+    ) -> Result<Option<Arc<Mailbox>>, NetError> {
+        if !self.is_pod_network(to.ip()) {
+            return Err(NetError::NetworkUnreachable(to));
+        }
+        let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
+        if !is_answer {
+            self.ask_policy(Protocol::Udp, from, to)?;
+        }
+        Ok(pod.mailbox(to))
+    }
+
+    async fn dial_outside(&self, to: SocketAddr) -> Result<TcpStream, NetError> {
+        match tokio::time::timeout(self.config.connect_timeout, TcpStream::connect(to)).await {
+            Ok(connected) => connected.map_err(|error| NetError::of_dial(error, to)),
+            Err(_elapsed) => Err(NetError::TimedOut(to)),
+        }
+    }
+}
