@@ -8,6 +8,7 @@ use crate::{
     plan::Plan,
     pod::PodInfo,
     profile::{Plugin, PluginSet, Profile},
+    selector::Term,
 };
 
 /// Of how many changed nodes or pods each is looked at. When more have changed, it is assumed that they help.
@@ -70,19 +71,25 @@ impl News {
         if self.everything || (self.storage && is_about(&storage)) {
             return true;
         }
-        let others = is_about(&[Plugin::InterPodAffinity, Plugin::PodTopologySpread])
-            || refused_by.has(Plugin::VolumeRestrictions);
+        let others = is_about(&[
+            Plugin::InterPodAffinity,
+            Plugin::PodTopologySpread,
+            Plugin::VolumeRestrictions,
+        ]);
         if others && (self.too_many_pods || self.pods.iter().any(|it| concerns(cluster, pod, it))) {
             return true;
         }
-        if self.nodes.len() > LOOKED_AT {
+        let spreads = refused_by.has(Plugin::PodTopologySpread);
+        let namespace = &pod.needs.identity.namespace;
+        let is_near = |other: &Arc<PodInfo>| other.needs.identity.namespace == *namespace;
+        if self.nodes.len() > LOOKED_AT || (spreads && self.pods.iter().any(is_near)) {
             return true;
         }
         if self.nodes.is_empty() {
             return false;
         }
         // New nodes may make a domain of their own.
-        refused_by.has(Plugin::PodTopologySpread) && !pod.needs.spread.is_empty()
+        spreads
             || Plan::new(cluster, pod, profile).is_ok_and(|plan| {
                 let fits = |node: &NodeIx| filter::fits(&plan, cluster, *node);
                 self.nodes.iter().any(fits)
@@ -93,15 +100,13 @@ impl News {
 /// Whether one pod's coming or going can matter to another by what they are to each other.
 fn concerns(cluster: &Cluster, pod: &PodInfo, other: &PodInfo) -> bool {
     let (mine, others) = (&pod.needs, &other.needs);
-    let picks = |term: &crate::selector::Term| cluster.census.picks(&term.target, other.identity());
-    let spreads = !mine.spread.is_empty() && mine.identity.namespace == others.identity.namespace;
+    let picks = |term: &Term| cluster.census.picks(&term.target, other.identity());
     let shares = mine.identity.namespace == others.identity.namespace
         && mine
             .claims
             .iter()
             .any(|claim| others.claims.contains(claim));
-    spreads
-        || shares
+    shares
         || mine.company.required.iter().any(picks)
         || mine.company.forbidden.iter().any(picks)
         || others

@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Options,
     bind::{Outcome, Speaker},
+    budgets::Budgets,
+    census::Census,
     cluster::{Cluster, NodeIx},
     events::{self, Events, What},
     feed::{self, Change, Heard},
@@ -22,7 +24,8 @@ use crate::{
     profile::{PluginSet, Profile},
     queue::Queue,
     score,
-    volumes::Step,
+    services::Services,
+    volumes::{Step, Volumes},
 };
 
 /// How many decisions are made, or events taken in, before the others get their turn again.
@@ -188,7 +191,7 @@ impl Scheduler {
                 take_in(
                     change,
                     census,
-                    crate::census::Census::clear_namespaces,
+                    Census::clear_namespaces,
                     |census, namespace| {
                         let metadata = &namespace.metadata;
                         let labels = metadata.labels.clone().unwrap_or_default();
@@ -204,7 +207,6 @@ impl Scheduler {
             Heard::Service(change) => {
                 self.count_list(&change);
                 let services = &mut self.cluster.services;
-                use crate::services::Services;
                 take_in(
                     change,
                     services,
@@ -216,7 +218,6 @@ impl Scheduler {
             Heard::Budget(change) => {
                 self.count_list(&change);
                 let budgets = &mut self.cluster.budgets;
-                use crate::budgets::Budgets;
                 take_in(
                     change,
                     budgets,
@@ -230,7 +231,6 @@ impl Scheduler {
     }
 
     fn hear_of_storage(&mut self, heard: Heard) {
-        use crate::volumes::Volumes as V;
         let volumes = &mut self.cluster.volumes;
         let is_list = match heard {
             Heard::Claim(change) => {
@@ -238,9 +238,9 @@ impl Scheduler {
                 take_in(
                     change,
                     volumes,
-                    V::clear_claims,
-                    V::set_claim,
-                    V::remove_claim,
+                    Volumes::clear_claims,
+                    Volumes::set_claim,
+                    Volumes::remove_claim,
                 );
                 is_list
             }
@@ -249,9 +249,9 @@ impl Scheduler {
                 take_in(
                     change,
                     volumes,
-                    V::clear_volumes,
-                    V::set_volume,
-                    V::remove_volume,
+                    Volumes::clear_volumes,
+                    Volumes::set_volume,
+                    Volumes::remove_volume,
                 );
                 is_list
             }
@@ -260,9 +260,9 @@ impl Scheduler {
                 take_in(
                     change,
                     volumes,
-                    V::clear_classes,
-                    V::set_class,
-                    V::remove_class,
+                    Volumes::clear_classes,
+                    Volumes::set_class,
+                    Volumes::remove_class,
                 );
                 is_list
             }
@@ -271,9 +271,9 @@ impl Scheduler {
                 take_in(
                     change,
                     volumes,
-                    V::clear_limits,
-                    V::set_csi_node,
-                    V::remove_csi_node,
+                    Volumes::clear_limits,
+                    Volumes::set_csi_node,
+                    Volumes::remove_csi_node,
                 );
                 is_list
             }
