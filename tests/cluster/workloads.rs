@@ -1,7 +1,7 @@
 //! Workloads as people run them: rolled out, scaled, changed, undone, paused, run to their end and deleted by stock
 //! `kubectl`.
 
-use std::{fs, process::Command};
+use std::{fs, process::Command, thread, time::Duration};
 
 use crate::harness::{Vaquita, eventually, list, run};
 
@@ -240,6 +240,79 @@ spec:
 }
 
 #[test]
+fn a_jobs_policies_decide_by_exit_codes_and_indexes() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("exit-code", "localhost/exit:v1");
+    cluster.apply(
+        "apiVersion: batch/v1
+kind: Job
+metadata: {name: hopeless}
+spec:
+  backoffLimit: 6
+  podFailurePolicy:
+    rules:
+    - action: FailJob
+      onExitCodes: {operator: In, values: [42]}
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/exit:v1, args: ['42']}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: one-is-enough}
+spec:
+  completions: 3
+  parallelism: 1
+  completionMode: Indexed
+  successPolicy:
+    rules: [{succeededCount: 1}]
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/exit:v1}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: each-for-itself}
+spec:
+  completions: 2
+  parallelism: 2
+  completionMode: Indexed
+  backoffLimitPerIndex: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/exit:v1, args: ['7']}]
+",
+    );
+    let wait = |condition: &str, job: &str| {
+        let condition = format!("--for=condition={condition}");
+        cluster.kubectl(&["wait", &condition, &format!("job/{job}"), "--timeout=60s"]);
+        cluster.get(&["job", job])["status"].clone()
+    };
+    let reason = |status: &serde_json::Value| {
+        let last = list(&status["conditions"]).pop();
+        last.map(|condition| condition["reason"].clone())
+    };
+    let status = wait("failed", "hopeless");
+    assert_eq!(
+        (&status["failed"], reason(&status)),
+        (&1.into(), Some("PodFailurePolicy".into()))
+    );
+    let status = wait("complete", "one-is-enough");
+    assert_eq!(
+        (&status["completedIndexes"], reason(&status)),
+        (&"0".into(), Some("SuccessPolicy".into()))
+    );
+    let status = wait("failed", "each-for-itself");
+    assert_eq!(
+        (&status["failedIndexes"], reason(&status)),
+        (&"0,1".into(), Some("FailedIndexes".into()))
+    );
+}
+
+#[test]
 fn a_daemon_set_has_a_pod_on_the_node_and_replaces_it() {
     let cluster = Vaquita::up();
     cluster.load_guest("hello", "localhost/hello:v1");
@@ -329,6 +402,17 @@ fn a_stateful_set_is_rolled_out_in_order_changed_undone_and_scaled() {
     wait_images(&cluster, "localhost/hello:v1", 3);
     cluster.kubectl(&["rollout", "restart", "statefulset/web"]);
     rolled_out(3);
+
+    // The pods are left, and taken over with their history by the next of that name.
+    cluster.kubectl(&["delete", "statefulset", "web", "--cascade=orphan"]);
+    cluster.apply(&set);
+    cluster.kubectl(&["rollout", "status", "statefulset/web", "--timeout=60s"]);
+    wait_images(&cluster, "localhost/hello:v1", 3);
+    let history = cluster.kubectl(&["rollout", "history", "statefulset/web"]);
+    assert!(
+        history.contains("\n4 "),
+        "the history is adopted:\n{history}"
+    );
 
     cluster.kubectl(&["scale", "statefulset", "web", "--replicas=1"]);
     eventually("the first alone is left", || {
@@ -483,4 +567,88 @@ fn a_replication_controller_is_replaced_step_by_step_and_back() {
         "{}",
         same.stderr
     );
+}
+
+/// Random numbers from a seed, the same on every machine (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+#[test]
+fn whenever_it_is_killed_it_ends_with_the_pods_that_were_asked_for() {
+    const SEED: u64 = 5;
+    println!("seed {SEED}");
+    let mut random = Random(SEED);
+    let mut cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.load_guest("hello", "localhost/hello:v2");
+    cluster.load_guest("core-command", "localhost/command:v1");
+    let set = web(3)
+        .replace("kind: Deployment", "kind: StatefulSet")
+        .replace("name: web", "name: db")
+        .replace("app: web", "app: db");
+    cluster.apply(&web(3));
+    cluster.apply(&set);
+    cluster.apply(
+        "apiVersion: batch/v1
+kind: Job
+metadata: {name: each}
+spec:
+  completions: 12
+  backoffLimit: 100
+  parallelism: 2
+  completionMode: Indexed
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: main, image: localhost/command:v1}]
+",
+    );
+    let (mut image, mut size) = ("localhost/hello:v1".to_owned(), 3);
+    for _ in 0..5 {
+        image = format!("localhost/hello:v{}", 1 + random.below(2));
+        size = 1 + usize::try_from(random.below(5)).expect("small");
+        cluster.kubectl(&["set", "image", "deployment/web", &format!("web={image}")]);
+        cluster.kubectl(&["set", "image", "statefulset/db", &format!("db={image}")]);
+        cluster.kubectl(&[
+            "scale",
+            "deployment/web",
+            "statefulset/db",
+            &format!("--replicas={size}"),
+        ]);
+        thread::sleep(Duration::from_millis(random.below(1500)));
+        cluster = Vaquita::up_again(cluster.kill());
+    }
+    wait_rolled_out(&cluster);
+    cluster.kubectl(&["rollout", "status", "statefulset/db", "--timeout=60s"]);
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=complete",
+        "job/each",
+        "--timeout=60s",
+    ]);
+    wait_images(&cluster, &image, size);
+    let mut names = cluster.wait_ready("app=db", size);
+    names.sort();
+    let expected: Vec<_> = (0..size).map(|number| format!("db-{number}")).collect();
+    assert_eq!(names, expected);
+    let pods = list(&cluster.get(&["pods", "-l", "app=db"])["items"]);
+    assert!(
+        pods.iter()
+            .all(|pod| pod["spec"]["containers"][0]["image"] == image.as_str())
+    );
+    let each = cluster.get(&["job", "each"]);
+    assert_eq!(each["status"]["completedIndexes"], "0-11");
+    assert_eq!(each["status"]["succeeded"], 12);
+    let of_job = list(&cluster.get(&["pods", "-l", "job-name=each"])["items"]);
+    let held = |pod: &serde_json::Value| !pod["metadata"]["finalizers"].is_null();
+    assert!(!of_job.iter().any(held), "a pod is still held by the job");
 }
