@@ -545,7 +545,7 @@ fn ports_of_wasm_pods_are_forwarded_and_proxied() {
     }
     let exec = vaquita.try_kubectl(&["exec", &pods[0], "--", "sh"]);
     assert!(
-        exec.stderr.contains("exec is not available"),
+        exec.stderr.contains("sh: not found"),
         "{}",
         exec.stderr
     );
