@@ -7,6 +7,7 @@ mod image;
 mod registries;
 mod report;
 mod rolling_update;
+mod run;
 mod up;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Run a one-node cluster in this process until Ctrl-C.
     Up(up::UpArgs),
+    /// Run a WebAssembly file: its output and its exit code are this command's.
+    Run(run::RunArgs),
     /// Work with the images that pods on this machine can use.
     Image(image::ImageArgs),
     /// Measure a Kubernetes API server, this one or any other.
@@ -48,16 +51,18 @@ pub fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
+            Command::Run(args) => return run::run(args).await,
             Command::Up(args) => up::run(args).await,
             Command::Image(args) => image::run(args).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::RollingUpdate(args) => rolling_update::run(*args).await,
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     // Blocking work that is still under way (a name lookup, a compilation) does not hold up the exit.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => fail(&error),
     }
 }

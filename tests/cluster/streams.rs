@@ -544,11 +544,7 @@ fn ports_of_wasm_pods_are_forwarded_and_proxied() {
         assert!(body.contains(&pods[0]), "{body}");
     }
     let exec = vaquita.try_kubectl(&["exec", &pods[0], "--", "sh"]);
-    assert!(
-        exec.stderr.contains("sh: not found"),
-        "{}",
-        exec.stderr
-    );
+    assert!(exec.stderr.contains("sh: not found"), "{}", exec.stderr);
     let healthy = vaquita.kubectl(&["get", "--raw", "/api/v1/nodes/test-node/proxy/healthz"]);
     assert_eq!(healthy, "ok");
 }

@@ -6,9 +6,9 @@
 //! cluster. Reasons and messages are upstream's kubelet's, because people and tools look for them.
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
-//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `events`; `exec`
-//! commands in containers;
-//! `proxy` Services; `reclaim` persistent volumes that nobody claims; `stats` what all of it uses; `http` what the node answers, `connections` that of it which lasts.
+//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `exec` commands
+//! in containers; `events`; `proxy` Services; `persistent` volumes that outlive pods; `stats` what all of it uses;
+//! `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
@@ -21,10 +21,10 @@ mod http;
 mod images;
 mod logs;
 mod node;
+mod persistent;
 mod pod;
 mod pods;
 mod proxy;
-mod reclaim;
 mod registration;
 mod stats;
 #[cfg(test)]

@@ -18,10 +18,10 @@ use crate::{
     host, http,
     images::Images,
     logs::LogStore,
+    persistent,
     pod::{Context, Follower},
     pods::{Manager, Registry},
     proxy::{Proxy, ServiceLinks, follow_policies},
-    reclaim,
     registration::{Machine, Registration},
     stats,
 };
@@ -100,7 +100,7 @@ impl Node {
             config.name.clone(),
             config.storage_dir.clone(),
         );
-        tasks.spawn(reclaim::run(
+        tasks.spawn(persistent::run(
             client.clone(),
             claims.clone(),
             registry.clone(),

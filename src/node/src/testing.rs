@@ -80,6 +80,9 @@ impl Api {
                 json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"}),
             )
         };
+        if path.ends_with("/wasmpolicies") {
+            return not_found();
+        }
         if path.contains("/configmaps/") {
             let maps = self.config_maps.lock().unwrap();
             let found = maps

@@ -1,8 +1,8 @@
 //! `persistentVolumeClaim`: from a claim to a directory of this machine.
 //!
-//! A claim is bound when the first pod that uses it comes to a node, which is what `WaitForFirstConsumer` says: to a
-//! volume that somebody made for it, or else, if its class is provisioned by [`PROVISIONER`], to a new directory. A
-//! new volume belongs to the node from then on: its `nodeAffinity` says so.
+//! A claim gets a volume that somebody made, or else, if its class is provisioned by [`PROVISIONER`], a new directory of
+//! the node that the scheduler chose for the first pod which uses it ([`Claims::settle`]). Such a volume belongs to the
+//! node from then on: its `nodeAffinity` says so.
 
 use std::{
     fs, io,
@@ -28,6 +28,8 @@ use crate::{Place, host_path};
 
 /// What the `provisioner` of a storage class names to have its volumes made here.
 pub const PROVISIONER: &str = "vaquita.dev/local-path";
+/// Says on a claim for which node a volume is wanted.
+const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Says on a volume who made it.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 
@@ -138,6 +140,57 @@ impl Claims {
         self.place(&volume)
     }
 
+    /// Binds an unbound claim, if that is this node's to do: the scheduler has chosen the node, or a volume that can be
+    /// used here; or the claim's class does not wait for a pod, and there is a volume that fits.
+    pub async fn settle(&self, claim: &PersistentVolumeClaim) -> Result<(), ClaimError> {
+        if is_bound(claim) || claim.metadata.deletion_timestamp.is_some() {
+            return Ok(());
+        }
+        let id = format!(
+            "{}/{}",
+            claim.namespace().unwrap_or_default(),
+            claim.name_any()
+        );
+        let failed = |source| ClaimError::Api {
+            claim: id.clone(),
+            source: Box::new(source),
+        };
+        let is_chosen = match claim.annotations().get(SELECTED_NODE) {
+            Some(node) if *node != self.node => return Ok(()),
+            chosen => chosen.is_some(),
+        };
+        let class = self.class(claim).await.map_err(failed)?;
+        let waits = class.as_ref().is_some_and(|class| {
+            class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+        });
+        if !is_chosen && waits {
+            let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+            let all = volumes.list(&ListParams::default()).await.map_err(failed)?;
+            let kept = all
+                .into_iter()
+                .find(|volume| is_meant_for(volume, claim) && fits(volume, claim, &self.node));
+            return match kept {
+                Some(volume) => self.bind(claim, &volume).await.map_err(failed),
+                None => Ok(()),
+            };
+        }
+        match self.volume_for(claim, &id).await {
+            Ok(volume) => self.bind(claim, &volume).await.map_err(failed),
+            // Somebody may yet make one.
+            Err(ClaimError::Unbound(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn class(&self, claim: &PersistentVolumeClaim) -> kube::Result<Option<StorageClass>> {
+        let spec = claim.spec.as_ref();
+        let name = spec.and_then(|spec| spec.storage_class_name.as_deref());
+        match name.filter(|name| !name.is_empty()) {
+            Some(name) => Api::all(self.client.clone()).get_opt(name).await,
+            None => Ok(None),
+        }
+    }
+
     async fn get(&self, volume: &str) -> kube::Result<Option<PersistentVolume>> {
         Api::all(self.client.clone()).get_opt(volume).await
     }
@@ -185,15 +238,9 @@ impl Claims {
         if !fitting.is_empty() {
             return Ok(fitting.swap_remove(0));
         }
-        let spec = claim.spec.clone().unwrap_or_default();
-        let class_name = spec.storage_class_name.unwrap_or_default();
-        let classes: Api<StorageClass> = Api::all(self.client.clone());
-        let class = match class_name.as_str() {
-            "" => None,
-            name => classes.get_opt(name).await.map_err(failed)?,
-        };
+        let class = self.class(claim).await.map_err(failed)?;
         match class {
-            Some(class) if class.provisioner == PROVISIONER && spec.volume_name.is_none() => {
+            Some(class) if class.provisioner == PROVISIONER && volume_name(claim).is_none() => {
                 self.provision(claim, &class, id).await
             }
             _ => Err(ClaimError::Unbound(id.to_owned())),

@@ -5,7 +5,7 @@
 
 mod wasm;
 
-use std::{fmt, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use vaquita_image::Image;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
 pub(crate) use wasm::WasmBackend;
+
+use crate::pod::{Grants, HttpSettings};
 
 /// Makes sandboxes.
 #[async_trait]
@@ -28,12 +30,20 @@ pub(crate) struct SandboxConfig {
     pub(crate) name: String,
     pub(crate) hostname: String,
     pub(crate) subdomain: Option<String>,
+    /// The domain that its subdomain is in the cluster, if it has one.
+    pub(crate) domain: Option<String>,
     /// Suffixes to try when a name is looked up, in place of the cluster's.
     pub(crate) searches: Option<Vec<String>>,
     /// Further entries of the hosts file.
     pub(crate) hosts: Vec<(String, IpAddr)>,
+    /// The host's address, for a pod that has the host's own network.
+    pub(crate) host_network: Option<IpAddr>,
     /// The address that the pod had before, which it gets again if it is free.
     pub(crate) wanted_ip: Option<IpAddr>,
+    /// The content of `/etc/resolv.conf`.
+    pub(crate) resolv_conf: String,
+    /// Whether containers see each other's processes.
+    pub(crate) share_processes: bool,
 }
 
 /// Why there is no sandbox.
@@ -61,6 +71,15 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
+/// A file for a program's termination message.
+#[derive(Debug, Clone)]
+pub(crate) struct LastWords {
+    /// Where the program finds it.
+    pub(crate) guest: String,
+    /// Where it is on this machine; made if absent.
+    pub(crate) file: PathBuf,
+}
+
 /// What is run.
 #[derive(Debug, Clone)]
 pub(crate) enum Program {
@@ -74,6 +93,8 @@ pub(crate) enum Program {
 pub(crate) struct ContainerConfig {
     pub(crate) name: String,
     pub(crate) program: Program,
+    /// What the module may import.
+    pub(crate) grants: Grants,
     /// The whole argument vector, the program's name first.
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<(String, String)>,
@@ -84,6 +105,8 @@ pub(crate) struct ContainerConfig {
     pub(crate) cpu_request: Option<u32>,
     /// TCP ports that the manifest declares; `None` for a command that serves nothing.
     pub(crate) ports: Option<Vec<u16>>,
+    /// How it serves HTTP, if it does.
+    pub(crate) http: HttpSettings,
     pub(crate) mounts: Vec<Mount>,
     /// Where relative paths begin, if not at the root.
     pub(crate) working_dir: Option<String>,
@@ -92,6 +115,8 @@ pub(crate) struct ContainerConfig {
     /// What takes the output beside the log.
     pub(crate) output: Option<Arc<dyn OutputSink>>,
     pub(crate) log: Arc<dyn LogSink>,
+    /// Where a program may leave its last words.
+    pub(crate) last_words: Option<LastWords>,
 }
 
 impl fmt::Debug for ContainerConfig {

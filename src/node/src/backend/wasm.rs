@@ -11,16 +11,23 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use vaquita_image::{Digest, Image, ImageStore};
 use vaquita_net::{AttachError, Fabric, PodIdentity, PodNetwork};
-use vaquita_runtime::{Module, ModuleKind, Pod, PodConfig, Process, ProcessConfig, Runtime};
+use vaquita_runtime::{
+    HttpConfig, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig, Runtime, Volume,
+};
 
 use super::{
-    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Program, Sandbox,
+    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program, Sandbox,
     SandboxConfig, SandboxError, StartError, Usage,
 };
-use crate::images::with_causes;
+use crate::{
+    images::with_causes,
+    pod::{HttpSettings, names::hosts_file},
+};
 
 /// Modules that are kept ready although nothing runs them at the moment.
 const KEPT_MODULES: usize = 32;
+/// Bytes that a termination message may take on disk. Far fewer are read.
+const MOST_LAST_WORDS: u64 = 64 << 10;
 
 /// Pods of WebAssembly modules.
 #[derive(Clone)]
@@ -99,6 +106,9 @@ impl WasmBackend {
             searches: config.searches.clone(),
             hosts: config.hosts.clone(),
         };
+        if let Some(ip) = config.host_network {
+            return Ok(self.fabric.attach_host(identity, ip));
+        }
         if let Some(wanted) = config.wanted_ip
             && let Ok(network) = self.fabric.attach_as(identity.clone(), Some(wanted))
         {
@@ -111,24 +121,99 @@ impl WasmBackend {
 #[async_trait]
 impl Backend for WasmBackend {
     async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
+        let is_on_host = config.host_network.is_some();
         let network = self.attach(&config)?;
         let ip = network.ip();
         let name = format!("{}/{}", config.namespace, config.name);
         let mut pod = PodConfig::new(name, network);
+        pod.hosts = Some(hosts_file(&config, ip));
+        pod.resolv_conf = Some(config.resolv_conf);
+        pod.domain = config.domain;
+        pod.share_processes = config.share_processes;
         pod.hostname = config.hostname;
         let pod = self.runtime.pod(pod);
         Ok(Arc::new(WasmSandbox {
             backend: self.clone(),
             pod,
             ip,
+            is_on_host,
         }))
     }
+}
+
+/// What the runtime is to start.
+fn process_config(module: Module, container: ContainerConfig) -> Result<ProcessConfig, StartError> {
+    let kind = module.kind();
+    if container.ports.is_none() && kind == ModuleKind::HttpHandler {
+        let message = "the module serves HTTP: it cannot be executed as a command".to_owned();
+        return Err(StartError::Create(message));
+    }
+    let mut config = ProcessConfig::new(container.name, module);
+    config.args = container.args;
+    config.env = container.env;
+    config.memory_limit = container.memory_limit;
+    config.cpu_limit = container.cpu_limit;
+    config.cpu_request = container.cpu_request;
+    config.log = container.log;
+    config.mounts = container.mounts;
+    // What serves HTTP never ends by itself.
+    if kind != ModuleKind::HttpHandler
+        && let Some(words) = &container.last_words
+        && config.mounts.iter().all(|mount| mount.guest != words.guest)
+    {
+        let mount = last_words(words).map_err(|error| {
+            StartError::Create(format!(
+                "making the file for the termination message: {error}"
+            ))
+        })?;
+        config.mounts.push(mount);
+    }
+    config.working_dir = container.working_dir;
+    config.tty = container.tty;
+    config.stdin = container.stdin;
+    config.output = container.output;
+    set_http(&mut config.http, &container.http);
+    match (container.ports, container.http.port) {
+        (None, _) => config.listen = Vec::new(),
+        (Some(_), Some(port)) if kind == ModuleKind::HttpHandler => config.listen = vec![port],
+        // What serves HTTP serves it somewhere.
+        (Some(ports), _) if ports.is_empty() => {}
+        (Some(ports), _) => config.listen = ports,
+    }
+    Ok(config)
+}
+
+fn set_http(config: &mut HttpConfig, wanted: &HttpSettings) {
+    if let Some(count) = wanted.requests_per_instance {
+        config.requests_per_instance = count;
+    }
+    if let Some(count) = wanted.max_concurrent_requests {
+        config.max_concurrent_requests = count as usize;
+    }
+    config.request_timeout = wanted.request_timeout;
+}
+
+/// Makes the file, empty, and mounts it.
+fn last_words(words: &LastWords) -> io::Result<Mount> {
+    let (Some(dir), Some(name)) = (words.file.parent(), words.file.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    std::fs::create_dir_all(dir)?;
+    std::fs::write(&words.file, "")?;
+    Ok(Mount {
+        guest: words.guest.clone(),
+        volume: Volume::directory_with_limit(dir, MOST_LAST_WORDS)?,
+        sub_path: name.to_string_lossy().into_owned(),
+        read_only: false,
+    })
 }
 
 struct WasmSandbox {
     backend: WasmBackend,
     pod: Pod,
     ip: IpAddr,
+    /// Whether its network is the host's own.
+    is_on_host: bool,
 }
 
 #[async_trait]
@@ -142,28 +227,9 @@ impl Sandbox for WasmSandbox {
             Program::Image(image) => self.backend.module(image).await?,
             Program::Wasm(bytes) => self.backend.loaded(bytes.clone()).await?,
         };
-        if container.ports.is_none() && module.kind() == ModuleKind::HttpHandler {
-            let message = "the module serves HTTP: it cannot be executed as a command".to_owned();
-            return Err(StartError::Create(message));
-        }
-        let mut config = ProcessConfig::new(container.name, module);
-        config.args = container.args;
-        config.env = container.env;
-        config.memory_limit = container.memory_limit;
-        config.cpu_limit = container.cpu_limit;
-        config.cpu_request = container.cpu_request;
-        config.log = container.log;
-        config.mounts = container.mounts;
-        config.working_dir = container.working_dir;
-        config.tty = container.tty;
-        config.stdin = container.stdin;
-        config.output = container.output;
-        match container.ports {
-            None => config.listen = Vec::new(),
-            // What serves HTTP serves it somewhere.
-            Some(ports) if ports.is_empty() => {}
-            Some(ports) => config.listen = ports,
-        }
+        let granted = container.grants.check(module.imports());
+        granted.map_err(StartError::Create)?;
+        let config = process_config(module, container)?;
         match self.pod.start(config).await {
             Ok(process) => Ok(Box::new(process)),
             Err(error) => Err(StartError::Run(with_causes(&error))),
@@ -171,6 +237,10 @@ impl Sandbox for WasmSandbox {
     }
 
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>> {
+        if self.is_on_host {
+            let stream = tokio::net::TcpStream::connect((self.ip, port)).await?;
+            return Ok(Box::new(stream));
+        }
         let stream = self
             .backend
             .fabric

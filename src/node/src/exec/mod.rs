@@ -20,15 +20,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use vaquita_image::{Image, MAX_MODULE_BYTES};
 use vaquita_runtime::{Discard, OutputSink};
 
+use self::outlet::{Hub, Outlet};
 use crate::{
     backend::{ContainerConfig, Instance, Program, Sandbox},
     pod::{
-        Context,
+        Context, HttpSettings,
         board::Board,
         container_settings,
+        environment::add_image_variables,
+        manifest::ephemeral_containers,
         storage::{MountPoint, Storage},
     },
 };
+
+/// Bytes of a probe's or hook's output that are kept: upstream's.
+const MOST_OUTPUT: usize = 10 << 10;
 
 /// What is at hand of a container that runs.
 pub(crate) struct Live {
@@ -36,7 +42,7 @@ pub(crate) struct Live {
     pub(crate) storage: Arc<Storage>,
     pub(crate) image: Image,
     /// What it writes, for those who are attached.
-    pub(crate) hub: Arc<outlet::Hub>,
+    pub(crate) hub: Arc<Hub>,
     /// Its standard input, if it has one.
     pub(crate) stdin: Option<Stdin>,
 }
@@ -101,7 +107,8 @@ impl Executor {
         let name = command.args.first().cloned().unwrap_or_default();
         let settings =
             container_settings(&self.context, pod, &declared, &*live.sandbox, &live.storage);
-        let settings = settings.await.map_err(ExecError::Configuration)?;
+        let mut settings = settings.await.map_err(ExecError::Configuration)?;
+        add_image_variables(live.image.start.as_ref(), &mut settings.env);
         let program = if is_own(&declared, &name) {
             Program::Image(live.image.clone())
         } else if name.contains('/') {
@@ -115,20 +122,68 @@ impl Executor {
         let config = ContainerConfig {
             name: declared.name.clone(),
             program,
+            grants: settings.grants,
             args: command.args,
             env: settings.env,
             memory_limit: settings.memory_limit,
             cpu_limit: settings.cpu_limit,
             cpu_request: settings.cpu_request,
             ports: None,
+            http: HttpSettings::default(),
             mounts: settings.mounts,
             working_dir: settings.working_dir,
             tty: command.tty,
             stdin: command.stdin,
             output: Some(command.output),
             log: Arc::new(Discard),
+            last_words: None,
         };
         Ok(live.sandbox.start(config).await?)
+    }
+}
+
+impl Executor {
+    /// Runs a command to its end, and returns its exit code and the beginning of what it wrote. Dropping the future ends
+    /// the command.
+    pub(crate) async fn run(
+        &self,
+        pod: &Pod,
+        board: &Board,
+        container: &str,
+        args: Vec<String>,
+    ) -> Result<(i32, String), ExecError> {
+        let output = Arc::new(Outlet::default());
+        let command = Command {
+            args,
+            stdin: None,
+            output: output.clone(),
+            tty: false,
+        };
+        let instance = self.start(pod, board, container, command).await?;
+        let instance = KilledOnDrop(instance);
+        let ended = async {
+            let exit = instance.0.wait().await;
+            output.finish();
+            exit.code
+        };
+        let read = async {
+            let mut text = Vec::new();
+            while let Some((_, piece)) = output.next().await {
+                let room = MOST_OUTPUT.saturating_sub(text.len());
+                text.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        };
+        Ok(tokio::join!(ended, read))
+    }
+}
+
+/// A command that ends with whoever waits for it.
+struct KilledOnDrop(Box<dyn Instance>);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
     }
 }
 
@@ -139,7 +194,11 @@ pub(crate) fn find(pod: &Pod, name: &str) -> Option<Container> {
         .containers
         .iter()
         .chain(spec.init_containers.iter().flatten());
-    all.find(|container| container.name == name).cloned()
+    let found = all.find(|container| container.name == name).cloned();
+    found.or_else(|| {
+        let mut all = ephemeral_containers(spec).into_iter();
+        all.find(|container| container.name == name)
+    })
 }
 
 fn is_own(container: &Container, name: &str) -> bool {

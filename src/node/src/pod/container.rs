@@ -3,16 +3,18 @@
 //!
 //! A [`Runner`] never gives up by itself while there is hope: what fails is tried again, with waits in between that
 //! grow, and the board says meanwhile what it waits for. It returns when the container has ended for good, or was
-//! stopped.
+//! stopped. What happens between an instance's start and its end is in [`watching`].
 
-use std::{pin::pin, sync::Arc, time::Duration};
+mod watching;
+
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use kube::{Resource as _, ResourceExt as _};
 use tokio::{
     io::AsyncRead,
-    sync::{mpsc, watch},
+    sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use vaquita_image::Image;
@@ -20,15 +22,15 @@ use vaquita_image::Image;
 use super::{
     Context, Feed,
     backoff::{BackOff, Doubling},
-    board::{Board, Record, State, Termination},
+    board::{Board, Record, State},
     environment, features,
-    manifest::{RestartPolicy, Role, full_name, init_containers, own_grace, tcp_ports},
-    probe::{self, Checks, Kind, Signal},
+    http_settings::http_settings,
+    manifest::{Role, ephemeral_containers, full_name, init_containers, tcp_ports},
     settings::container_settings,
     storage::Storage,
 };
 use crate::{
-    backend::{ContainerConfig, Exit, Instance, Program, Sandbox},
+    backend::{ContainerConfig, Instance, LastWords, Program, Sandbox},
     exec::{Live, Stdin, outlet::Hub},
     logs::{ContainerLog, PodKey},
     registration::image_id,
@@ -39,11 +41,9 @@ use crate::{
 /// usually about to be created.
 const CONFIG_RETRY: Duration = Duration::from_secs(2);
 const LONGEST_CONFIG_RETRY: Duration = Duration::from_secs(30);
-/// How much longer than its grace an instance may take to end before it is killed from outside.
-const SLACK: Duration = Duration::from_secs(1);
-/// The longest message about an end, in bytes: upstream's limit for termination messages.
-const LONGEST_MESSAGE: usize = 4096;
 
+/// Where a container leaves a message about its end if the manifest does not say: the API's default.
+const LAST_WORDS: &str = "/dev/termination-log";
 /// Bytes of standard input that wait to be read.
 const STDIN_BUFFER: usize = 64 << 10;
 
@@ -98,7 +98,7 @@ impl Runner {
             running.log.close();
             self.board.set_meter(self.index, None);
             self.board.set_live(self.index, None);
-            if self.take_down(exit, is_replaced) {
+            if self.take_down(exit, is_replaced).await {
                 return;
             }
         }
@@ -113,17 +113,18 @@ impl Runner {
         let pod = self.pod();
         let spec = pod.spec.as_ref();
         let all = match role {
-            Role::Main => spec.map(|spec| spec.containers.as_slice()),
-            Role::Init | Role::Sidecar => spec.map(init_containers),
+            Role::Main => spec.map(|spec| spec.containers.clone()),
+            Role::Init | Role::Sidecar => spec.map(|spec| init_containers(spec).to_vec()),
+            Role::Ephemeral => spec.map(ephemeral_containers),
         };
-        let found = all
-            .unwrap_or_default()
-            .iter()
-            .find(|container| container.name == name);
-        found.cloned().unwrap_or_else(|| Container {
-            name,
-            ..Container::default()
-        })
+        let mut all = all.unwrap_or_default();
+        match all.iter().position(|container| container.name == name) {
+            Some(place) => all.swap_remove(place),
+            None => Container {
+                name,
+                ..Container::default()
+            },
+        }
     }
 
     pub(super) fn pod(&self) -> Arc<Pod> {
@@ -136,10 +137,10 @@ impl Runner {
             let record = &facts.containers[self.index];
             (record.role, record.name.clone())
         });
-        let list = if role == Role::Main {
-            "containers"
-        } else {
-            "initContainers"
+        let list = match role {
+            Role::Main => "containers",
+            Role::Init | Role::Sidecar => "initContainers",
+            Role::Ephemeral => "ephemeralContainers",
         };
         let mut about = self.pod().object_ref(&());
         about.field_path = Some(format!("spec.{list}{{{name}}}"));
@@ -268,22 +269,26 @@ impl Runner {
             .logs
             .begin(&PodKey::of(&pod), &container.name, attempt);
         let id = image_id(&image);
+        let http = http_settings(&pod, &settings.env).map_err(config_problem)?;
         let hub = Arc::new(Hub::default());
         let (stdin, typed) = standard_input(container);
         let config = ContainerConfig {
             name: container.name.clone(),
+            grants: settings.grants,
             args,
             env: settings.env,
             memory_limit: settings.memory_limit,
             cpu_limit: settings.cpu_limit,
             cpu_request: settings.cpu_request,
             ports: Some(tcp_ports(container)),
+            http,
             mounts: settings.mounts,
             working_dir: settings.working_dir,
             tty: container.tty == Some(true),
             stdin,
             output: Some(hub.clone()),
             log: log.sink(),
+            last_words: Some(self.last_words_file(&pod, container)),
             program: Program::Image(image.clone()),
         };
         let started = self.sandbox.start(config).await;
@@ -317,8 +322,23 @@ impl Runner {
         })
     }
 
+    /// Where the container may leave a message about its end.
+    fn last_words_file(&self, pod: &Pod, container: &Container) -> LastWords {
+        let dir = self.context.volumes.of(&pod.uid().unwrap_or_default());
+        let path = container.termination_message_path.as_deref();
+        LastWords {
+            guest: path
+                .filter(|path| path.starts_with('/'))
+                .unwrap_or(LAST_WORDS)
+                .to_owned(),
+            file: dir.container(&container.name).join("termination-log"),
+        }
+    }
+
     fn show_running(&self, container: &Container, image_id: String, attempt: u32) {
-        let started = container.startup_probe.is_none();
+        let hooks = container.lifecycle.as_ref();
+        let has_hook = hooks.is_some_and(|hooks| hooks.post_start.is_some());
+        let started = container.startup_probe.is_none() && !has_hook;
         let ready = started && container.readiness_probe.is_none();
         let id = format!(
             "vaquita://{}.{}.{attempt}",
@@ -338,134 +358,6 @@ impl Runner {
             record.container_id = Some(id);
         });
     }
-
-    /// Waits for the instance's end, and sees to it that it comes when it must. Also says whether the instance makes
-    /// place for another one, of a new image.
-    async fn watch_over(&mut self, running: &Running) -> (Exit, bool) {
-        let (sender, mut signals) = mpsc::channel(16);
-        let checks = Checks::of(&running.container);
-        let has_readiness = checks.readiness.is_some();
-        let mut probes = pin!(probe::run(checks, &*self.sandbox, sender));
-        let mut are_probes_done = false;
-        let mut image_changed = pin!(self.image_changed(running.container.image.as_deref()));
-        let mut is_replaced = false;
-        let mut stop = self.stop.clone();
-        let mut ordered_grace = None;
-        let mut kill_at: Option<Instant> = None;
-        loop {
-            let kill = async {
-                match kill_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let grace = tokio::select! {
-                biased;
-                exit = running.instance.wait() => return (exit, is_replaced),
-                grace = shorter_order(&mut stop, ordered_grace) => {
-                    if ordered_grace.is_none() {
-                        self.say_killing(running, format!("Stopping container {}", running.container.name));
-                    }
-                    ordered_grace = Some(grace);
-                    grace
-                }
-                () = kill => {
-                    running.instance.kill();
-                    kill_at = None;
-                    continue;
-                }
-                () = &mut image_changed, if !is_replaced => {
-                    is_replaced = true;
-                    let name = &running.container.name;
-                    self.say_killing(running, format!("Container {name} definition changed, will be restarted"));
-                    own_grace(&self.pod())
-                }
-                () = &mut probes, if !are_probes_done => {
-                    are_probes_done = true;
-                    continue;
-                }
-                Some(signal) = signals.recv() => match self.heed(running, signal, has_readiness) {
-                    Some(grace) => grace,
-                    None => continue,
-                },
-            };
-            running.instance.terminate(grace);
-            let at = Instant::now() + grace + SLACK;
-            kill_at = Some(kill_at.map_or(at, |earlier| earlier.min(at)));
-        }
-    }
-
-    /// Does what a probe's outcome asks for. If that is the container's end, says within what time.
-    fn heed(&self, running: &Running, signal: Signal, has_readiness: bool) -> Option<Duration> {
-        match signal {
-            Signal::Complaint(message) => {
-                self.context
-                    .events
-                    .warning(&self.about(), "Unhealthy", message);
-            }
-            Signal::Started => self.update(|record| {
-                if let State::Running { started, ready, .. } = &mut record.state {
-                    *started = true;
-                    *ready = !has_readiness;
-                }
-            }),
-            Signal::Ready(now) => self.update(|record| {
-                if let State::Running { ready, .. } = &mut record.state {
-                    *ready = now;
-                }
-            }),
-            Signal::Dead(kind, grace) => {
-                let name = &running.container.name;
-                let probe = if kind == Kind::Startup {
-                    "startup"
-                } else {
-                    "liveness"
-                };
-                let restarts = RestartPolicy::of(&self.pod()) != RestartPolicy::Never;
-                let fate = if restarts { ", will be restarted" } else { "" };
-                self.say_killing(
-                    running,
-                    format!("Container {name} failed {probe} probe{fate}"),
-                );
-                return Some(grace.unwrap_or_else(|| own_grace(&self.pod())));
-            }
-        }
-        None
-    }
-
-    fn say_killing(&self, running: &Running, message: String) {
-        tracing::debug!(container = running.container.name, message);
-        self.context
-            .events
-            .normal(&self.about(), "Killing", message);
-    }
-
-    /// Puts the end on the board, and says whether it is for good.
-    fn take_down(&mut self, exit: Exit, is_replaced: bool) -> bool {
-        let is_stopped = self.stop.borrow().is_some();
-        let policy = RestartPolicy::of(&self.pod());
-        let for_good = self.update(|record| {
-            // Whoever is replaced starts again whatever the policy.
-            let restarts = is_replaced || policy.restarts(record.role, exit.code);
-            let for_good = is_stopped || !restarts;
-            let started_at = match record.state {
-                State::Running { since, .. } => Some(since),
-                State::Waiting { .. } | State::Terminated { .. } => None,
-            };
-            let end = Termination {
-                code: exit.code,
-                reason: exit.reason.as_str().to_owned(),
-                message: exit.message.map(cut),
-                started_at,
-                finished_at: Some(Timestamp::now()),
-                container_id: record.container_id.clone(),
-            };
-            record.state = State::Terminated { end, for_good };
-            for_good
-        });
-        self.memory.failed = Some(Instant::now()).filter(|_| !is_replaced);
-        for_good
-    }
 }
 
 /// What a container reads, and who is attached to it writes, if the manifest wants that.
@@ -475,7 +367,7 @@ fn standard_input(
     if container.stdin != Some(true) {
         return (None, None);
     }
-    let (near, far) = tokio::io::simplex(STDIN_BUFFER);
+    let (near, far) = tokio::io::duplex(STDIN_BUFFER);
     (Some(Box::new(near)), Some(Stdin::new(Some(Box::new(far)))))
 }
 
@@ -484,30 +376,6 @@ async fn ordered(stop: &mut watch::Receiver<Option<Duration>>) {
     if stop.wait_for(Option::is_some).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// Waits for an order to stop within a shorter time than before.
-async fn shorter_order(
-    stop: &mut watch::Receiver<Option<Duration>>,
-    before: Option<Duration>,
-) -> Duration {
-    let is_shorter = |order: &Option<Duration>| {
-        order.is_some_and(|grace| before.is_none_or(|before| grace < before))
-    };
-    let order = stop
-        .wait_for(is_shorter)
-        .await
-        .ok()
-        .and_then(|order| *order);
-    match order {
-        Some(grace) => grace,
-        None => std::future::pending().await,
-    }
-}
-
-fn cut(mut message: String) -> String {
-    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
-    message
 }
 
 /// As Go prints durations of whole seconds: `10s`, `1m20s`.
@@ -529,14 +397,5 @@ mod tests {
         for (seconds, text) in [(10, "10s"), (60, "1m0s"), (80, "1m20s"), (300, "5m0s")] {
             assert_eq!(go_duration(Duration::from_secs(seconds)), text);
         }
-    }
-
-    #[test]
-    fn long_messages_are_cut_between_characters() {
-        assert_eq!(cut("short".to_owned()), "short");
-        assert_eq!(
-            cut(format!("x{}", "é".repeat(4096))).len(),
-            LONGEST_MESSAGE - 1
-        );
     }
 }

@@ -112,7 +112,7 @@ pub(super) async fn environment(
 }
 
 /// The variables of an image that nothing else has set.
-pub(super) fn add_image_variables(
+pub(crate) fn add_image_variables(
     start: Option<&StartConfig>,
     variables: &mut Vec<(String, String)>,
 ) {

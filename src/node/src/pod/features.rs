@@ -19,10 +19,6 @@ pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
     }
     let wants = [
         (
-            spec.host_network == Some(true),
-            "hostNetwork: this node's pods have a virtual network only",
-        ),
-        (
             spec.host_pid == Some(true),
             "hostPID: this node's pods do not see the host's processes",
         ),
@@ -35,26 +31,14 @@ pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
             "volumeDevices: modules cannot use block devices",
         ),
         (
-            container
-                .ports
-                .iter()
-                .flatten()
-                .any(|port| port.host_port.is_some_and(|port| port != 0)),
+            // In the host's own network, each port is one of the host's.
+            spec.host_network != Some(true)
+                && container
+                    .ports
+                    .iter()
+                    .flatten()
+                    .any(|port| port.host_port.is_some_and(|port| port != 0)),
             "ports: hostPort is not supported: use a Service of type NodePort",
-        ),
-        (
-            container
-                .lifecycle
-                .as_ref()
-                .is_some_and(|lifecycle| lifecycle.post_start.is_some()),
-            "lifecycle: postStart hooks are not supported",
-        ),
-        (
-            container
-                .lifecycle
-                .as_ref()
-                .is_some_and(|lifecycle| lifecycle.pre_stop.is_some()),
-            "lifecycle: preStop hooks are not supported",
         ),
     ];
     wants
@@ -104,19 +88,14 @@ mod tests {
                 "mountPropagation",
             ),
             (
-                plain.clone(),
+                plain,
                 json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}),
                 "hostPort",
             ),
             (
-                plain,
-                json!({"name": "c", "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}),
-                "preStop",
-            ),
-            (
-                json!({"containers": [], "hostNetwork": true}),
+                json!({"containers": [], "hostPID": true}),
                 json!({"name": "c"}),
-                "hostNetwork",
+                "hostPID",
             ),
         ] {
             let message = check(spec, container).unwrap();

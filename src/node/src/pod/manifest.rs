@@ -18,6 +18,8 @@ pub(crate) enum Role {
     Sidecar,
     /// What the pod is for.
     Main,
+    /// Added while the pod runs, to look into it: runs once, and counts for nothing.
+    Ephemeral,
 }
 
 /// What happens to containers that end: `spec.restartPolicy`.
@@ -45,7 +47,7 @@ impl RestartPolicy {
     pub(crate) fn restarts(self, role: Role, code: i32) -> bool {
         match (role, self) {
             (Role::Sidecar, _) | (Role::Main, Self::Always) => true,
-            (Role::Main | Role::Init, Self::Never) => false,
+            (Role::Main | Role::Init, Self::Never) | (Role::Ephemeral, _) => false,
             (Role::Main, Self::OnFailure) | (Role::Init, _) => code != 0,
         }
     }
@@ -54,6 +56,14 @@ impl RestartPolicy {
 /// The init containers, sidecars among them.
 pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
+}
+
+/// The ephemeral containers, as if they were ordinary ones.
+pub(crate) fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
+    let all = spec.ephemeral_containers.iter().flatten();
+    // They have the same fields, but for the one that says what they are to look at.
+    all.filter_map(|container| serde_json::from_value(serde_json::to_value(container).ok()?).ok())
+        .collect()
 }
 
 /// What an init container is.

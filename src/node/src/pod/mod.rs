@@ -6,13 +6,16 @@
 //! - [`storage`] has the pod's volumes, kept current by [`follow`].
 //! - [`manifest`], [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
 
+mod action;
 mod backoff;
 pub(crate) mod board;
 mod container;
-mod environment;
+pub(crate) mod environment;
 mod features;
 mod follow;
-mod manifest;
+mod http_settings;
+pub(crate) mod manifest;
+pub(crate) mod names;
 mod probe;
 mod publish;
 mod pull;
@@ -20,6 +23,7 @@ mod restore;
 mod settings;
 pub(crate) mod status;
 pub(crate) mod storage;
+mod wasm_policy;
 mod worker;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -30,7 +34,9 @@ use kube::Client;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
 pub(crate) use follow::Follower;
+pub(crate) use http_settings::HttpSettings;
 pub(crate) use settings::container_settings;
+pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
 use crate::{

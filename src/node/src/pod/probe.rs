@@ -5,28 +5,20 @@
 //! outcome counts once it has come as many times in a row as its threshold says; readiness begins with no, liveness
 //! with yes; a probe that cannot be made changes nothing.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
-use k8s_openapi::{
-    api::core::v1::{Container, HTTPGetAction, Probe},
-    apimachinery::pkg::util::intstr::IntOrString,
-};
+use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::backend::Sandbox;
+use super::action::{Action, Outcome, Target};
 
 /// How long a readiness probe of a container that has just started is tried again quickly, before it is taken for
 /// unready. Most modules begin to listen within milliseconds, and a period later would be late for them.
 const EAGER_FOR: Duration = Duration::from_secs(1);
 const EAGER_EVERY: Duration = Duration::from_millis(20);
-/// Bytes of an answer that are read at most, as upstream does.
-const LONGEST_BODY: usize = 10 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -55,6 +47,8 @@ pub(super) enum Signal {
     Ready(bool),
     /// The container is to be ended; within that time, if the probe says it.
     Dead(Kind, Option<Duration>),
+    /// The container is to be ended: its postStart hook failed.
+    HookFailed(String),
     /// A probe failed, or could not be made: for an event.
     Complaint(String),
 }
@@ -77,29 +71,6 @@ pub(super) struct Check {
     success_threshold: u32,
     failure_threshold: u32,
     grace: Option<Duration>,
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    HttpGet {
-        port: u16,
-        path: String,
-        headers: HeaderMap,
-    },
-    TcpSocket {
-        port: u16,
-    },
-    /// Something that cannot be done here, and why.
-    Impossible(String),
-}
-
-/// How one attempt went.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
-    Success,
-    Failure(String),
-    /// It could not be made.
-    Unknown(String),
 }
 
 impl Checks {
@@ -132,7 +103,7 @@ impl Check {
             .termination_grace_period_seconds
             .and_then(|grace| u64::try_from(grace).ok());
         Self {
-            action: Action::of(probe, container).unwrap_or_else(Action::Impossible),
+            action: Action::of_probe(probe, container).unwrap_or_else(Action::Impossible),
             initial_delay: seconds(probe.initial_delay_seconds, 0, 0),
             period: seconds(probe.period_seconds, 1, 10),
             timeout: seconds(probe.timeout_seconds, 1, 1),
@@ -141,98 +112,6 @@ impl Check {
             grace: grace.map(Duration::from_secs),
         }
     }
-}
-
-impl Action {
-    fn of(probe: &Probe, container: &Container) -> Result<Self, String> {
-        if let Some(get) = &probe.http_get {
-            return Self::http_get(get, container);
-        }
-        if let Some(socket) = &probe.tcp_socket {
-            if socket.host.as_deref().is_some_and(|host| !host.is_empty()) {
-                return Err("tcpSocket.host is not supported: probes reach the pod only".to_owned());
-            }
-            return Ok(Self::TcpSocket {
-                port: port(&socket.port, container)?,
-            });
-        }
-        if probe.exec.is_some() {
-            return Err(
-                "exec probes are not supported: a Wasm container has no programs to execute"
-                    .to_owned(),
-            );
-        }
-        if probe.grpc.is_some() {
-            return Err("grpc probes are not supported".to_owned());
-        }
-        Err("missing probe handler".to_owned())
-    }
-
-    fn http_get(get: &HTTPGetAction, container: &Container) -> Result<Self, String> {
-        if get
-            .scheme
-            .as_deref()
-            .is_some_and(|scheme| !scheme.is_empty() && scheme != "HTTP")
-        {
-            return Err("httpGet.scheme HTTPS is not supported".to_owned());
-        }
-        if get.host.as_deref().is_some_and(|host| !host.is_empty()) {
-            return Err("httpGet.host is not supported: probes reach the pod only".to_owned());
-        }
-        let mut headers = HeaderMap::new();
-        for wanted in get.http_headers.iter().flatten() {
-            let name = HeaderName::try_from(wanted.name.as_str());
-            let value = HeaderValue::try_from(wanted.value.as_str());
-            match (name, value) {
-                (Ok(name), Ok(value)) => headers.append(name, value),
-                _ => {
-                    return Err(format!(
-                        "httpGet.httpHeaders: {:?} is no valid header",
-                        wanted.name
-                    ));
-                }
-            };
-        }
-        let path = get
-            .path
-            .as_deref()
-            .filter(|path| !path.is_empty())
-            .unwrap_or("/");
-        let path = if path.starts_with('/') {
-            path.to_owned()
-        } else {
-            format!("/{path}")
-        };
-        if path.parse::<http::Uri>().is_err() {
-            return Err(format!("httpGet.path: {path:?} is no valid path"));
-        }
-        Ok(Self::HttpGet {
-            port: port(&get.port, container)?,
-            path,
-            headers,
-        })
-    }
-}
-
-/// A port by number, or by the name that the container declares for it.
-fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
-    let number = match wanted {
-        IntOrString::Int(number) => Some(*number),
-        IntOrString::String(name) => {
-            let named = container
-                .ports
-                .iter()
-                .flatten()
-                .find(|port| port.name.as_ref() == Some(name));
-            named
-                .map(|port| port.container_port)
-                .or_else(|| name.parse().ok())
-        }
-    };
-    let number = number
-        .and_then(|number| u16::try_from(number).ok())
-        .filter(|number| *number != 0);
-    number.ok_or_else(|| format!("unresolvable port {wanted:?}"))
 }
 
 /// Counts outcomes in a row.
@@ -262,10 +141,10 @@ impl Tally {
 }
 
 /// Probes a container that started just now, until the startup probe or the liveness probe ends it.
-pub(super) async fn run(checks: Checks, sandbox: &dyn Sandbox, signals: mpsc::Sender<Signal>) {
+pub(super) async fn run(checks: Checks, target: Target<'_>, signals: mpsc::Sender<Signal>) {
     let start = Instant::now();
     let prober = Prober {
-        sandbox,
+        target,
         signals: &signals,
         start,
     };
@@ -282,7 +161,7 @@ pub(super) async fn run(checks: Checks, sandbox: &dyn Sandbox, signals: mpsc::Se
 }
 
 struct Prober<'a> {
-    sandbox: &'a dyn Sandbox,
+    target: Target<'a>,
     signals: &'a mpsc::Sender<Signal>,
     start: Instant,
 }
@@ -373,30 +252,9 @@ impl Prober<'_> {
     }
 
     async fn outcome(&self, check: &Check) -> Outcome {
-        let ip = self.sandbox.ip();
-        let attempt = async {
-            match &check.action {
-                Action::HttpGet {
-                    port,
-                    path,
-                    headers,
-                } => http_get(self.sandbox, *port, path, headers).await,
-                Action::TcpSocket { port } => match self.sandbox.dial(*port).await {
-                    Ok(_) => Outcome::Success,
-                    Err(error) => {
-                        Outcome::Failure(format!("dial tcp {}: {error}", authority(ip, *port)))
-                    }
-                },
-                Action::Impossible(why) => Outcome::Unknown(why.clone()),
-            }
-        };
-        match timeout(check.timeout, attempt).await {
+        match timeout(check.timeout, check.action.attempt(self.target)).await {
             Ok(outcome) => outcome,
-            Err(_) => Outcome::Failure(format!(
-                "{}: no answer within {:?}",
-                check.action.target(ip),
-                check.timeout
-            )),
+            Err(_) => Outcome::Failure(check.action.timed_out(self.target, check.timeout)),
         }
     }
 
@@ -404,86 +262,6 @@ impl Prober<'_> {
         // Without a receiver, this future is about to be dropped.
         let _ = self.signals.send(signal).await;
     }
-}
-
-impl Action {
-    fn target(&self, ip: IpAddr) -> String {
-        match self {
-            Self::HttpGet { port, path, .. } => {
-                format!("Get \"http://{}{path}\"", authority(ip, *port))
-            }
-            Self::TcpSocket { port } => format!("dial tcp {}", authority(ip, *port)),
-            Self::Impossible(_) => "probe".to_owned(),
-        }
-    }
-}
-
-fn authority(ip: IpAddr, port: u16) -> String {
-    std::net::SocketAddr::new(ip, port).to_string()
-}
-
-async fn http_get(sandbox: &dyn Sandbox, port: u16, path: &str, headers: &HeaderMap) -> Outcome {
-    let authority = authority(sandbox.ip(), port);
-    let failure = |error: &dyn std::error::Error| {
-        Outcome::Failure(format!(
-            "Get \"http://{authority}{path}\": {}",
-            crate::images::with_causes(error)
-        ))
-    };
-    let stream = match sandbox.dial(port).await {
-        Ok(stream) => stream,
-        Err(error) => return failure(&error),
-    };
-    let (mut sender, connection) =
-        match hyper::client::conn::http1::handshake(TokioIo::new(stream)).await {
-            Ok(connected) => connected,
-            Err(error) => return failure(&error),
-        };
-    let request = match request(&authority, path, headers) {
-        Ok(request) => request,
-        Err(error) => return Outcome::Unknown(error.to_string()),
-    };
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        // Only the status matters. The rest is taken all the same, so that the server sees its answer through; what is
-        // longer, or breaks off, is left.
-        let body = Limited::new(response.into_body(), LONGEST_BODY);
-        let _ = body.collect().await;
-        Ok::<_, hyper::Error>(status.as_u16())
-    };
-    tokio::pin!(exchange);
-    let outcome = tokio::select! {
-        outcome = &mut exchange => outcome,
-        // It ends when the answer is complete, or because of an error that the exchange has, too.
-        _ = connection => exchange.await,
-    };
-    match outcome {
-        Ok(200..400) => Outcome::Success,
-        Ok(status) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-        Err(error) => failure(&error),
-    }
-}
-
-fn request(
-    authority: &str,
-    path: &str,
-    headers: &HeaderMap,
-) -> http::Result<Request<Empty<bytes::Bytes>>> {
-    let mut request = Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::USER_AGENT, "kube-probe/1.36")
-        .header(header::ACCEPT, "*/*")
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())?;
-    for name in headers.keys() {
-        // The manifest's words replace ours.
-        request.headers_mut().remove(name);
-    }
-    for (name, value) in headers {
-        request.headers_mut().append(name, value.clone());
-    }
-    Ok(request)
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ const OWN_FIELDS: &[&str] = &[
     "startTime",
     "initContainerStatuses",
     "containerStatuses",
+    "ephemeralContainerStatuses",
     "observedGeneration",
 ];
 

@@ -30,6 +30,7 @@ pub(super) fn facts(pod: &Pod, now: Timestamp) -> Facts {
         let statuses = match record.role {
             Role::Init | Role::Sidecar => &status.init_container_statuses,
             Role::Main => &status.container_statuses,
+            Role::Ephemeral => &status.ephemeral_container_statuses,
         };
         let old = statuses
             .iter()

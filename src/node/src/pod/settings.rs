@@ -9,6 +9,7 @@ use super::{
     environment::{self, Place},
     manifest::{Amount, memory_limit, millicores},
     storage::Storage,
+    wasm_policy::{self, Grants},
 };
 use crate::backend::Sandbox;
 
@@ -18,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) mounts: Vec<Mount>,
     /// Where relative paths begin, if not at the root.
     pub(crate) working_dir: Option<String>,
+    /// What modules may import.
+    pub(crate) grants: Grants,
     /// Bytes.
     pub(crate) memory_limit: Option<u64>,
     /// In thousandths of a core.
@@ -36,9 +39,12 @@ pub(crate) async fn container_settings(
 ) -> Result<Settings, String> {
     let env = environment(context, pod, container, sandbox).await?;
     let mounts = storage.mounts(container, &env);
+    let grants = wasm_policy::grants(&context.client, pod).await;
     Ok(Settings {
         mounts: mounts.map_err(|problem| problem.to_string())?,
         env,
+        grants: grants
+            .map_err(|error| format!("cannot read the namespace's WasmPolicies: {error}"))?,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
         memory_limit: memory_limit(container),
         cpu_limit: millicores(container, Amount::Limit),

@@ -70,7 +70,7 @@ pub(crate) fn phase(facts: &Facts, policy: RestartPolicy) -> Phase {
                 return Phase::Failed;
             }
             (Role::Sidecar, State::Running { started: true, .. } | State::Terminated { .. })
-            | (Role::Main, _) => {}
+            | (Role::Main | Role::Ephemeral, _) => {}
             (Role::Init | Role::Sidecar, _) => initializing = true,
         }
     }
@@ -130,15 +130,16 @@ pub(crate) fn status(
 ) -> PodStatus {
     let phase = phase(facts, RestartPolicy::of(pod));
     let ip = facts.ip.map(|ip| ip.to_string());
-    let statuses = |init: bool| -> Vec<ContainerStatus> {
+    let statuses = |roles: &[Role]| -> Vec<ContainerStatus> {
         facts
             .containers
             .iter()
-            .filter(|record| (record.role != Role::Main) == init)
+            .filter(|record| roles.contains(&record.role))
             .map(container_status)
             .collect()
     };
-    let init = statuses(true);
+    let init = statuses(&[Role::Init, Role::Sidecar]);
+    let ephemeral = statuses(&[Role::Ephemeral]);
     let host_ips = reporter.host_ips.iter().map(ToString::to_string);
     PodStatus {
         phase: Some(phase.as_str().to_owned()),
@@ -157,7 +158,8 @@ pub(crate) fn status(
         pod_ip: ip,
         start_time: facts.start_time.map(Time),
         init_container_statuses: Some(init).filter(|all| !all.is_empty()),
-        container_statuses: Some(statuses(false)),
+        container_statuses: Some(statuses(&[Role::Main])),
+        ephemeral_container_statuses: Some(ephemeral).filter(|all| !all.is_empty()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
@@ -312,7 +314,7 @@ fn initialized(facts: &Facts, phase: Phase) -> Because {
         (Role::Init, State::Terminated { end, .. }) => end.code != 0,
         (Role::Init, _) => true,
         (Role::Sidecar, _) => !record.is_started(),
-        (Role::Main, _) => false,
+        (Role::Main | Role::Ephemeral, _) => false,
     };
     let incomplete = names(facts.containers.iter().filter(is_incomplete));
     // What has begun has been initialized: a sidecar that starts again does not undo it.
@@ -335,7 +337,8 @@ fn containers_ready(facts: &Facts, phase: Phase) -> Because {
         Phase::Pending | Phase::Running => {}
     }
     let is_unready = |record: &&Record| {
-        record.role != Role::Init && !matches!(record.state, State::Running { ready: true, .. })
+        !matches!(record.role, Role::Init | Role::Ephemeral)
+            && !matches!(record.state, State::Running { ready: true, .. })
     };
     let unready = names(facts.containers.iter().filter(is_unready));
     if unready.is_empty() {

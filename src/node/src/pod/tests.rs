@@ -460,6 +460,75 @@ async fn what_a_node_cannot_give_is_said() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hooks_come_before_readiness_and_out_of_the_grace() {
+    let mut hooked = container("a");
+    hooked["lifecycle"] =
+        json!({"postStart": {"sleep": {"seconds": 3}}, "preStop": {"sleep": {"seconds": 5}}});
+    let mut bench = Bench::new(pod("Always", json!([hooked])));
+    let worker = run(&bench);
+    let begin = tokio::time::Instant::now();
+    let mut a = bench.started("a").await;
+    bench.api.wait("readiness", is_ready).await;
+    assert!(begin.elapsed() >= Duration::from_secs(3));
+
+    let begin = tokio::time::Instant::now();
+    bench.api.delete(30);
+    let order = a.order().await;
+    assert!(begin.elapsed() >= Duration::from_secs(5));
+    let Order::Terminate(left) = order else {
+        panic!("{order:?}")
+    };
+    assert!(
+        left > Duration::from_secs(24) && left <= Duration::from_secs(25),
+        "{left:?}"
+    );
+    a.exit(0);
+    worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_hook_ends_the_container() {
+    let mut hooked = container("a");
+    // There is no toolbox that would have it.
+    hooked["lifecycle"] = json!({"postStart": {"exec": {"command": ["absent"]}}});
+    let mut bench = Bench::new(pod("Never", json!([hooked])));
+    let worker = run(&bench);
+    let mut a = bench.started("a").await;
+    assert!(matches!(a.order().await, Order::Terminate(_)));
+    let events = bench.events();
+    assert!(
+        has(&events, "FailedPostStartHook", "PostStartHook failed"),
+        "{events:?}"
+    );
+    a.exit(1);
+    worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ephemeral_container_comes_later_and_counts_for_nothing() {
+    let mut bench = Bench::new(pod("Never", json!([container("a")])));
+    let worker = run(&bench);
+    let a = bench.started("a").await;
+    bench
+        .api
+        .change(|pod| pod["spec"]["ephemeralContainers"] = json!([container("look")]));
+    bench.started("look").await.exit(3);
+    let status = bench
+        .api
+        .wait("its end", |status| {
+            status["ephemeralContainerStatuses"][0]["state"]["terminated"]["exitCode"] == 3
+        })
+        .await;
+    assert_eq!(phase(&status), "Running");
+    a.exit(0);
+    bench
+        .api
+        .wait("success", |status| phase(status) == "Succeeded")
+        .await;
+    worker.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_waits_for_its_volumes_and_mounts_them() {
     let mut manifest = pod("Never", json!([container("a")]));
     manifest["spec"]["volumes"] =

@@ -19,18 +19,16 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     Context, Feed,
     backoff::Doubling,
-    board::{Board, Facts, State, Verdict},
+    board::{Board, Facts, Record, State, Verdict},
     container::{Memory, Runner},
-    manifest::{Role, own_grace},
+    manifest::{Role, ephemeral_containers, own_grace},
+    names::sandbox_config,
     publish::{self, Publisher},
     restore,
     status::Phase,
     storage::Storage,
 };
-use crate::{
-    backend::{Sandbox, SandboxConfig},
-    logs::PodKey,
-};
+use crate::{backend::Sandbox, logs::PodKey};
 
 /// How soon a network is tried to get again at first; then twice as long each time.
 const SANDBOX_RETRY: Duration = Duration::from_secs(1);
@@ -196,7 +194,8 @@ impl Worker {
     async fn sandbox(&self) -> Arc<dyn Sandbox> {
         let mut retry = Doubling::new(SANDBOX_RETRY, LONGEST_SANDBOX_RETRY);
         loop {
-            let config = sandbox_config(&self.pod(), &self.board);
+            let host = self.context.host_ips.first().copied();
+            let config = sandbox_config(&self.pod(), self.board.read(|facts| facts.ip), host);
             match self.context.backend.sandbox(config).await {
                 Ok(sandbox) => return sandbox,
                 Err(error) => {
@@ -211,6 +210,11 @@ impl Worker {
     }
 
     async fn running(&self, mut crew: Crew) -> Stage {
+        let mut guests = Crew {
+            sandbox: crew.sandbox.clone(),
+            storage: crew.storage.clone(),
+            members: BTreeMap::new(),
+        };
         tokio::select! {
             biased;
             () = self.deletion() => {}
@@ -220,7 +224,11 @@ impl Worker {
                 self.board.update(|facts| facts.verdict = Some(Verdict { reason: "DeadlineExceeded", message }));
             }
             () = self.operate(&mut crew) => {}
+            () = self.admit(&mut guests) => {}
         }
+        crew.members.append(&mut guests.members);
+        // Nobody but the crew holds these any more: see `stopping`.
+        drop(guests);
         Stage::Stopping(crew)
     }
 
@@ -248,7 +256,7 @@ impl Worker {
         for (index, role) in roles
             .iter()
             .enumerate()
-            .filter(|(_, role)| **role != Role::Main)
+            .filter(|(_, role)| matches!(role, Role::Init | Role::Sidecar))
         {
             self.hire(crew, index, *role);
             match role {
@@ -257,7 +265,7 @@ impl Worker {
                         .wait_until(|facts| facts.containers[index].is_started())
                         .await;
                 }
-                Role::Init | Role::Main => {
+                Role::Init | Role::Main | Role::Ephemeral => {
                     self.board
                         .wait_until(|facts| facts.containers[index].is_done())
                         .await;
@@ -287,6 +295,32 @@ impl Worker {
                 .await;
         }
         self.board.wait_until(Facts::is_done).await;
+    }
+
+    /// Starts ephemeral containers as they are added, for ever.
+    async fn admit(&self, crew: &mut Crew) {
+        let mut feed = self.feed.clone();
+        loop {
+            let pod = feed.borrow_and_update().pod.clone();
+            let wanted = pod.spec.as_ref().map(ephemeral_containers);
+            for container in wanted.unwrap_or_default() {
+                let place = self.board.update(|facts| {
+                    let is_known = |record: &Record| record.name == container.name;
+                    if facts.containers.iter().any(is_known) {
+                        return None;
+                    }
+                    let record = Record::new(&container, Role::Ephemeral, "ContainerCreating");
+                    facts.containers.push(record);
+                    Some(facts.containers.len() - 1)
+                });
+                if let Some(place) = place {
+                    self.hire(crew, place, Role::Ephemeral);
+                }
+            }
+            if feed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     fn hire(&self, crew: &mut Crew, index: usize, role: Role) {
@@ -365,38 +399,5 @@ impl Worker {
                 changed = self.feed.changed() => if changed.is_err() { return },
             }
         }
-    }
-}
-
-fn sandbox_config(pod: &Pod, board: &Board) -> SandboxConfig {
-    let spec = pod.spec.as_ref();
-    let name = pod.name_any();
-    let searches = spec.and_then(|spec| spec.dns_config.as_ref()?.searches.clone());
-    let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
-    let hosts = spec
-        .into_iter()
-        .flat_map(|spec| spec.host_aliases.iter().flatten())
-        .flat_map(|alias| {
-            let ip = alias.ip.parse().ok();
-            alias
-                .hostnames
-                .iter()
-                .flatten()
-                .filter_map(move |host| Some((host.clone(), ip?)))
-        });
-    SandboxConfig {
-        namespace: pod.namespace().unwrap_or_default(),
-        hostname: spec
-            .and_then(|spec| spec.hostname.clone())
-            .filter(|host| !host.is_empty())
-            .unwrap_or_else(|| name.clone()),
-        name,
-        subdomain: spec
-            .and_then(|spec| spec.subdomain.clone())
-            .filter(|domain| !domain.is_empty()),
-        // With any other policy they come after the cluster's, which is what most of them repeat.
-        searches: searches.filter(|_| policy == Some("None")),
-        hosts: hosts.collect(),
-        wanted_ip: board.read(|facts| facts.ip),
     }
 }

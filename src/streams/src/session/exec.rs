@@ -1,5 +1,7 @@
 //! A command's streams: those of exec, and of attach.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -8,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use crate::{
     Connection, Limits, Stream,
     handshake::{Accepted, Carrier, Results},
+    mux::Shared,
     spdy,
     websocket::channels::{self, Form},
 };
@@ -163,14 +166,26 @@ impl ExecSession {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (connection, shared) = channels::start(io, form, limits).await;
-        let channel = |wanted: bool, id: u32| wanted.then(|| shared.channel(id));
+        let make = |shared: &Arc<Shared>| {
+            let channel = |wanted: bool, id: u32| wanted.then(|| shared.channel(id));
+            (
+                [
+                    channel(wanted.stdin, STDIN),
+                    channel(wanted.stdout, STDOUT),
+                    channel(wanted.stderr(), STDERR),
+                    channel(wanted.tty, RESIZE),
+                ],
+                shared.channel(ERROR),
+            )
+        };
+        let (connection, made) = channels::start(io, form, limits, make).await;
+        let ([stdin, stdout, stderr, resizes], error) = made;
         let session = Self {
-            stdin: channel(wanted.stdin, STDIN),
-            stdout: channel(wanted.stdout, STDOUT),
-            stderr: channel(wanted.stderr(), STDERR),
-            resizes: channel(wanted.tty, RESIZE).map(Resizes::new),
-            error: shared.channel(ERROR),
+            stdin,
+            stdout,
+            stderr,
+            resizes: resizes.map(Resizes::new),
+            error,
             results,
             connection,
         };

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::{
 use crate::{
     Connection, Headers, Limits, Stream,
     handshake::{Accepted, Carrier},
+    mux::Shared,
     spdy,
     websocket::{
         channels::{self, Form},
@@ -161,16 +163,18 @@ async fn fixed<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (connection, shared) = channels::start(io, form, limits).await;
-    let mut forwards = VecDeque::new();
-    for (id, port) in (0..).step_by(2).zip(ports.iter().copied().take(MAX_PORTS)) {
-        let (data, error) = (shared.channel(id), shared.channel(id + 1));
-        // Each channel begins with its port.
-        data.greet(Bytes::copy_from_slice(&port.to_le_bytes()));
-        error.greet(Bytes::copy_from_slice(&port.to_le_bytes()));
-        forwards.push_back(Forward { port, data, error });
-    }
-    (connection, forwards)
+    let make = |shared: &Arc<Shared>| {
+        let mut forwards = VecDeque::new();
+        for (id, port) in (0..).step_by(2).zip(ports.iter().copied().take(MAX_PORTS)) {
+            let (data, error) = (shared.channel(id), shared.channel(id + 1));
+            // Each channel begins with its port.
+            data.greet(Bytes::copy_from_slice(&port.to_le_bytes()));
+            error.greet(Bytes::copy_from_slice(&port.to_le_bytes()));
+            forwards.push_back(Forward { port, data, error });
+        }
+        forwards
+    };
+    channels::start(io, form, limits, make).await
 }
 
 /// Serves a session to its end: `dial` connects to a port, or says in the words for the user why it cannot.

@@ -36,19 +36,26 @@ pub(crate) struct Form {
     pub(crate) half_close: bool,
 }
 
-/// Starts to carry channels over `io`; the caller makes them with [`Shared::channel`].
-pub(crate) async fn start<IO>(io: IO, form: Form, limits: Limits) -> (Connection, Arc<Shared>)
+/// Starts to carry channels over `io`. `make` makes them, with [`Shared::channel`], before anything is read: a peer may
+/// write at once, and what comes on a channel that there is not is dropped.
+pub(crate) async fn start<IO, T>(
+    io: IO,
+    form: Form,
+    limits: Limits,
+    make: impl FnOnce(&Arc<Shared>) -> T + Send,
+) -> (Connection, T)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let socket = super::serve(io, &limits).await;
     let shared = Shared::new(0, limits);
+    let made = make(&shared);
     let driven = shared.clone();
     tokio::spawn(async move {
         drive(socket, form, &driven).await;
         driven.lost();
     });
-    (Connection(shared.clone()), shared)
+    (Connection(shared), made)
 }
 
 async fn drive<IO>(socket: WebSocketStream<IO>, form: Form, shared: &Shared)

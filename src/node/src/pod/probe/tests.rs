@@ -7,8 +7,24 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::*;
-use crate::backend::{Connection, ContainerConfig, Instance, StartError};
+use std::net::IpAddr;
+
+use super::{super::action::Commands, *};
+use crate::backend::{Connection, ContainerConfig, Instance, Sandbox, StartError};
+
+/// A container in which `true` succeeds and other commands fail.
+struct Shell;
+
+#[async_trait]
+impl Commands for Shell {
+    async fn run(&self, command: Vec<String>) -> Result<(i32, String), String> {
+        match command[0].as_str() {
+            "true" => Ok((0, String::new())),
+            "false" => Ok((1, "it is false".to_owned())),
+            _ => Err("no such command".to_owned()),
+        }
+    }
+}
 
 /// A pod that answers as it is told.
 #[derive(Default)]
@@ -85,7 +101,13 @@ fn container(probes: Value) -> Container {
 fn start(pod: &Arc<Pod>, probes: Value) -> mpsc::Receiver<Signal> {
     let (sender, receiver) = mpsc::channel(64);
     let (checks, pod) = (Checks::of(&container(probes)), pod.clone());
-    tokio::spawn(async move { run(checks, &*pod, sender).await });
+    tokio::spawn(async move {
+        let target = Target {
+            sandbox: &*pod,
+            commands: &Shell,
+        };
+        run(checks, target, sender).await;
+    });
     receiver
 }
 
@@ -95,7 +117,10 @@ async fn outcome(pod: &Pod, probe: Value) -> Outcome {
         .unwrap();
     let (signals, _receiver) = mpsc::channel(1);
     Prober {
-        sandbox: pod,
+        target: Target {
+            sandbox: pod,
+            commands: &Shell,
+        },
         signals: &signals,
         start: Instant::now(),
     }
@@ -154,14 +179,9 @@ async fn tcp_succeeds_when_somebody_listens_and_others_say_what_they_cannot() {
         Outcome::Failure(_)
     ));
     for (probe, part) in [
-        (
-            json!({"exec": {"command": ["true"]}}),
-            "exec probes are not supported",
-        ),
-        (
-            json!({"grpc": {"port": 1}}),
-            "grpc probes are not supported",
-        ),
+        (json!({"exec": {"command": ["absent"]}}), "no such command"),
+        (json!({"exec": {}}), "exec.command is empty"),
+        (json!({"grpc": {"port": 0}}), "unresolvable port"),
         (json!({"httpGet": {"port": "nope"}}), "unresolvable port"),
         (json!({"httpGet": {"port": 0}}), "unresolvable port"),
         (json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), "HTTPS"),
@@ -266,14 +286,25 @@ async fn a_startup_probe_holds_the_others_back() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_cannot_be_made_complains_and_changes_nothing() {
     let pod = Arc::new(Pod::answering(OK));
-    let exec = json!({"exec": {"command": ["true"]}});
+    let exec = json!({"exec": {"command": ["absent"]}});
     let mut signals = start(&pod, json!({"livenessProbe": exec, "readinessProbe": exec}));
     for _ in 0..10 {
         match signals.recv().await {
             Some(Signal::Complaint(complaint)) => {
-                assert!(complaint.contains("exec probes"), "{complaint}");
+                assert!(complaint.contains("no such command"), "{complaint}");
             }
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_succeeds_by_its_code() {
+    let pod = Pod::answering(OK);
+    let exec = |name: &str| json!({"exec": {"command": [name]}});
+    assert_eq!(outcome(&pod, exec("true")).await, Outcome::Success);
+    assert_eq!(
+        outcome(&pod, exec("false")).await,
+        Outcome::Failure("it is false".to_owned())
+    );
 }

@@ -1,0 +1,213 @@
+//! By which names a pod knows itself and others: its hostname, and the files that tell them. Pure.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
+use kube::ResourceExt as _;
+
+use crate::backend::SandboxConfig;
+
+/// The domain of the cluster's own names.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// The longest name that a kernel would take as a hostname.
+const LONGEST_HOSTNAME: usize = 63;
+
+/// What a pod's sandbox is made with. `wanted_ip` is the address that it had before, `host` the machine's.
+pub(super) fn sandbox_config(
+    pod: &Pod,
+    wanted_ip: Option<IpAddr>,
+    host: Option<IpAddr>,
+) -> SandboxConfig {
+    let spec = pod.spec.as_ref();
+    let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
+    let set = |field: Option<&String>| field.filter(|text| !text.is_empty()).cloned();
+    let mut hostname = set(spec.and_then(|spec| spec.hostname.as_ref())).unwrap_or_else(|| {
+        let mut name = name.clone();
+        name.truncate(name.floor_char_boundary(LONGEST_HOSTNAME));
+        name.trim_end_matches(['-', '.']).to_owned()
+    });
+    let subdomain = set(spec.and_then(|spec| spec.subdomain.as_ref()));
+    let domain = subdomain
+        .as_ref()
+        .map(|subdomain| format!("{subdomain}.{namespace}.svc.{CLUSTER_DOMAIN}"));
+    if let Some(domain) = &domain
+        && spec.is_some_and(|spec| spec.set_hostname_as_fqdn == Some(true))
+    {
+        hostname = format!("{hostname}.{domain}");
+    }
+    let config = spec.and_then(|spec| spec.dns_config.as_ref());
+    let searches = config.and_then(|config| config.searches.clone());
+    let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+    SandboxConfig {
+        resolv_conf: resolv_conf(&namespace, policy, config),
+        namespace,
+        name,
+        hostname,
+        domain,
+        subdomain,
+        // With any other policy they come after the cluster's, which is what most of them repeat.
+        searches: searches.filter(|_| policy == Some("None")),
+        hosts: aliases(pod),
+        host_network: host.filter(|_| spec.is_some_and(|spec| spec.host_network == Some(true))),
+        wanted_ip,
+        share_processes: spec.is_some_and(|spec| spec.share_process_namespace == Some(true)),
+    }
+}
+
+fn aliases(pod: &Pod) -> Vec<(String, IpAddr)> {
+    let aliases = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.host_aliases.iter().flatten());
+    let names = aliases.flat_map(|alias| {
+        let ip = alias.ip.parse().ok();
+        let names = alias.hostnames.iter().flatten();
+        names.filter_map(move |host| Some((host.clone(), ip?)))
+    });
+    names.collect()
+}
+
+/// `/etc/hosts` of a pod that has an address, as upstream's kubelet writes it.
+pub(crate) fn hosts_file(config: &SandboxConfig, ip: IpAddr) -> String {
+    let mut text = "# Kubernetes-managed hosts file.\n\
+        127.0.0.1\tlocalhost\n\
+        ::1\tlocalhost ip6-localhost ip6-loopback\n\
+        fe00::0\tip6-localnet\n\
+        fe00::0\tip6-mcastprefix\n\
+        fe00::1\tip6-allnodes\n\
+        fe00::2\tip6-allrouters\n"
+        .to_owned();
+    let short = config.hostname.split('.').next().unwrap_or_default();
+    // Writing to a string cannot fail.
+    let _ = match &config.domain {
+        Some(domain) => writeln!(text, "{ip}\t{short}.{domain}\t{short}"),
+        None => writeln!(text, "{ip}\t{}", config.hostname),
+    };
+    if !config.hosts.is_empty() {
+        text.push_str("\n# Entries added by HostAliases.\n");
+    }
+    let mut aliases = config.hosts.iter().peekable();
+    while let Some((host, ip)) = aliases.next() {
+        let _ = write!(text, "{ip}\t{host}");
+        while let Some((host, _)) = aliases.next_if(|(_, next)| next == ip) {
+            let _ = write!(text, "\t{host}");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// `/etc/resolv.conf`. Lookups do not go by it: it is for programs that want to know. It names no server of the
+/// cluster's, since the network itself answers.
+fn resolv_conf(namespace: &str, policy: Option<&str>, config: Option<&PodDNSConfig>) -> String {
+    let is_own = !matches!(policy, Some("None" | "Default"));
+    let mut searches: Vec<String> = Vec::new();
+    let mut options: Vec<String> = Vec::new();
+    if is_own {
+        searches.extend([
+            format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
+            format!("svc.{CLUSTER_DOMAIN}"),
+            CLUSTER_DOMAIN.to_owned(),
+        ]);
+        options.push("ndots:5".to_owned());
+    }
+    let mut text = String::new();
+    if let Some(config) = config {
+        for server in config.nameservers.iter().flatten() {
+            let _ = writeln!(text, "nameserver {server}");
+        }
+        for search in config.searches.iter().flatten() {
+            if !searches.contains(search) {
+                searches.push(search.clone());
+            }
+        }
+        for option in config.options.iter().flatten() {
+            let Some(name) = &option.name else { continue };
+            options.retain(|known| known.split(':').next() != Some(name));
+            options.push(match &option.value {
+                Some(value) => format!("{name}:{value}"),
+                None => name.clone(),
+            });
+        }
+    }
+    if !searches.is_empty() {
+        let _ = writeln!(text, "search {}", searches.join(" "));
+    }
+    if !options.is_empty() {
+        let _ = writeln!(text, "options {}", options.join(" "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers pass what they have just made"
+    )]
+    fn config(spec: Value) -> SandboxConfig {
+        let mut pod =
+            json!({"metadata": {"name": "web-0", "namespace": "ns"}, "spec": {"containers": []}});
+        pod["spec"]
+            .as_object_mut()
+            .unwrap()
+            .extend(spec.as_object().unwrap().clone());
+        sandbox_config(&serde_json::from_value(pod).unwrap(), None, None)
+    }
+
+    #[test]
+    fn a_pod_is_called_by_its_name_or_as_it_says() {
+        assert_eq!(config(json!({})).hostname, "web-0");
+        let named = config(json!({"hostname": "me", "subdomain": "web"}));
+        assert_eq!(
+            (named.hostname.as_str(), named.domain.as_deref()),
+            ("me", Some("web.ns.svc.cluster.local"))
+        );
+        let full = config(json!({"subdomain": "web", "setHostnameAsFQDN": true}));
+        assert_eq!(full.hostname, "web-0.web.ns.svc.cluster.local");
+        let ip = IpAddr::from([10, 244, 0, 5]);
+        let hosts = hosts_file(&full, ip);
+        assert!(
+            hosts.ends_with("10.244.0.5\tweb-0.web.ns.svc.cluster.local\tweb-0\n"),
+            "{hosts}"
+        );
+    }
+
+    #[test]
+    fn aliases_share_lines_by_address() {
+        let aliases = json!([{"ip": "192.0.2.1", "hostnames": ["a", "b"]}, {"ip": "192.0.2.2", "hostnames": ["c"]}]);
+        let config = config(json!({"hostAliases": aliases, "shareProcessNamespace": true}));
+        let hosts = hosts_file(&config, IpAddr::from([10, 244, 0, 5]));
+        assert!(
+            hosts.ends_with("# Entries added by HostAliases.\n192.0.2.1\ta\tb\n192.0.2.2\tc\n"),
+            "{hosts}"
+        );
+        assert!(config.share_processes);
+    }
+
+    #[test]
+    fn resolv_conf_says_what_the_policy_and_the_manifest_want() {
+        assert_eq!(
+            config(json!({})).resolv_conf,
+            "search ns.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
+        );
+        let dns = json!({"nameservers": ["192.0.2.53"], "searches": ["example.com"],
+            "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]});
+        let none = config(json!({"dnsPolicy": "None", "dnsConfig": dns}));
+        assert_eq!(
+            none.resolv_conf,
+            "nameserver 192.0.2.53\nsearch example.com\noptions ndots:2 edns0\n"
+        );
+        assert_eq!(none.searches, Some(vec!["example.com".to_owned()]));
+        let first = config(json!({"dnsConfig": dns}));
+        assert!(
+            first
+                .resolv_conf
+                .contains("cluster.local example.com\noptions ndots:2 edns0\n")
+        );
+    }
+}
