@@ -18,6 +18,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
 use vaquita_image::{ImageStore, Registries, RegistriesConfig};
+use vaquita_ingress::{
+    load_balancers::{self, Pool},
+    sleep,
+};
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
 use vaquita_reconcile::{
@@ -274,7 +278,8 @@ impl Cluster {
 
         let client = local::client(api.router(), admin);
         let fabric = Fabric::new(network(&config))?;
-        let entrance = entrance.open(&fabric)?;
+        let entrance = entrance.open(&fabric, !config.leader_elect)?;
+        api.set_more_metrics(entrance.metrics(&fabric));
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
@@ -469,17 +474,21 @@ fn start_control_loops(
         elect.then(|| Election::new(name, &config.node_name))
     };
     let elected = election("kube-controller-manager");
+    let pool = entrance.pool();
     supervisor.start("controllers", PART_DEADLINE, async move |stop| {
         let context = Context::new(client.clone(), options.clone(), stop.clone());
         let Some(election) = elected else {
-            tokio::join!(control(context.clone()), entrance.run(context));
+            tokio::join!(control(context.clone(), pool), entrance.serve(context));
             return;
         };
         // Ingresses are served by every process, whoever leads.
         let leading = lead(client.clone(), election, stop, |term| {
-            control(Context::new(client.clone(), options.clone(), term))
+            control(
+                Context::new(client.clone(), options.clone(), term),
+                pool.clone(),
+            )
         });
-        tokio::join!(leading, entrance.run(context));
+        tokio::join!(leading, entrance.serve(context));
     });
     // It needs nothing beyond its role.
     let user = User::new::<String>("system:kube-scheduler", []);
@@ -505,10 +514,12 @@ fn secret_tokens(pki: &Pki) -> TokenSigner {
 }
 
 /// Runs all controllers.
-async fn control(context: Context) {
+async fn control(context: Context, pool: Pool) {
     tokio::join!(
         vaquita_controllers::run(context.clone()),
-        vaquita_workload_controllers::run(context),
+        vaquita_workload_controllers::run(context.clone()),
+        load_balancers::run(context.clone(), pool),
+        sleep::run_controller(context),
     );
 }
 
@@ -552,7 +563,7 @@ async fn start_node(
     )));
     let running = node.clone();
     // With a client of its own: what it writes must not wait behind what the node has to say.
-    let agent = vaquita_ingress::sleep::Agent::new(
+    let agent = sleep::Agent::new(
         local::client(api.router(), user),
         config.node_name.clone(),
         fabric.clone(),

@@ -4,15 +4,11 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
 };
 
 use tokio::net::TcpListener;
-use vaquita_ingress::{
-    Ingress, Listeners, Options,
-    load_balancers::{self, Pool},
-    sleep,
-};
+use vaquita_ingress::{Ingress, Listeners, Options, load_balancers::Pool};
 use vaquita_net::{DnsSockets, DnsTask, Fabric};
 use vaquita_reconcile::Context;
 
@@ -84,10 +80,22 @@ impl Entrance {
         self.dns.as_ref().map(DnsSockets::local_addr)
     }
 
-    /// Makes the proxy. From here on, nothing can fail.
-    pub(crate) fn open(self, fabric: &Fabric) -> Result<Open, StartError> {
+    /// Makes the proxy. From here on, nothing can fail. `alone`: no other process serves the cluster's Ingresses.
+    pub(crate) fn open(self, fabric: &Fabric, alone: bool) -> Result<Open, StartError> {
+        let mut options = Options {
+            alone,
+            ..self.config.ingress_options
+        };
+        let all = [&self.listeners.plain, &self.listeners.tls];
+        let everywhere = all.into_iter().flatten().any(|listener| {
+            let address = listener.local_addr();
+            address.is_ok_and(|address| address.ip().is_unspecified())
+        });
+        if everywhere && options.publish.is_empty() {
+            options.publish.push(own_address());
+        }
         Ok(Open {
-            ingress: Ingress::new(fabric.clone(), self.config.ingress_options)?,
+            ingress: Ingress::new(fabric.clone(), options)?,
             listeners: self.listeners,
             _dns: self.dns.map(|sockets| fabric.serve_dns_on(sockets)),
             pool: self.config.load_balancer_pool,
@@ -104,14 +112,54 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    /// Serves Ingresses, gives addresses to Services, and puts workloads to sleep, until the context is shut down.
-    pub(crate) async fn run(self, context: Context) {
-        tokio::join!(
-            self.ingress.run(context.clone(), self.listeners),
-            load_balancers::run(context.clone(), self.pool),
-            sleep::run_controller(context),
-        );
+    /// Writes what the proxy and the network count.
+    pub(crate) fn metrics(&self, fabric: &Fabric) -> impl Fn() -> String + Send + Sync + 'static {
+        let (ingress, fabric) = (self.ingress.metrics(), fabric.clone());
+        move || ingress.render() + &network_metrics(&fabric.metrics())
     }
+
+    /// The addresses of load balancers. Only one process at a time may give them out.
+    pub(crate) fn pool(&self) -> Pool {
+        self.pool.clone()
+    }
+
+    /// Serves Ingresses until the context is shut down.
+    pub(crate) async fn serve(self, context: Context) {
+        self.ingress.run(context, self.listeners).await;
+    }
+}
+
+/// The address from which this machine reaches others; its loopback if it reaches none. Nothing is sent.
+fn own_address() -> IpAddr {
+    let towards = (Ipv4Addr::new(192, 0, 2, 1), 9);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+    let local = socket.and_then(|socket| {
+        socket.connect(towards)?;
+        socket.local_addr()
+    });
+    local.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.ip())
+}
+
+/// What the pods' network counts, in the text format of metrics.
+fn network_metrics(metrics: &vaquita_net::Metrics) -> String {
+    let gauge = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let all = [
+        ("pods", "gauge", gauge(metrics.pods)),
+        ("services", "gauge", gauge(metrics.services)),
+        ("held_connects", "gauge", gauge(metrics.held)),
+        ("connects", "counter", metrics.connects),
+        ("failed_connects", "counter", metrics.connects_failed),
+        ("denied_connects", "counter", metrics.connects_denied),
+        ("delivered_connections", "counter", metrics.delivered),
+        ("undelivered_connections", "counter", metrics.undelivered),
+        ("woken_connects", "counter", metrics.woken),
+        ("not_woken_connects", "counter", metrics.not_woken),
+    ];
+    let line = |(name, kind, value): (&str, &str, u64)| {
+        let total = if kind == "counter" { "_total" } else { "" };
+        format!("# TYPE vaquita_network_{name} {kind}\nvaquita_network_{name}{total} {value}\n")
+    };
+    all.into_iter().map(line).collect()
 }
 
 async fn bind(

@@ -132,6 +132,12 @@ impl ApiServer {
         &self.server
     }
 
+    /// Adds figures of other parts of the process to `/metrics`, in the OpenMetrics text format without its end mark. The first
+    /// call counts.
+    pub fn set_more_metrics(&self, render: impl Fn() -> String + Send + Sync + 'static) {
+        let _first_wins = self.server.more_metrics.set(Box::new(render));
+    }
+
     /// Says how pods are reached for `proxy`; until then, over the host's own network.
     pub fn set_dialer(&self, dialer: Arc<dyn Dialer>) {
         *self

@@ -1,30 +1,26 @@
-//! From Ingresses, Services, endpoint slices and Secrets to what the proxy serves. Pure.
+//! From Ingresses, Services and Secrets to what the proxy serves. Pure.
 //!
 //! Whatever an Ingress refers to may be missing or unfit. That is a [`Problem`] of the Ingress, never a reason to leave
 //! out the rest: a route to nothing answers 503 and says why.
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
 use k8s_openapi::api::{
     core::v1::{Secret, Service, ServicePort},
-    discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressBackend, IngressServiceBackend},
 };
 use kube::ResourceExt as _;
 use rustls::sign::CertifiedKey;
+use vaquita_net::{PortRef, ServiceKey};
 use vaquita_reconcile::{ObjectKey, informer::Store};
 
 use crate::{
     certificates::{Certificates, KeyCache},
     routes::{PathMatch, Routes},
 };
-
-/// Endpoints of a headless Service that are tried for one request.
-const MAX_ENDPOINTS: usize = 16;
 
 /// Where requests of a route go.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,9 +33,10 @@ pub(crate) struct Backend {
 /// What is known of a backend.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Addresses to connect to: the Service's own, or if it is headless, those of its endpoints.
-    Addresses {
-        addresses: Vec<SocketAddr>,
+    /// A port of a Service, headless or not, which the network finds by name.
+    Service {
+        service: ServiceKey,
+        port: PortRef,
         protocol: Protocol,
     },
     /// Nothing that can be reached, and why.
@@ -72,7 +69,6 @@ pub(crate) struct Problem {
 /// The objects by which references are followed.
 pub(crate) struct Objects<'a> {
     pub(crate) services: &'a Store<Service>,
-    pub(crate) slices: &'a Store<EndpointSlice>,
     pub(crate) secrets: &'a Store<Secret>,
 }
 
@@ -220,52 +216,20 @@ impl Compiling<'_> {
             Some("kubernetes.io/h2c") => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let own = spec.cluster_ip.as_deref().unwrap_or_default();
-        let addresses = match own.parse::<IpAddr>() {
-            Ok(ip) => u16::try_from(port.port)
-                .map(|port| vec![SocketAddr::new(ip, port)])
-                .unwrap_or_default(),
-            Err(_) if own == "None" => self.endpoints(&key, port),
-            Err(_) => Vec::new(),
-        };
-        if addresses.is_empty() && own != "None" {
-            let message = format!("Service {key} has no address yet");
-            return Err(("ServiceNotReady", message));
-        }
-        Ok(Target::Addresses {
-            addresses,
+        let number = u16::try_from(port.port).map_err(|_| {
+            (
+                "PortNotFound",
+                format!("Service {key} has a port that is none"),
+            )
+        })?;
+        Ok(Target::Service {
+            service: ServiceKey {
+                namespace: key.namespace,
+                name: key.name,
+            },
+            port: PortRef::Number(number),
             protocol,
         })
-    }
-
-    /// The ready endpoints of a headless Service.
-    fn endpoints(&self, service: &ObjectKey, port: &ServicePort) -> Vec<SocketAddr> {
-        let slices = self
-            .objects
-            .slices
-            .in_namespace(&service.namespace, |slice| {
-                slice.labels().get("kubernetes.io/service-name") == Some(&service.name)
-            });
-        let mut found = BTreeSet::new();
-        for slice in slices {
-            let name = |name: &Option<String>| name.clone().unwrap_or_default();
-            let same = slice.ports.iter().flatten().find(|candidate| {
-                name(&candidate.name) == name(&port.name)
-                    && candidate.protocol.as_deref().unwrap_or("TCP") == "TCP"
-            });
-            let Some(number) = same.and_then(|port| u16::try_from(port.port?).ok()) else {
-                continue;
-            };
-            for endpoint in slice.endpoints.iter().flatten() {
-                let conditions = endpoint.conditions.as_ref();
-                let ready = conditions.and_then(|conditions| conditions.ready) != Some(false);
-                let ip = endpoint.addresses.first().and_then(|ip| ip.parse().ok());
-                if let Some(ip) = ip.filter(|_| ready) {
-                    found.insert(SocketAddr::new(ip, number));
-                }
-            }
-        }
-        found.into_iter().take(MAX_ENDPOINTS).collect()
     }
 }
 

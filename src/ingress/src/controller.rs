@@ -12,7 +12,6 @@ use std::{
 
 use k8s_openapi::api::{
     core::v1::{Secret, Service},
-    discovery::v1::EndpointSlice,
     networking::v1::{Ingress, IngressClass, IngressLoadBalancerIngress, IngressPortStatus},
 };
 use kube::{
@@ -49,7 +48,6 @@ pub(crate) struct Controller {
     ingresses: Informer<Ingress>,
     classes: Informer<IngressClass>,
     services: Informer<Service>,
-    slices: Informer<EndpointSlice>,
     secrets: Informer<Secret>,
     changed: Arc<Notify>,
     points: Vec<IngressLoadBalancerIngress>,
@@ -62,31 +60,12 @@ impl Controller {
     pub(crate) fn new(context: &Context, proxy: &Arc<Proxy>, addresses: Vec<SocketAddr>) -> Self {
         let informers = &context.informers;
         let changed = Arc::<Notify>::default();
-        let slices = informers.of::<EndpointSlice>();
-        let services = informers.of::<Service>();
-        let headless = services.clone();
-        slices.subscribe({
-            let changed = changed.clone();
-            move |change| {
-                let slice = change.object();
-                let name = slice.labels().get("kubernetes.io/service-name");
-                let service = name.and_then(|name| {
-                    let key = ObjectKey::new(slice.namespace().unwrap_or_default(), name);
-                    headless.store().get(&key)
-                });
-                // Only a headless Service is known by its endpoints here.
-                if service.is_some_and(|service| is_headless(&service)) {
-                    changed.notify_one();
-                }
-            }
-        });
         Self {
             recorder: context.recorder("ingress-controller"),
             proxy: proxy.clone(),
             ingresses: watched(&changed, informers.of()),
             classes: watched(&changed, informers.of()),
-            services: watched(&changed, services),
-            slices,
+            services: watched(&changed, informers.of()),
             secrets: watched(&changed, informers.selected("type=kubernetes.io/tls")),
             changed,
             points: points(&addresses, &proxy.options.publish),
@@ -107,7 +86,6 @@ impl Controller {
             self.ingresses.synced().await
                 && self.classes.synced().await
                 && self.services.synced().await
-                && self.slices.synced().await
                 && self.secrets.synced().await
         };
         if !synced.await {
@@ -133,7 +111,6 @@ impl Controller {
             .matching(|ingress| self.is_ours(ingress));
         let objects = Objects {
             services: self.services.store(),
-            slices: self.slices.store(),
             secrets: self.secrets.store(),
         };
         let (table, problems) = compile(&mut ours, &objects, &mut self.keys);
@@ -178,13 +155,20 @@ impl Controller {
             .status
             .as_ref()
             .and_then(|s| s.load_balancer.as_ref());
-        let written = balancer.and_then(|balancer| balancer.ingress.as_deref());
-        if written.unwrap_or_default() == self.points {
+        let written = balancer.and_then(|balancer| balancer.ingress.clone());
+        let written = written.unwrap_or_default();
+        let mut points = self.points.clone();
+        if !self.proxy.options.alone {
+            let others = written.iter().filter(|point| !self.points.contains(point));
+            points.extend(others.cloned());
+            points.sort_by_cached_key(|point| (point.ip.clone(), format!("{:?}", point.ports)));
+        }
+        if written == points {
             return true;
         }
         let namespace = ingress.namespace().unwrap_or_default();
         let api = Api::<Ingress>::namespaced(self.context.client.clone(), &namespace);
-        let patch = json!({"status": {"loadBalancer": {"ingress": self.points}}});
+        let patch = json!({"status": {"loadBalancer": {"ingress": points}}});
         let name = ingress.name_any();
         let patched = api
             .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
@@ -204,11 +188,6 @@ fn watched<K: Watched>(changed: &Arc<Notify>, informer: Informer<K>) -> Informer
     let changed = changed.clone();
     informer.subscribe(move |_| changed.notify_one());
     informer
-}
-
-fn is_headless(service: &Service) -> bool {
-    let spec = service.spec.as_ref();
-    spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }
 
 /// What is said about where requests are accepted.

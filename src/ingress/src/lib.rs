@@ -55,8 +55,12 @@ pub struct Options {
     /// Who is believed about the client before them: whose `X-Forwarded-*` headers are kept and added to. Default
     /// nobody: the headers say what this proxy knows itself.
     pub trusted_proxies: Vec<IpNet>,
-    /// Addresses that are written into the status of Ingresses. Default: those of the listeners.
+    /// Addresses that are written into the status of Ingresses. Default: those of the listeners, which are none
+    /// for one that listens on all addresses.
     pub publish: Vec<std::net::IpAddr>,
+    /// Whether no other process serves the same Ingresses. Default true; if not, the addresses of others are left in their
+    /// status.
+    pub alone: bool,
 }
 
 impl Default for Options {
@@ -68,6 +72,7 @@ impl Default for Options {
             max_request_body: None,
             trusted_proxies: Vec::new(),
             publish: Vec::new(),
+            alone: true,
         }
     }
 }

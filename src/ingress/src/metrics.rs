@@ -76,7 +76,7 @@ impl Metrics {
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        writeln!(text, "# TYPE vaquita_ingress_requests_total counter")?;
+        writeln!(text, "# TYPE vaquita_ingress_requests counter")?;
         for (class, count) in self.classes.iter().enumerate() {
             let class = class + 1;
             let count = read(count);
@@ -110,14 +110,16 @@ impl Metrics {
             ("connections", "gauge", read(&self.connections.0)),
             ("upgraded_connections", "gauge", read(&self.tunnels.0)),
             (
-                "tls_handshakes_failed_total",
+                "tls_handshakes_failed",
                 "counter",
                 read(&self.handshakes_failed),
             ),
         ] {
+            // In this format, a counter's value is named otherwise than the counter.
+            let total = if kind == "counter" { "_total" } else { "" };
             writeln!(
                 text,
-                "# TYPE vaquita_ingress_{name} {kind}\nvaquita_ingress_{name} {value}"
+                "# TYPE vaquita_ingress_{name} {kind}\nvaquita_ingress_{name}{total} {value}"
             )?;
         }
         Ok(())

@@ -12,6 +12,9 @@ use crate::{negotiation, query::Query};
 /// The Kubernetes version whose API this is.
 pub(crate) const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.2");
 
+/// What a text of metrics ends with.
+const END_OF_METRICS: &str = "# EOF\n";
+
 /// The answer, if the path is one of these.
 pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
     let path = parts.uri.path().trim_end_matches('/');
@@ -19,10 +22,15 @@ pub(crate) fn answer(server: &Arc<Server>, parts: &Parts) -> Option<Response> {
         return Some(version(parts));
     }
     if path == "/metrics" {
-        let mut response = answer::text(
-            StatusCode::OK,
-            server.metrics.render(server.counts().into_iter()),
-        );
+        let mut text = server.metrics.render(server.counts().into_iter());
+        if let Some(more) = server.more_metrics.get() {
+            // The end of a text is marked, and comes once.
+            let end = text
+                .strip_suffix(END_OF_METRICS)
+                .map_or(text.len(), str::len);
+            text.insert_str(end, &more());
+        }
+        let mut response = answer::text(StatusCode::OK, text);
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         response
             .headers_mut()

@@ -44,7 +44,7 @@ mod write;
 
 use std::{
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -98,6 +98,8 @@ pub(crate) struct Server {
     /// Permits for writes.
     writing: Semaphore,
     pub(crate) metrics: Metrics,
+    /// Figures of other parts of the process, for `/metrics`.
+    pub(crate) more_metrics: OnceLock<MoreMetrics>,
     /// How to reach nodes, once there is a way.
     pub(crate) nodes: RwLock<Option<Arc<dyn NodeTransport>>>,
     /// How to reach pods.
@@ -115,6 +117,9 @@ pub(crate) struct Server {
     /// Cancelled when the server stops: endless answers end.
     pub(crate) closing: CancellationToken,
 }
+
+/// Writes figures in the text format, without the mark of its end.
+pub(crate) type MoreMetrics = Box<dyn Fn() -> String + Send + Sync>;
 
 impl Server {
     /// A server of the resources in `registry`, out of `cache`, which follows `store`.
@@ -138,6 +143,7 @@ impl Server {
             access: Access::new(&config),
             config,
             metrics: Metrics::new(),
+            more_metrics: OnceLock::new(),
             nodes: RwLock::default(),
             dialer: RwLock::new(Arc::new(HostNetwork)),
             streams,

@@ -7,7 +7,6 @@ use crate::certificates::tests::secret;
 struct World {
     ingresses: Vec<Arc<Ingress>>,
     services: Store<Service>,
-    slices: Store<EndpointSlice>,
     secrets: Store<Secret>,
 }
 
@@ -30,7 +29,6 @@ impl World {
     fn compile(&mut self) -> (Table, Vec<Vec<String>>) {
         let objects = Objects {
             services: &self.services,
-            slices: &self.slices,
             secrets: &self.secrets,
         };
         let (table, problems) = compile(&mut self.ingresses, &objects, &mut KeyCache::default());
@@ -55,11 +53,19 @@ fn target<'a>(table: &'a Table, host: &str) -> &'a Target {
     &table.routes.find(host, "/x").unwrap().to
 }
 
-fn http1(addresses: &[&str]) -> Target {
-    Target::Addresses {
-        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-        protocol: Protocol::Http1,
+fn service(name: &str, port: u16, protocol: Protocol) -> Target {
+    Target::Service {
+        service: ServiceKey {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+        },
+        port: PortRef::Number(port),
+        protocol,
     }
+}
+
+fn http1(name: &str) -> Target {
+    service(name, 80, Protocol::Http1)
 }
 
 #[test]
@@ -82,32 +88,13 @@ fn backends_are_found_by_number_and_by_name() {
         ]}),
     );
     let (table, problems) = world.compile();
-    assert_eq!(*target(&table, "number.example"), http1(&["10.96.0.7:80"]));
-    let grpc = Target::Addresses {
-        addresses: vec!["10.96.0.7:90".parse().unwrap()],
-        protocol: Protocol::Http2,
-    };
+    assert_eq!(*target(&table, "number.example"), http1("web"));
+    let grpc = service("web", 90, Protocol::Http2);
     assert_eq!(*target(&table, "name.example"), grpc);
     assert_eq!(
         problems,
         [["PortNotFound: Service shop/web has no TCP port dns"]]
     );
-}
-
-#[test]
-fn headless_services_are_their_ready_endpoints() {
-    let mut world = World::default();
-    world.service("db", &json!({"clusterIP": "None", "ports": [{"port": 80}]}));
-    world.slices.insert(object(json!({
-        "metadata": {"name": "db-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "db"}},
-        "addressType": "IPv4", "ports": [{"name": "", "port": 8080}],
-        "endpoints": [{"addresses": ["10.244.0.3"]}, {"addresses": ["10.244.0.2"], "conditions": {"ready": false}}],
-    })));
-    let spec = json!({"defaultBackend": to("db", &json!({"number": 80}))});
-    world.ingress("a", "2026-01-01T00:00:00Z", &spec);
-    let (table, problems) = world.compile();
-    assert_eq!(*target(&table, "any"), http1(&["10.244.0.3:8080"]));
-    assert!(problems[0].is_empty());
 }
 
 #[test]
@@ -136,7 +123,7 @@ fn broken_references_break_nothing_else() {
         }),
     );
     let (table, problems) = world.compile();
-    assert_eq!(*target(&table, "web.example"), http1(&["10.96.0.7:80"]));
+    assert_eq!(*target(&table, "web.example"), http1("web"));
     let broken = Target::Broken("Service shop/gone not found".to_owned());
     assert_eq!(*target(&table, "gone.example"), broken);
     let reasons: Vec<_> = problems[0]
@@ -174,7 +161,7 @@ fn the_older_ingress_wins_and_secrets_are_served() {
         );
     }
     let (table, problems) = world.compile();
-    assert_eq!(*target(&table, "a.example"), http1(&["10.96.0.1:80"]));
+    assert_eq!(*target(&table, "a.example"), http1("old"));
     assert!(table.certificates.find("a.example").is_some());
     assert!(table.certificates.find("b.example").is_none());
     assert!(problems.iter().all(Vec::is_empty), "{problems:?}");

@@ -138,13 +138,21 @@ impl Controller {
                 return self.fail(service, message).await;
             }
         };
-        let chosen =
-            lock(&self.allocations).allocate(key, &ports(service), asked, has.first().copied());
+        let (had, chosen) = {
+            let mut all = lock(&self.allocations);
+            let had = all.has(key);
+            (
+                had,
+                all.allocate(key, &ports(service), asked, has.first().copied()),
+            )
+        };
         let ip = match chosen {
             Ok(ip) => ip,
             Err(error) => {
-                // What it had is free now; it must not wake itself, though.
-                self.retry_waiting();
+                if had {
+                    // What it had is free now; it must not wake itself, though.
+                    self.retry_waiting();
+                }
                 lock(&self.waiting).insert(key.clone());
                 return self.fail(service, error.to_string()).await;
             }
@@ -157,7 +165,8 @@ impl Controller {
                 .normal(service, "EnsuringLoadBalancer", message);
             let mut finalizers = service.finalizers().to_vec();
             finalizers.push(FINALIZER.to_owned());
-            self.patch_finalizers(service, &finalizers).await?;
+            // The change of the Service brings it back here.
+            return self.patch_finalizers(service, &finalizers).await;
         }
         if has == [ip] {
             return Ok(());
@@ -323,3 +332,6 @@ fn addresses(service: &Service) -> Vec<IpAddr> {
         .filter_map(|point| point.ip.as_deref()?.parse().ok())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

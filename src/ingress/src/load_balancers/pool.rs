@@ -195,6 +195,11 @@ impl Allocations {
         Ok(chosen)
     }
 
+    /// Whether a Service has an address.
+    pub(super) fn has(&self, service: &ObjectKey) -> bool {
+        self.by_service.contains_key(service)
+    }
+
     /// Takes a Service's address back. Whether it had one.
     pub(super) fn release(&mut self, service: &ObjectKey) -> bool {
         let Some(claim) = self.by_service.remove(service) else {

@@ -1,6 +1,6 @@
 //! One request: looked up, passed on, and its answer passed back.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Instant};
+use std::{error::Error, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use http::{
@@ -35,6 +35,8 @@ pub(super) enum Refusal {
     NoRoute { host: String, path: String },
     #[error("no backend: {0}")]
     Broken(String),
+    #[error("no endpoint of {0} accepts connections")]
+    NoEndpoint(String),
     #[error("the request body is longer than {0} bytes")]
     TooLong(u64),
     #[error("cannot connect to {backend}: {source}")]
@@ -61,7 +63,9 @@ impl Refusal {
                 ..
             }
             | Self::TooSlow(_) => StatusCode::GATEWAY_TIMEOUT,
-            Self::Broken(_) | Self::Connect { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Broken(_) | Self::NoEndpoint(_) | Self::Connect { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Exchange { .. } | Self::Unasked(_) => StatusCode::BAD_GATEWAY,
         }
     }
@@ -182,19 +186,24 @@ impl Proxy {
         request: Outgoing,
         client: Client,
     ) -> Result<Response<Incoming>, Refusal> {
-        let (addresses, protocol) = match &backend.to {
-            Target::Addresses {
-                addresses,
+        let (service, port, protocol) = match &backend.to {
+            Target::Service {
+                service,
+                port,
                 protocol,
-            } => (addresses, *protocol),
+            } => (service, port, *protocol),
             Target::Broken(why) => return Err(Refusal::Broken(why.clone())),
         };
         let stream = self
-            .connect(addresses, client.peer)
+            .fabric
+            .dial_service(service, port, Some(client.peer))
             .await
-            .map_err(|source| Refusal::Connect {
-                backend: backend.name.clone(),
-                source,
+            .map_err(|source| match source {
+                NetError::ConnectionRefused(_) => Refusal::NoEndpoint(backend.name.clone()),
+                source => Refusal::Connect {
+                    backend: backend.name.clone(),
+                    source,
+                },
             })?;
         let io = TokioIo::new(Idle::new(stream, self.options.idle_timeout));
         let sent = match protocol {
@@ -205,21 +214,6 @@ impl Proxy {
             backend: backend.name.clone(),
             source,
         })
-    }
-
-    async fn connect(
-        &self,
-        addresses: &[SocketAddr],
-        _from: SocketAddr,
-    ) -> Result<Stream, NetError> {
-        let mut last = NetError::Closed;
-        for to in addresses {
-            match self.fabric.dial(*to).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
     }
 
     /// A body that turned out too long on its way is the client's fault, not the backend's.

@@ -53,7 +53,10 @@ fn parse_idle(text: &str) -> Result<Duration, String> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod parsing {
     use super::*;
 
     #[test]
