@@ -123,6 +123,8 @@ fn settings(config: &Config, purpose: Purpose, instances: u32) -> wasmtime::Conf
     settings
         .concurrency_support(purpose == Purpose::Async)
         .epoch_interruption(true)
+        // For what modules of a pod share; see `ipc`.
+        .shared_memory(true)
         // Names come from the name section. Debug information would be parsed on a guest thread in the guest's
         // name, however large and strange it is.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)

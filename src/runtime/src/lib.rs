@@ -9,13 +9,21 @@
 //! entry point is run once, as a program; a component that exports `wasi:http/incoming-handler` is
 //! served over HTTP, with a fresh instance for each request and none while it is idle.
 //!
+//! Processes of a pod find each other on the network, in volumes that they [mount](Mount), and by `vaquita:ipc` and `vaquita:pod`,
+//! whose WIT is in `wit`.
+//!
 //! Nothing is shared with the host unless it is given: no file, no socket, no environment. Guests
 //! run on threads of their own, so one that never yields delays its like, never the caller.
 //!
 //! ```
 //! # use std::sync::{Arc, Mutex};
+//! # use std::time::Duration;
+//! # use bytes::Bytes;
+//! # use http_body_util::{BodyExt, Empty};
 //! use vaquita_net::{Fabric, FabricConfig};
-//! use vaquita_runtime::{Config, Exit, LogSink, LogStream, PodConfig, ProcessConfig, Runtime};
+//! use vaquita_runtime::{
+//!     Config, Exit, LogSink, LogStream, Mount, PodConfig, ProcessConfig, Runtime, Volume,
+//! };
 //!
 //! /// Keeps the log in memory.
 //! #[derive(Default)]
@@ -31,23 +39,50 @@
 //! let runtime = Runtime::new(Config::default())?;
 //! let fabric = Fabric::new(FabricConfig::default())?;
 //!
-//! let wasm = wat::parse_str(r#"(module
+//! // Two modules: one that answers requests, and one that runs to its end.
+//! # let handler = wat::parse_str(include_str!("../tests/runtime/handler.wat"))?;
+//! let handler = runtime.load(handler.into()).await?;
+//! let program = wat::parse_str(r#"(module
 //!     (import "wasi_snapshot_preview1" "fd_write"
 //!         (func $write (param i32 i32 i32 i32) (result i32)))
 //!     (memory (export "memory") 1)
 //!     (data (i32.const 0) "\08\00\00\00\06\00\00\00hello\n")
 //!     (func (export "_start")
 //!         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 20)))))"#)?;
-//! let module = runtime.load(wasm.into()).await?;
+//! let program = runtime.load(program.into()).await?;
 //!
+//! // They share an address, a hostname, and this volume.
 //! let pod = runtime.pod(PodConfig::new("greeting", fabric.attach(None)?));
+//! let scratch = Volume::memory(1 << 20);
 //! let log = Arc::new(Log::default());
-//! let mut config = ProcessConfig::new("hello", module);
-//! config.log = log.clone();
-//! let process = pod.start(config).await?;
+//! let config = |name, module| {
+//!     let mut config = ProcessConfig::new(name, module);
+//!     config.log = log.clone();
+//!     config.memory_limit = Some(64 << 20);
+//!     config.mounts = vec![Mount {
+//!         guest: "/scratch".into(),
+//!         volume: scratch.clone(),
+//!         sub_path: String::new(),
+//!         read_only: false,
+//!     }];
+//!     config
+//! };
+//! let server = pod.start(config("server", handler)).await?;
+//! let hello = pod.start(config("hello", program)).await?;
 //!
-//! assert_eq!(process.wait().await, Exit::Exited(0));
+//! assert_eq!(hello.wait().await, Exit::Exited(0));
 //! assert_eq!(*log.0.lock().unwrap(), "hello\n");
+//!
+//! // Over the network it is served at port 8080 of the pod's address; this is the shorter way.
+//! let request = http::Request::get("http://greeting/path").body(Empty::<Bytes>::new())?;
+//! let answer = server.request(request).await?;
+//! assert_eq!(answer.status(), 200);
+//! assert_eq!(answer.into_body().collect().await?.to_bytes(), "/path");
+//! assert_eq!(server.usage().requests, 1);
+//!
+//! server.terminate(Duration::from_secs(1));
+//! assert_eq!(server.wait().await, Exit::Exited(0));
+//! pod.shutdown().await;
 //! # Ok::<(), Box<dyn std::error::Error>>(()) })?; Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
@@ -56,6 +91,7 @@
     reason = "compiled code is mapped from the cache, which the engine can't check"
 )]
 
+mod bindings;
 mod budget;
 mod cache;
 mod capabilities;
@@ -64,11 +100,13 @@ mod cpu;
 mod engine;
 mod fs;
 mod handle;
+mod host_calls;
 mod http;
 mod ipc;
 mod linker;
 mod log;
 mod module;
+mod namespaces;
 mod pod;
 mod preview1;
 mod process;

@@ -4,7 +4,7 @@ use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{p1, p2, p3};
 
 use crate::state::{CoreState, State};
-use crate::{fs, preview1, sockets};
+use crate::{fs, host_calls, preview1, sockets};
 
 /// Everything that is provided to core modules. A process's configuration decides what these functions give access to,
 /// never which of them exist; so it is for components.
@@ -25,6 +25,7 @@ pub(crate) fn for_components(engine: &Engine) -> wasmtime::Result<component::Lin
     sockets::add_to_linker(&mut linker)?;
     fs::add_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
+    host_calls::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use vaquita_net::PodNetwork;
 
 use crate::fs::Files;
 use crate::ipc::IpcLimits;
+use crate::namespaces::{Listed, Namespaces};
 use crate::process::{Process, ProcessConfig, StartError};
 use crate::runtime::Shared;
 
@@ -77,7 +78,7 @@ struct Inner {
     runtime: Arc<Shared>,
     config: PodConfig,
     ended: CancellationToken,
-    processes: Mutex<Vec<Process>>,
+    namespaces: Arc<Namespaces>,
 }
 
 impl Drop for Inner {
@@ -85,17 +86,19 @@ impl Drop for Inner {
         // First, so that no process sees its network go.
         self.ended.cancel();
         self.config.network.close();
+        self.namespaces.end();
     }
 }
 
 impl Pod {
     pub(crate) fn new(runtime: Arc<Shared>, config: PodConfig) -> Self {
         let ended = runtime.ended.child_token();
+        let namespaces = Namespaces::new(&config, runtime.engine.wasmtime.clone());
         let inner = Inner {
             runtime,
             config,
             ended,
-            processes: Mutex::default(),
+            namespaces,
         };
         Self {
             inner: Arc::new(inner),
@@ -120,10 +123,13 @@ impl Pod {
         }
         let pod = &self.inner;
         let (config, files) = self.mount(config).await?;
-        let process = Process::start(&pod.runtime, &pod.config, &pod.ended, config, files)?;
-        let mut processes = pod.processes.lock().unwrap_or_else(PoisonError::into_inner);
-        processes.retain(|process| process.exit().is_none());
-        processes.push(process.clone());
+        let pod = (&pod.config, &pod.namespaces, &pod.ended);
+        let (process, member) = Process::start(&self.inner.runtime, pod, config, files)?;
+        let listed = Listed {
+            member,
+            process: process.clone(),
+        };
+        self.inner.namespaces.list(listed);
         Ok(process)
     }
 
@@ -147,16 +153,8 @@ impl Pod {
 
     /// The processes that have not ended, oldest first.
     pub fn processes(&self) -> Vec<Process> {
-        let processes = self
-            .inner
-            .processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        processes
-            .iter()
-            .filter(|process| process.exit().is_none())
-            .cloned()
-            .collect()
+        let running = self.inner.namespaces.running().into_iter();
+        running.map(|listed| listed.process).collect()
     }
 
     /// Kills all processes, waits until they are gone, and gives up the pod's address. Nothing can be started

@@ -19,6 +19,7 @@ use crate::linker;
 use crate::module::{self, Digest, LoadError, Loader, Module, Toolchain};
 use crate::pod::{Pod, PodConfig};
 use crate::process::Environment;
+use crate::state::CoreState;
 use crate::ticker::Ticker;
 
 /// Guests share their threads with their sockets' and timers' events. Looking for these once in so many turns, of a
@@ -181,6 +182,11 @@ impl Shared {
             Arc::clone(&environment.accounts.memory),
             self.engine.ceilings,
         )
+    }
+
+    /// What core modules are linked with.
+    pub(crate) fn core_linker(&self) -> &wasmtime::Linker<CoreState> {
+        &self.loader.linkers.core
     }
 
     async fn load(self: Arc<Self>, wasm: Bytes) -> Result<Module, LoadError> {

@@ -13,7 +13,8 @@ use crate::capabilities::Capabilities;
 use crate::fs::Files;
 use crate::http::Outgoing;
 use crate::log::LogStream;
-use crate::preview1::Descriptors;
+use crate::namespaces::Member;
+use crate::preview1::{Descriptors, Objects};
 use crate::process::Environment;
 use crate::stdio::{Input, Output};
 
@@ -29,6 +30,7 @@ pub(crate) struct State {
     pub(crate) network: PodNetwork,
     pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) files: Option<Arc<Files>>,
+    pub(crate) member: Arc<Member>,
     pub(crate) share: Share,
 }
 
@@ -44,6 +46,7 @@ impl State {
             network: environment.network.clone(),
             capabilities: Arc::clone(&environment.capabilities),
             files: environment.files.clone(),
+            member: Arc::clone(&environment.member),
             share,
         }
     }
@@ -73,6 +76,8 @@ pub(crate) struct CoreState {
     pub(crate) wasi: WasiP1Ctx,
     pub(crate) stdin: Input,
     pub(crate) descriptors: Descriptors,
+    pub(crate) objects: Objects,
+    pub(crate) member: Arc<Member>,
     pub(crate) share: Share,
 }
 
@@ -88,6 +93,8 @@ impl CoreState {
             wasi,
             stdin,
             descriptors,
+            objects: Objects::default(),
+            member: Arc::clone(&environment.member),
             share,
         }
     }

@@ -5,6 +5,8 @@
 //! that it returns is printed, and the code is then 1.
 
 mod files;
+mod net;
+mod pod;
 mod tar;
 mod text;
 
@@ -23,8 +25,13 @@ const COMMANDS: &[Command] = &[
     ("env", text::env),
     ("false", |_| Ok(1)),
     ("hostname", text::hostname),
+    ("ipcs", pod::ipcs),
+    ("kill", pod::kill),
     ("ls", files::ls),
     ("mkdir", files::mkdir),
+    ("nc", net::nc),
+    ("nslookup", net::nslookup),
+    ("ps", pod::ps),
     ("pwd", text::pwd),
     ("rm", files::rm),
     ("sleep", text::sleep),
@@ -33,6 +40,7 @@ const COMMANDS: &[Command] = &[
     ("test", files::test),
     ("true", |_| Ok(0)),
     ("wc", files::wc),
+    ("wget", net::wget),
 ];
 
 fn main() -> ExitCode {

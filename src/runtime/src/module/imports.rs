@@ -73,6 +73,10 @@ const HINTS: &[(&str, &str)] = &[
         "of WASI, cli, clocks, filesystem, http, io, random and sockets are provided",
     ),
     (
+        "vaquita:",
+        "the provided version is 0.1.0 of vaquita:ipc and vaquita:pod",
+    ),
+    (
         "wasi:",
         "the provided versions are 0.2 and 0.3; build for wasm32-wasip2",
     ),

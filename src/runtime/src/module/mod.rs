@@ -21,6 +21,7 @@ use crate::state::{CoreState, State};
 
 mod imports;
 mod kind;
+pub(crate) mod sharing;
 
 use kind::{Entry, Format};
 
@@ -163,6 +164,8 @@ pub(crate) enum HttpGuest {
 #[derive(Clone)]
 pub(crate) enum Program {
     Core(InstancePre<CoreState>),
+    /// A core module that has memories of its pod's; linked when it starts.
+    Sharing(CoreModule),
     Component(CommandPre<State>),
     AsyncComponent(AsyncCommandPre<State>),
 }
@@ -171,7 +174,7 @@ impl Module {
     /// How it is run.
     pub fn kind(&self) -> ModuleKind {
         match self.inner.code {
-            Code::Program(Program::Core(_)) => ModuleKind::CoreCommand,
+            Code::Program(Program::Core(_) | Program::Sharing(_)) => ModuleKind::CoreCommand,
             Code::Program(Program::Component(_) | Program::AsyncComponent(_)) => {
                 ModuleKind::Command
             }
@@ -233,7 +236,8 @@ impl Loader {
         let (code, imports) = match kind::format(wasm)? {
             Format::Module => {
                 let module = self.sync.compiled::<CoreModule>(digest, wasm)?;
-                (self.link_module(&module)?, imports::of_module(&module))
+                let imports = imports::of_module(&module);
+                (self.link_module(&module, wasm)?, imports)
             }
             Format::Component => match self.sync.component(digest, wasm) {
                 Err(CompileError::IsAsync) => self.asynchronous()?.component(digest, wasm)?,
@@ -247,7 +251,11 @@ impl Loader {
         })
     }
 
-    fn link_module(&self, module: &CoreModule) -> Result<Code, LoadError> {
+    fn link_module(&self, module: &CoreModule, wasm: &[u8]) -> Result<Code, LoadError> {
+        if sharing::shares(module, wasm)? {
+            kind::of_module(module)?;
+            return Ok(Code::Program(Program::Sharing(module.clone())));
+        }
         let linked = self
             .modules
             .instantiate_pre(module)

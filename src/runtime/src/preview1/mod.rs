@@ -16,10 +16,13 @@ mod file_calls;
 mod files;
 mod io;
 mod memory;
+mod objects;
 mod paths;
+mod pod_calls;
 mod poll;
 
 pub(crate) use descriptors::Descriptors;
+pub(crate) use objects::Objects;
 
 use memory::{Memory, Pointer};
 
@@ -67,7 +70,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
         },
     )?;
     linker.allow_shadowing(false);
-    Ok(())
+    objects::add_to_linker(linker)?;
+    pod_calls::add_to_linker(linker)
 }
 
 fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {

@@ -19,6 +19,9 @@ use crate::pod::PodConfig;
 pub struct ProcessConfig {
     /// For people: in logs and errors, and `argv[0]` if `args` is empty.
     pub name: String,
+    /// Which container of the pod it belongs to: processes of others are hidden from it unless the pod
+    /// [shares](PodConfig::share_processes) them. Default: `None`, one of its own by its name.
+    pub container: Option<String>,
     /// What to run.
     pub module: Module,
     /// The whole argument vector, the program's name first. Default: the name alone.
@@ -73,6 +76,7 @@ impl ProcessConfig {
     pub fn new(name: impl Into<String>, module: Module) -> Self {
         Self {
             name: name.into(),
+            container: None,
             module,
             args: Vec::new(),
             env: Vec::new(),

@@ -22,6 +22,7 @@ use crate::fs::Files;
 use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
 use crate::module::{Code, Program};
+use crate::namespaces::{Lifecycle, Member, Namespaces};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
 use crate::stdio::{Outputs, Stdin};
@@ -50,13 +51,14 @@ pub(crate) struct Environment {
     pub(crate) working_dir: Option<String>,
     /// None if it is given none.
     pub(crate) files: Option<Arc<Files>>,
+    pub(crate) member: Arc<Member>,
     pub(crate) accounts: Arc<Accounts>,
 }
 
 impl Environment {
     fn new(
         runtime: &Shared,
-        pod: &PodConfig,
+        (pod, namespaces): (&PodConfig, &Arc<Namespaces>),
         config: &mut ProcessConfig,
         files: Option<Arc<Files>>,
     ) -> Self {
@@ -73,7 +75,10 @@ impl Environment {
         {
             env.push(("PWD".into(), directory.clone()));
         }
+        let container = config.container.take();
+        let container = container.unwrap_or_else(|| config.name.clone());
         Self {
+            member: namespaces.member(container, args.clone()),
             args,
             env,
             network: pod.network.clone(),
@@ -193,6 +198,8 @@ pub struct Process {
 
 struct Inner {
     name: String,
+    id: u32,
+    lifecycle: Arc<Lifecycle>,
     accounts: Arc<Accounts>,
     listening: Vec<SocketAddr>,
     /// What answers requests, as long as it runs.
@@ -205,18 +212,18 @@ struct Inner {
 impl Process {
     pub(crate) fn start(
         runtime: &Arc<Shared>,
-        pod: &PodConfig,
-        pod_ended: &CancellationToken,
+        (pod, namespaces, pod_ended): (&PodConfig, &Arc<Namespaces>, &CancellationToken),
         mut config: ProcessConfig,
         files: Option<Arc<Files>>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<(Self, Arc<Member>), StartError> {
         if let Some(import) = config.capabilities.refused(config.module.imports()) {
             return Err(StartError::NotGranted {
                 import: import.to_owned(),
                 granted_by: config.capabilities.granted_by.clone(),
             });
         }
-        let environment = Arc::new(Environment::new(runtime, pod, &mut config, files));
+        let environment = Arc::new(Environment::new(runtime, (pod, namespaces), &mut config, files));
+        let member = Arc::clone(&environment.member);
         let (terminated, orders) = watch::channel(None);
         let orders = Orders {
             killed: pod_ended.child_token(),
@@ -243,6 +250,8 @@ impl Process {
         };
         let inner = Inner {
             name: config.name.clone(),
+            id: member.id,
+            lifecycle: Arc::clone(&member.lifecycle),
             accounts: Arc::clone(&environment.accounts),
             listening,
             handler,
@@ -253,14 +262,20 @@ impl Process {
         runtime
             .threads
             .spawn(async move { exited.send_replace(Some(running.await)) });
-        Ok(Self {
+        let process = Self {
             inner: Arc::new(inner),
-        })
+        };
+        Ok((process, member))
     }
 
     /// The name it was given.
     pub fn name(&self) -> &str {
         &self.inner.name
+    }
+
+    /// Its number among the processes of its pod, which never had or will have another one.
+    pub fn id(&self) -> u32 {
+        self.inner.id
     }
 
     /// Where an HTTP handler is served; empty for other kinds.
@@ -293,11 +308,12 @@ impl Process {
     /// Asks it to end. An HTTP handler accepts no more connections, answers the requests it has, and ends with exit
     /// code 0; what is not answered within `grace` is cut, and the process counts as [killed](Exit::Killed).
     ///
-    /// WASI has no signals, so a program can't be asked: it is ended at once, as a native one without
-    /// a handler for SIGTERM would be.
+    /// A program that listens (`vaquita:pod/lifecycle`) is told, and ends by itself within `grace`, or is killed. WASI has no
+    /// signals, so another one can't be asked: it is ended at once, as a native one without a handler for SIGTERM would be.
     ///
     /// Returns at once. When called again, the shorter grace counts.
     pub fn terminate(&self, grace: Duration) {
+        self.inner.lifecycle.end_within(grace);
         self.inner.terminated.send_if_modified(|current| {
             let shorter = current.is_none_or(|current| grace < current);
             if shorter {
@@ -374,7 +390,7 @@ async fn run(
 ) -> Exit {
     let running = program::run(&runtime, &program, &environment);
     let running = runtime.processors.drive(running, &environment.accounts.cpu);
-    let exit = until_ordered(&mut orders, running).await;
+    let exit = until_ordered(&mut orders, &environment.member.lifecycle, running).await;
     match &exit {
         Exit::Trapped { message } | Exit::Failed { message } => environment.report(message),
         Exit::OutOfMemory => environment.report("out of memory"),
@@ -383,13 +399,28 @@ async fn run(
     exit
 }
 
-async fn until_ordered(orders: &mut Orders, program: impl Future<Output = Exit>) -> Exit {
+/// A program until it ends, or is ended: at once, or by itself within its grace if it listens.
+async fn until_ordered(
+    orders: &mut Orders,
+    lifecycle: &Lifecycle,
+    program: impl Future<Output = Exit>,
+) -> Exit {
     let killed = orders.killed.clone();
+    tokio::pin!(program);
+    let grace = tokio::select! {
+        biased;
+        () = killed.cancelled() => return Exit::Killed,
+        grace = orders.terminated() => grace,
+        exit = &mut program => return exit,
+    };
+    if !lifecycle.is_heeded() {
+        return Exit::Terminated;
+    }
     tokio::select! {
         biased;
         () = killed.cancelled() => Exit::Killed,
-        _ = orders.terminated() => Exit::Terminated,
-        exit = program => exit,
+        exit = &mut program => exit,
+        () = orders.grace_over(grace) => Exit::Killed,
     }
 }
 

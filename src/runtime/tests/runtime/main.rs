@@ -5,6 +5,7 @@ mod asynchronous;
 mod files;
 mod hostile;
 mod http;
+mod ipc;
 mod limits;
 mod load;
 mod network;
