@@ -10,7 +10,7 @@ use vaquita_net::PodNetwork;
 
 use crate::fs::Files;
 use crate::ipc::IpcLimits;
-use crate::namespaces::{Listed, Namespaces};
+use crate::namespaces::Namespaces;
 use crate::process::{Process, ProcessConfig, StartError};
 use crate::runtime::Shared;
 
@@ -124,13 +124,7 @@ impl Pod {
         let pod = &self.inner;
         let (config, files) = self.mount(config).await?;
         let pod = (&pod.config, &pod.namespaces, &pod.ended);
-        let (process, member) = Process::start(&self.inner.runtime, pod, config, files)?;
-        let listed = Listed {
-            member,
-            process: process.clone(),
-        };
-        self.inner.namespaces.list(listed);
-        Ok(process)
+        Process::start(&self.inner.runtime, pod, config, files)
     }
 
     /// Makes a process's files. It may read directories, which is not for a thread that others wait for.

@@ -186,7 +186,7 @@ impl Shared {
 
     /// What core modules are linked with.
     pub(crate) fn core_linker(&self) -> &wasmtime::Linker<CoreState> {
-        &self.loader.linkers.core
+        &self.loader.modules
     }
 
     async fn load(self: Arc<Self>, wasm: Bytes) -> Result<Module, LoadError> {

@@ -399,3 +399,45 @@ fn only_so_much_is_open_at_once() {
     drop(held);
     assert!(open().is_ok());
 }
+
+#[test]
+fn no_rename_at_the_wrong_moment_leads_out() {
+    let outer = tempfile::tempdir().expect("a directory");
+    std::fs::write(outer.path().join("secret"), "secret").expect("a file");
+    let inner = outer.path().join("inner");
+    std::fs::create_dir_all(inner.join("plain/deep")).expect("a directory");
+    std::os::unix::fs::symlink("../..", inner.join("out")).expect("a link");
+    let guest = tree(&Volume::directory(&inner).expect("a volume"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Directories and links change places, and directories their depth, while somebody walks through them.
+        scope.spawn(|| {
+            let swap = || {
+                for (from, to) in [
+                    ("plain", "a"),
+                    ("a", "out/../plain"),
+                    ("out", "a"),
+                    ("a", "out"),
+                ] {
+                    let _ = std::fs::rename(inner.join(from), inner.join(to));
+                }
+                let _ = std::fs::rename(inner.join("plain/deep"), inner.join("deep"));
+                let _ = std::fs::rename(inner.join("deep"), inner.join("plain/deep"));
+            };
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                swap();
+            }
+        });
+        for _ in 0..2000 {
+            for path in [
+                "a/secret",
+                "a/../secret",
+                "plain/deep/../../secret",
+                "a/deep/../../../secret",
+            ] {
+                assert!(read(&guest, path).is_err(), "{path}");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}

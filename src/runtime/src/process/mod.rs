@@ -22,7 +22,7 @@ use crate::fs::Files;
 use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
 use crate::module::{Code, Program};
-use crate::namespaces::{Lifecycle, Member, Namespaces};
+use crate::namespaces::{Lifecycle, Listed, Member, Namespaces};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
 use crate::stdio::{Outputs, Stdin};
@@ -215,7 +215,7 @@ impl Process {
         (pod, namespaces, pod_ended): (&PodConfig, &Arc<Namespaces>, &CancellationToken),
         mut config: ProcessConfig,
         files: Option<Arc<Files>>,
-    ) -> Result<(Self, Arc<Member>), StartError> {
+    ) -> Result<Self, StartError> {
         if let Some(import) = config.capabilities.refused(config.module.imports()) {
             return Err(StartError::NotGranted {
                 import: import.to_owned(),
@@ -259,13 +259,18 @@ impl Process {
             terminated,
             exit,
         };
-        runtime
-            .threads
-            .spawn(async move { exited.send_replace(Some(running.await)) });
         let process = Self {
             inner: Arc::new(inner),
         };
-        Ok((process, member))
+        // Before it runs: it may look for itself.
+        namespaces.list(Listed {
+            member,
+            process: process.clone(),
+        });
+        runtime
+            .threads
+            .spawn(async move { exited.send_replace(Some(running.await)) });
+        Ok(process)
     }
 
     /// The name it was given.
