@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a one-node cluster in this process until Ctrl-C.
-    Up(up::UpArgs),
+    Up(Box<up::UpArgs>),
     /// Run a WebAssembly file: its output and its exit code are this command's.
     Run(run::RunArgs),
     /// Work with the images that pods on this machine can use.
@@ -52,10 +52,10 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Run(args) => return run::run(args).await,
-            Command::Up(args) => up::run(args).await,
+            Command::Up(args) => up::run(*args).await,
             Command::Image(args) => image::run(args).await,
             Command::Bench(args) => bench::run(*args).await,
-            Command::RollingUpdate(args) => rolling_update::run(*args).await,
+            Command::RollingUpdate(args) => Box::pin(rolling_update::run(*args)).await,
         }
         .map(|()| ExitCode::SUCCESS)
     });

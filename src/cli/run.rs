@@ -104,12 +104,14 @@ async fn alone(args: RunArgs) -> anyhow::Result<i32> {
             args.file.display()
         );
     }
-    let mut network = FabricConfig::default();
-    // Its user's own program, on its user's own machine.
-    network.outside = Outside {
-        everything: true,
-        host_loopback: true,
-        service_endpoints: true,
+    let network = FabricConfig {
+        // Its user's own program, on its user's own machine.
+        outside: Outside {
+            everything: true,
+            host_loopback: true,
+            service_endpoints: true,
+        },
+        ..FabricConfig::default()
     };
     let fabric = Fabric::new(network)?;
     let pod = runtime.pod(PodConfig::new(name.clone(), fabric.attach(None)?));

@@ -39,7 +39,7 @@ pub(super) struct UpArgs {
     leader_elect: bool,
     #[command(flatten)]
     registries: RegistryOptions,
-    /// How pods get their nodes: a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1, in YAML or JSON
+    /// How pods get their nodes: a `KubeSchedulerConfiguration` of kubescheduler.config.k8s.io/v1, in YAML or JSON
     /// [default: one profile, with upstream's plugins].
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,

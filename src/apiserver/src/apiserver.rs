@@ -132,7 +132,7 @@ impl ApiServer {
         &self.server
     }
 
-    /// Adds figures of other parts of the process to `/metrics`, in the OpenMetrics text format without its end mark. The first
+    /// Adds figures of other parts of the process to `/metrics`, in the `OpenMetrics` text format without its end mark. The first
     /// call counts.
     pub fn set_more_metrics(&self, render: impl Fn() -> String + Send + Sync + 'static) {
         let _first_wins = self.server.more_metrics.set(Box::new(render));

@@ -151,8 +151,8 @@ async fn churn(
         pods.collection,
         pods.name(usize::try_from(args.pods - 1)?)
     );
-    let page = format!("{}?limit=500", pods.collection);
-    for (path, every, is_list) in [(one, GETS, false), (page, LISTS, true)] {
+    let listing = format!("{}?limit=500", pods.collection);
+    for (path, every, is_list) in [(one, GETS, false), (listing, LISTS, true)] {
         let connection = pods.target.connect().await?;
         let (uri, pace) = (pods.target.uri(&path)?, reading(every));
         tasks.spawn(async move {

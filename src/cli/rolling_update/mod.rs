@@ -44,7 +44,7 @@ pub(super) struct RollingUpdateArgs {
     /// File with the new replication controller, in YAML or JSON.
     #[arg(short, long, value_name = "FILE", conflicts_with = "rollback")]
     filename: Option<PathBuf>,
-    /// Go back: give OLD_RC its pods again and remove NEW_RC.
+    /// Go back: give `OLD_RC` its pods again and remove `NEW_RC`.
     #[arg(long)]
     rollback: bool,
     /// Pause after each new pod.
@@ -78,7 +78,7 @@ pub(super) async fn run(args: RollingUpdateArgs) -> anyhow::Result<()> {
     let (client, default_namespace) = connect(&args).await?;
     let namespace = args.namespace.clone().unwrap_or(default_namespace);
     let api = Api::namespaced(client, &namespace);
-    let update = Update::prepare(api, &args).await?;
+    let update = Box::pin(Update::prepare(api, &args)).await?;
     let Some(update) = update else {
         return Ok(());
     };
@@ -119,7 +119,7 @@ struct Update {
     new: String,
     /// How many pods the new one will have.
     desired: i32,
-    update_period: Duration,
+    pause: Duration,
     poll_interval: Duration,
     timeout: Duration,
     /// What to say in the end.
@@ -166,7 +166,7 @@ impl Update {
             old: from.clone(),
             new: to.clone(),
             desired,
-            update_period: args.update_period,
+            pause: args.update_period,
             poll_interval: args.poll_interval.max(Duration::from_millis(10)),
             timeout: args.timeout,
             verb: if args.rollback {
@@ -200,8 +200,8 @@ impl Update {
                 }
                 Step::SizeOld(size) => {
                     // The new pods are available: time to look at them before an old one goes.
-                    if std::mem::take(&mut rest) && !self.update_period.is_zero() {
-                        tokio::time::sleep(self.update_period).await;
+                    if std::mem::take(&mut rest) && !self.pause.is_zero() {
+                        tokio::time::sleep(self.pause).await;
                         progress = Instant::now();
                         continue;
                     }

@@ -352,7 +352,7 @@ mod tests {
         tokio::time::sleep(QUARANTINE * 2).await;
         assert!(is_there(&api, "a"), "its node came back");
         api.remove(NODES, "", "n1");
-        tokio::time::sleep(QUARANTINE - Duration::from_secs(1)).await;
+        tokio::time::sleep(QUARANTINE.saturating_sub(Duration::from_secs(1))).await;
         assert!(is_there(&api, "a"));
         api.until("no pod", |api| !is_there(api, "a")).await;
         let writes = api.writes();

@@ -252,7 +252,7 @@ impl Registries {
                     Err(error) => {
                         let access = error.is_about_access();
                         // What the registry itself says last is what counts, unless it is that nobody may.
-                        refused = keep(refused, error);
+                        refused = Some(keep(refused, error));
                         if !access {
                             break;
                         }
@@ -318,10 +318,10 @@ impl Registries {
 }
 
 /// Which of two refusals tells more: "not found" by somebody is more than "who are you?" by nobody.
-fn keep(before: Option<TransferError>, now: TransferError) -> Option<TransferError> {
+fn keep(before: Option<TransferError>, now: TransferError) -> TransferError {
     match (before, now) {
-        (Some(before), TransferError::Unauthorized { .. }) => Some(before),
-        (_, now) => Some(now),
+        (Some(before), TransferError::Unauthorized { .. }) => before,
+        (_, now) => now,
     }
 }
 
@@ -380,7 +380,7 @@ async fn describe(
     };
     let bytes = if is_index {
         let index: Index = serde_json::from_slice(&bytes).map_err(nonsense)?;
-        let chosen = choose(index, reference)?;
+        let chosen = choose(&index, reference)?;
         let exact = endpoint
             .reference
             .clone_with_digest(chosen.digest.to_string());
@@ -420,7 +420,7 @@ async fn document(
 }
 
 /// The entry to take: one for WebAssembly if there is one, else one for this machine's own kind.
-fn choose(index: Index, reference: &Reference) -> Result<Descriptor, TransferError> {
+fn choose(index: &Index, reference: &Reference) -> Result<Descriptor, TransferError> {
     let own = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -275,7 +275,10 @@ impl ImageStore {
         let program = start.program().unwrap_or_default();
         // The entry point may name a function of the module behind a `#`.
         let path = program.split('#').next().unwrap_or_default();
-        if config.is_wasm() || path.ends_with(".wasm") {
+        let has_extension = Path::new(path)
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("wasm"));
+        if config.is_wasm() || has_extension {
             return Ok(path.to_owned());
         }
         let platform = format!("{}/{}", config.os, config.architecture);

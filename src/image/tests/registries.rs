@@ -210,7 +210,7 @@ async fn an_image_goes_out_and_comes_back_the_same() {
     let registry = Registry::plain();
     let registries = Registries::default();
     let (_here, store_here) = store();
-    let (_there, store_there) = store();
+    let (_there, destination) = store();
     let name = registry.image("team/hello:v1");
     let loaded = store_here.load(&name, &module()).unwrap();
     let nobody = Credential::anonymous();
@@ -219,27 +219,27 @@ async fn an_image_goes_out_and_comes_back_the_same() {
 
     let count = Count::default();
     let pulled = registries
-        .pull(&store_there, &name, &[], &count)
+        .pull(&destination, &name, &[], &count)
         .await
         .unwrap();
     assert_eq!(
         (&pulled.digest, pulled.kind),
         (&loaded.digest, ImageKind::WasmModule)
     );
-    assert_eq!(store_there.read(&pulled).unwrap(), module());
+    assert_eq!(destination.read(&pulled).unwrap(), module());
     let moved = count.moved.load(Ordering::Relaxed);
     assert!(moved > 0 && moved == count.expected.load(Ordering::Relaxed));
 
     let again = Count::default();
     registries
-        .pull(&store_there, &name, &[], &again)
+        .pull(&destination, &name, &[], &again)
         .await
         .unwrap();
     assert_eq!(again.moved.load(Ordering::Relaxed), 0, "it is there");
     let exact = format!("{}@{}", registry.image("team/hello"), loaded.digest);
     assert_eq!(
         registries
-            .pull(&store_there, &exact, &[], &Silent)
+            .pull(&destination, &exact, &[], &Silent)
             .await
             .unwrap()
             .digest,

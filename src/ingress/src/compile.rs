@@ -168,19 +168,16 @@ impl Compiling<'_> {
     }
 
     fn backend(&mut self, backend: &IngressBackend) -> Arc<Backend> {
-        let (name, to) = match &backend.service {
-            Some(service) => {
-                let name = format!("{}/{}:{}", self.namespace, service.name, port_name(service));
-                if let Some(known) = self.backends.get(&name) {
-                    return known.clone();
-                }
-                (name, self.target(service))
+        let (name, to) = if let Some(service) = &backend.service {
+            let name = format!("{}/{}:{}", self.namespace, service.name, port_name(service));
+            if let Some(known) = self.backends.get(&name) {
+                return known.clone();
             }
-            None => {
-                let kind = backend.resource.as_ref().map_or("nothing", |r| &*r.kind);
-                let message = format!("a backend must be a Service; {kind} is not supported");
-                (kind.to_owned(), Err(("BackendNotSupported", message)))
-            }
+            (name, self.target(service))
+        } else {
+            let kind = backend.resource.as_ref().map_or("nothing", |r| &*r.kind);
+            let message = format!("a backend must be a Service; {kind} is not supported");
+            (kind.to_owned(), Err(("BackendNotSupported", message)))
         };
         let to = to.unwrap_or_else(|(reason, message)| {
             self.problem(reason, message.clone());

@@ -57,7 +57,7 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    pub(crate) fn new(context: &Context, proxy: &Arc<Proxy>, addresses: Vec<SocketAddr>) -> Self {
+    pub(crate) fn new(context: &Context, proxy: &Arc<Proxy>, addresses: &[SocketAddr]) -> Self {
         let informers = &context.informers;
         let changed = Arc::<Notify>::default();
         Self {
@@ -68,7 +68,7 @@ impl Controller {
             services: watched(&changed, informers.of()),
             secrets: watched(&changed, informers.selected("type=kubernetes.io/tls")),
             changed,
-            points: points(&addresses, &proxy.options.publish),
+            points: points(addresses, &proxy.options.publish),
             keys: KeyCache::default(),
             told: HashMap::new(),
             context: context.clone(),

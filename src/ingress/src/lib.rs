@@ -67,7 +67,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_connections: 8192,
-            response_timeout: Duration::from_secs(60),
+            response_timeout: Duration::from_mins(1),
             idle_timeout: Duration::from_mins(10),
             max_request_body: None,
             trusted_proxies: Vec::new(),
@@ -124,7 +124,7 @@ impl Ingress {
     pub async fn run(self, context: Context, listeners: Listeners) {
         let Self { proxy, resolver } = self;
         let addresses = listeners.addresses();
-        let controller = controller::Controller::new(&context, &proxy, addresses);
+        let controller = controller::Controller::new(&context, &proxy, &addresses);
         let plain = proxy
             .clone()
             .serve(listeners.plain, None, &context.shutdown);

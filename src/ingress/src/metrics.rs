@@ -134,7 +134,7 @@ mod tests {
     fn figures_add_up() {
         let metrics = Metrics::default();
         metrics.answered(StatusCode::OK, Duration::from_millis(3));
-        metrics.answered(StatusCode::BAD_GATEWAY, Duration::from_secs(60));
+        metrics.answered(StatusCode::BAD_GATEWAY, Duration::from_mins(1));
         let one = metrics.tunnels.one();
         let text = metrics.render();
         for line in [

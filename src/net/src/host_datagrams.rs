@@ -28,7 +28,7 @@ use crate::{
 /// Flows of all ports of a fabric together.
 const MAX_FLOWS: usize = 16_384;
 /// How long a flow is kept after its last datagram: what Linux gives a flow that was answered.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE: Duration = Duration::from_mins(2);
 /// Longest datagram.
 const MAX_DATAGRAM: usize = 65_535;
 

@@ -26,7 +26,7 @@ const DISTANCE: u32 = 9;
 /// How soon a failure is tried again.
 const REST: Duration = Duration::from_secs(1);
 /// How often it is made sure that the objects are still there.
-const PERIOD: Duration = Duration::from_secs(60);
+const PERIOD: Duration = Duration::from_mins(1);
 
 /// What the DNS is to policies: the pods that they mean are labelled, and live in that namespace.
 pub(crate) fn identity() -> PodIdentity {

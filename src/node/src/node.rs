@@ -1,6 +1,6 @@
 //! Puts the parts of a node together.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::Router;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -10,7 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vaquita_volumes::{Store, claims::Claims};
 
 use crate::{
-    NodeConfig, StartError,
+    LogLimits, NodeConfig, StartError,
     backend::WasmBackend,
     connections::Connections,
     dns, events,
@@ -56,13 +56,7 @@ impl Node {
         shutdown: CancellationToken,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let (dir, limits) = (config.log_dir.clone(), config.log_limits.clone());
-        let opened = tokio::task::spawn_blocking(move || LogStore::open(&dir, limits)).await;
-        let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        let logs = opened.map_err(|source| StartError::LogDir {
-            path: config.log_dir.clone(),
-            source,
-        })?;
+        let logs = open_logs(config.log_dir.clone(), config.log_limits.clone()).await?;
         let volumes = Store::open(&config.pods_dir).map_err(|source| StartError::PodsDir {
             path: config.pods_dir.clone(),
             source,
@@ -80,17 +74,7 @@ impl Node {
             services.clone(),
         );
         tasks.spawn(proxy.run(shutdown.clone()));
-        tasks.spawn(dns::run(
-            client.clone(),
-            config.fabric.clone(),
-            config.name.clone(),
-            shutdown.clone(),
-        ));
-        tasks.spawn(follow_policies(
-            client.clone(),
-            config.fabric.clone(),
-            shutdown.clone(),
-        ));
+        serve_network(&tasks, &client, &config, &shutdown);
         let images = Images::new(config.images.clone(), config.registries.clone());
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
@@ -207,6 +191,34 @@ impl std::fmt::Debug for Node {
             .field("name", &self.name)
             .finish_non_exhaustive()
     }
+}
+
+/// Opens the store of logs, which may have to read much.
+async fn open_logs(path: PathBuf, limits: LogLimits) -> Result<LogStore, StartError> {
+    let dir = path.clone();
+    let opened = tokio::task::spawn_blocking(move || LogStore::open(&dir, limits)).await;
+    let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    opened.map_err(|source| StartError::LogDir { path, source })
+}
+
+/// Gives pods the names of the cluster, and has its network policies kept.
+fn serve_network(
+    tasks: &TaskTracker,
+    client: &Client,
+    config: &NodeConfig,
+    shutdown: &CancellationToken,
+) {
+    tasks.spawn(dns::run(
+        client.clone(),
+        config.fabric.clone(),
+        config.name.clone(),
+        shutdown.clone(),
+    ));
+    tasks.spawn(follow_policies(
+        client.clone(),
+        config.fabric.clone(),
+        shutdown.clone(),
+    ));
 }
 
 /// What events about the node are about. Upstream's kubelet uses the name as uid, too: `kubectl describe` looks for it.

@@ -52,7 +52,7 @@ pub(crate) async fn run(
             // What comes together is looked at together.
             let gathered = async { while news.next().await.is_some() {} };
             let _ = tokio::time::timeout(GATHER, gathered).await;
-            is_due = look(&all, &claims, &registry).await;
+            is_due = Box::pin(look(&all, &claims, &registry)).await;
         }
     };
     shutdown.run_until_cancelled(work).await;

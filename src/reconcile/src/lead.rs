@@ -172,9 +172,8 @@ impl Candidate {
             let deadline = renewed + self.election.pace.renew_deadline;
             match tokio::time::timeout_at(deadline, self.renew()).await {
                 Ok(Ok(true)) => renewed = asked,
-                Ok(Ok(false)) => return renewed,
+                Ok(Ok(false)) | Err(_) => return renewed,
                 Ok(Err(error)) => debug!(lease = self.election.name, %error, "not renewed"),
-                Err(_) => return renewed,
             }
             if Instant::now() >= deadline {
                 return renewed;

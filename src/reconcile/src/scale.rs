@@ -67,11 +67,14 @@ pub struct Target {
     pub name: String,
 }
 
+/// What is served, and since when that is known, by group and version.
+type Served = Mutex<HashMap<String, (Instant, Arc<Vec<APIResource>>)>>;
+
 /// Reads and writes scales. Cheap to clone; clones share what they learned.
 #[derive(Clone)]
 pub struct Scales {
     client: Client,
-    served: Arc<Mutex<HashMap<String, (Instant, Arc<Vec<APIResource>>)>>>,
+    served: Arc<Served>,
 }
 
 impl std::fmt::Debug for Scales {

@@ -141,6 +141,10 @@ impl Lifecycle {
     }
 
     /// Whether it is to end, and how much time is left for it if there is a bound.
+    #[expect(
+        clippy::option_option,
+        reason = "whether it is to end is one thing, whether there is a bound is another"
+    )]
     pub(crate) fn ending(&self) -> Option<Option<Duration>> {
         match *self.state.borrow() {
             Wanted::ToRun => None,
@@ -180,9 +184,9 @@ mod tests {
         assert_eq!(lifecycle.ending(), Some(None));
         lifecycle.end_within(Duration::from_secs(30));
         tokio::time::sleep(Duration::from_secs(10)).await;
-        lifecycle.end_within(Duration::from_secs(60));
+        lifecycle.end_within(Duration::from_mins(1));
         assert_eq!(lifecycle.ending(), Some(Some(Duration::from_secs(20))));
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         assert_eq!(lifecycle.ending(), Some(Some(Duration::ZERO)));
     }
 }

@@ -77,6 +77,7 @@ pub(crate) fn info(name: &str, needs: Needs) -> Arc<PodInfo> {
 }
 
 /// A pod of the namespace `default` as the API has it: labels, and fields of its specification.
+#[expect(clippy::needless_pass_by_value, reason = "callers make it in place")]
 pub(crate) fn pod(name: &str, labels: Value, spec: Value) -> Arc<PodInfo> {
     let mut object = json!({
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "labels": labels},

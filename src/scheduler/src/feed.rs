@@ -20,6 +20,10 @@ const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 pub(crate) const MINOR_KINDS: usize = 7;
 
 /// What has happened.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "each is taken in as soon as it is heard"
+)]
 pub(crate) enum Heard {
     Pod(watcher::Event<Pod>),
     Node(watcher::Event<Node>),

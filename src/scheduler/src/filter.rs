@@ -304,9 +304,9 @@ pub(crate) fn diagnose(plan: &Plan<'_>, cluster: &Cluster) -> Diagnosis {
             counts.add(refusal.to_string());
         };
         let site = Site::of(cluster, *node);
-        let mut plain = refusals(plan, cluster, site).peekable();
-        if plain.peek().is_some() {
-            plain.for_each(&mut note);
+        let mut refused = refusals(plan, cluster, site).peekable();
+        if refused.peek().is_some() {
+            refused.for_each(&mut note);
         } else if let Some((plan, held)) = crowded(plan, cluster, site) {
             let held = &held;
             refusals(&plan, cluster, Site { held, ..site }).for_each(&mut note);

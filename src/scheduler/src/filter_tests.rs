@@ -231,6 +231,7 @@ fn terms_are_about_the_namespaces_that_they_name() {
     assert_eq!(fitting(&cluster, &labelled), ["nowhere", "y1"]);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers make it in place")]
 fn spreading(name: &str, constraint: Value) -> Arc<PodInfo> {
     let mut all = json!({
         "maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",

@@ -1,6 +1,6 @@
 //! The loop: events in, decisions out.
 
-use std::{collections::HashSet, future, sync::Arc};
+use std::{collections::HashSet, fmt::Write as _, future, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -154,7 +154,9 @@ fn take_in<K, T: ?Sized>(
     match change {
         Change::All(all) => {
             clear(whole);
-            all.iter().for_each(|object| set(whole, object));
+            for object in &all {
+                set(whole, object);
+            }
         }
         Change::Is(object) => set(whole, &object),
         Change::Gone(object) => remove(whole, &object),
@@ -456,7 +458,7 @@ impl Scheduler {
                     refused_by,
                     message,
                     room,
-                } => self.give_up(pod, refused_by, message, room),
+                } => self.give_up(&pod, refused_by, message, room),
             }
         }
     }
@@ -509,10 +511,16 @@ impl Scheduler {
         }
     }
 
-    fn give_up(&mut self, pod: Arc<PodInfo>, refused_by: PluginSet, message: String, room: ForPod) {
+    fn give_up(
+        &mut self,
+        pod: &Arc<PodInfo>,
+        refused_by: PluginSet,
+        message: String,
+        room: ForPod,
+    ) {
         self.queue.give_up(&pod.key, refused_by, Instant::now());
         let nominated = match room {
-            ForPod::Room(room) => Some(self.make_room(&pod, room)),
+            ForPod::Room(room) => Some(self.make_room(pod, room)),
             ForPod::BeingMade => None,
             ForPod::Nothing => {
                 let withdrawn = self.cluster.withdraw(&pod.key);
@@ -534,7 +542,7 @@ impl Scheduler {
             });
         }
         if is_news {
-            self.tell(&pod, &pod.key, What::FailedScheduling, message);
+            self.tell(pod, &pod.key, What::FailedScheduling, message);
         }
     }
 
@@ -643,8 +651,10 @@ impl NodeSearch<'_> {
                 let mut message = format!("0/{total} nodes are available: {why}.");
                 if profile.preempts {
                     let useless = "Preemption is not helpful for scheduling";
-                    message +=
-                        &format!(" preemption: 0/{total} nodes are available: {total} {useless}.");
+                    let _ = write!(
+                        message,
+                        " preemption: 0/{total} nodes are available: {total} {useless}."
+                    );
                 }
                 return Decision::Nothing {
                     refused_by: [plugin].into_iter().collect(),
@@ -662,20 +672,20 @@ impl NodeSearch<'_> {
             };
         }
         let diagnosis = filter::diagnose(&plan, self.cluster);
-        self.look_for_room(&plan, pod, diagnosis)
+        self.look_for_room(&plan, pod, &diagnosis)
     }
 
-    fn look_for_room(&self, plan: &Plan<'_>, pod: &PodInfo, diagnosis: Diagnosis) -> Decision {
+    fn look_for_room(&self, plan: &Plan<'_>, pod: &PodInfo, diagnosis: &Diagnosis) -> Decision {
         let mut message = diagnosis.message.clone();
         let room = if plan.profile.preempts {
-            match preempt::search(plan, self.cluster, pod, &diagnosis, self.turn) {
+            match preempt::search(plan, self.cluster, pod, diagnosis, self.turn) {
                 Search::Found(room) => ForPod::Room(room),
                 Search::BeingMade(why) => {
-                    message += &format!(" preemption: {why}");
+                    let _ = write!(message, " preemption: {why}");
                     ForPod::BeingMade
                 }
                 Search::Nothing(why) => {
-                    message += &format!(" preemption: {why}");
+                    let _ = write!(message, " preemption: {why}");
                     ForPod::Nothing
                 }
             }

@@ -88,7 +88,7 @@ pub(crate) enum Step {
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
     claims: HashMap<ClaimKey, Claim>,
-    volumes: HashMap<String, Volume>,
+    persistent: HashMap<String, Volume>,
     classes: HashMap<String, Class>,
     /// How many volumes of each driver can be on a node, by node.
     limits: HashMap<String, HashMap<String, i64>>,
@@ -128,7 +128,7 @@ impl Volumes {
 
     /// Forgets all volumes: their list comes anew.
     pub(crate) fn clear_volumes(&mut self) {
-        self.volumes.clear();
+        self.persistent.clear();
     }
 
     /// Forgets all classes: their list comes anew.
@@ -198,12 +198,12 @@ impl Volumes {
                 && matches!(phase, None | Some("" | "Available" | "Pending")),
             driver: spec.csi.as_ref().map(|csi| csi.driver.clone()),
         };
-        self.volumes.insert(name, new);
+        self.persistent.insert(name, new);
     }
 
     pub(crate) fn remove_volume(&mut self, volume: &PersistentVolume) {
         let name = volume.metadata.name.as_deref().unwrap_or_default();
-        self.volumes.remove(name);
+        self.persistent.remove(name);
         self.assumed.remove(name);
     }
 
@@ -319,7 +319,7 @@ impl Volumes {
     /// Why a node cannot take a pod whose claims ask this.
     pub(crate) fn refusal(&self, wanted: &Wanted, node: &Facts) -> Option<Refusal<'static>> {
         for name in &wanted.bound {
-            let Some(volume) = self.volumes.get(name) else {
+            let Some(volume) = self.persistent.get(name) else {
                 return Some(Refusal::VolumeGone);
             };
             if !volume.reachable_from(node) {
@@ -346,7 +346,7 @@ impl Volumes {
         let volumes = wanted
             .bound
             .iter()
-            .filter_map(|name| self.volumes.get(name));
+            .filter_map(|name| self.persistent.get(name));
         volumes.into_iter().any(differs)
     }
 
@@ -362,7 +362,7 @@ impl Volumes {
         };
         let driver_of = |key: &ClaimKey| {
             let volume = self.claims.get(key)?.volume.as_ref()?;
-            let driver = self.volumes.get(volume)?.driver.as_ref()?;
+            let driver = self.persistent.get(volume)?.driver.as_ref()?;
             Some((driver.as_str(), volume.as_str()))
         };
         let there: Vec<_> = there.flat_map(keys).collect();
@@ -442,7 +442,7 @@ impl Volumes {
                 || (volume.claim.is_none() && volume.available && assumed.is_none());
             is_free && !kept.contains(*name) && volume.suits(claim) && volume.reachable_from(node)
         };
-        let all = self.volumes.iter().filter(fits);
+        let all = self.persistent.iter().filter(fits);
         let best = all.min_by_key(|(name, volume)| (volume.claim.is_none(), volume.size, *name));
         best.map(|(name, _)| name.as_str())
     }
@@ -501,7 +501,7 @@ fn claim_key(claim: &PersistentVolumeClaim) -> ClaimKey {
 fn bytes(quantity: Option<&Quantity>) -> i64 {
     quantity
         .and_then(|it| it.0.parse::<quantity::Quantity>().ok())
-        .map_or(0, |it| it.value())
+        .map_or(0, quantity::Quantity::value)
 }
 
 #[cfg(test)]

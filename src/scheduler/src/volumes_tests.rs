@@ -22,6 +22,7 @@ fn class(volumes: &mut Volumes, name: &str, provisioner: &str, mode: &str) {
     );
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers make it in place")]
 fn claim(volumes: &mut Volumes, name: &str, class: &str, rest: Value) {
     let mut claim = json!({
         "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}")},

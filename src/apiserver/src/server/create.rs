@@ -97,7 +97,9 @@ pub(crate) async fn make(
     }
     escalation::check(call.server, call.user, call.resource, &object, None)?;
     let warnings = unhurried(call.resource, || call.resource.validate_create(&object))?;
-    warnings.into_iter().for_each(|text| call.warn(text));
+    for text in warnings {
+        call.warn(text);
+    }
     let services = &call.server.services;
     let claim = services.claim(call.resource, &mut object, None)?;
     admission.validate(call, Some(&mut object)).await?;

@@ -58,7 +58,9 @@ fn prepare(call: &Call<'_>, review: &mut Object) -> Result<(), Status> {
     };
     call.resource.prepare_create(review, &new)?;
     let warnings = call.resource.validate_create(review)?;
-    warnings.into_iter().for_each(|text| call.warn(text));
+    for text in warnings {
+        call.warn(text);
+    }
     Ok(())
 }
 

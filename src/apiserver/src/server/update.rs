@@ -122,7 +122,9 @@ pub(crate) async fn replace(
     let warnings = unhurried(call.resource, || {
         call.resource.validate_update(&new, &old, part)
     })?;
-    warnings.into_iter().for_each(|text| call.warn(text));
+    for text in warnings {
+        call.warn(text);
+    }
     let claim = match part {
         Part::Main => Some(
             call.server

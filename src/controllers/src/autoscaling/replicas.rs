@@ -31,7 +31,7 @@ pub(super) enum CalculationError {
     #[error("did not receive metrics for targeted pods (pods might be unready)")]
     NoMetrics,
     #[error("no metrics returned matched known pods")]
-    NoMatch,
+    Unmatched,
     #[error("missing request for {resource} in container {container} of Pod {pod}")]
     NoRequest {
         resource: String,
@@ -179,7 +179,7 @@ fn request(pod: &Pod, resource: &str, container: Option<&str>) -> Result<i64, Ca
 /// A metric of each pod against its target.
 #[derive(Debug, Clone, Copy)]
 struct Ratio {
-    ratio: f64,
+    to_target: f64,
     utilization: Option<i32>,
     average: i64,
 }
@@ -203,21 +203,21 @@ fn ratio(
         }
     }
     if count == 0 {
-        return Err(CalculationError::NoMatch);
+        return Err(CalculationError::Unmatched);
     }
     let average = i64::try_from(used / count).unwrap_or(i64::MAX);
     Ok(match aim {
-        Aim::Utilization(_) if requested == 0 => return Err(CalculationError::NoMatch),
+        Aim::Utilization(_) if requested == 0 => return Err(CalculationError::Unmatched),
         Aim::Utilization(percent) => {
             let utilization = i32::try_from(used * 100 / requested).unwrap_or(i32::MAX);
             Ratio {
-                ratio: f64::from(utilization) / f64::from(percent.max(1)),
+                to_target: f64::from(utilization) / f64::from(percent.max(1)),
                 utilization: Some(utilization),
                 average,
             }
         }
         Aim::Average(wanted) => Ratio {
-            ratio: average as f64 / wanted.max(1) as f64,
+            to_target: average as f64 / wanted.max(1) as f64,
             utilization: None,
             average,
         },
@@ -267,14 +267,14 @@ pub(super) fn of_pods(
         utilization: measured.utilization,
         average: measured.average,
     };
-    let up = measured.ratio > 1.0;
+    let up = measured.to_target > 1.0;
     let up_with_unready = up && !groups.unready.is_empty();
     if !up_with_unready && groups.missing.is_empty() {
-        let covered = tolerances.cover(measured.ratio);
+        let covered = tolerances.cover(measured.to_target);
         return Ok(proposal(if covered {
             current
         } else {
-            replicas(measured.ratio, groups.ready)
+            replicas(measured.to_target, groups.ready)
         }));
     }
     let mut assume = |pod: &String, value| {
@@ -288,7 +288,7 @@ pub(super) fn of_pods(
     for pod in &groups.missing {
         if up {
             assume(pod, 0);
-        } else if measured.ratio < 1.0 {
+        } else if measured.to_target < 1.0 {
             assume(
                 pod,
                 full(target.aim, requests.get(pod).copied().unwrap_or(0)),
@@ -298,8 +298,8 @@ pub(super) fn of_pods(
     if up_with_unready {
         groups.unready.iter().for_each(|pod| assume(pod, 0));
     }
-    let corrected = ratio(&metrics, target.aim, &requests)?.ratio;
-    let turned = measured.ratio < 1.0 && corrected > 1.0 || up && corrected < 1.0;
+    let corrected = ratio(&metrics, target.aim, &requests)?.to_target;
+    let turned = measured.to_target < 1.0 && corrected > 1.0 || up && corrected < 1.0;
     if turned || tolerances.cover(corrected) {
         return Ok(proposal(current));
     }

@@ -234,20 +234,20 @@ mod tests {
         }
     }
 
-    fn of(expected: i32, healthy: i32) -> Result<Needs, InvalidLimit> {
-        Ok(Needs { expected, healthy })
+    fn of(expected: i32, healthy: i32) -> Needs {
+        Needs { expected, healthy }
     }
 
     #[test]
     fn numbers_count_the_pods_that_are_there_and_shares_those_that_should_be() {
         let min = |limit| needs(&spec(Some(limit), None), 3, 5);
-        assert_eq!(min(IntOrString::Int(2)), of(3, 2));
-        assert_eq!(min(percent(50)), of(5, 3));
+        assert_eq!(min(IntOrString::Int(2)), Ok(of(3, 2)));
+        assert_eq!(min(percent(50)), Ok(of(5, 3)));
         let max = |limit| needs(&spec(None, Some(limit)), 3, 5);
-        assert_eq!(max(IntOrString::Int(2)), of(5, 3));
-        assert_eq!(max(IntOrString::Int(9)), of(5, 0));
-        assert_eq!(max(percent(50)), of(5, 2));
-        assert_eq!(needs(&spec(None, None), 3, 5), of(0, 0));
+        assert_eq!(max(IntOrString::Int(2)), Ok(of(5, 3)));
+        assert_eq!(max(IntOrString::Int(9)), Ok(of(5, 0)));
+        assert_eq!(max(percent(50)), Ok(of(5, 2)));
+        assert_eq!(needs(&spec(None, None), 3, 5), Ok(of(0, 0)));
         let nonsense = IntOrString::String("half".to_owned());
         assert_eq!(min(nonsense), Err(InvalidLimit));
     }

@@ -65,7 +65,7 @@ async fn a_service_gets_an_address_and_gives_it_back() {
     assert_eq!(address(&api, "b"), "-");
     assert_eq!(reasons(&api, "b"), ["SyncLoadBalancerFailed"]);
     api.edit(SERVICES, "shop", "a", |a| {
-        a["spec"]["type"] = "ClusterIP".into()
+        a["spec"]["type"] = "ClusterIP".into();
     });
     api.settle().await;
     assert_eq!(address(&api, "a"), "-");

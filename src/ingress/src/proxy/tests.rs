@@ -1,6 +1,6 @@
 //! The proxy between real sockets of clients and backends in the pods' network.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, fmt::Write as _, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -142,7 +142,7 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     );
     let mut said = format!("{} {} {:?}\n", head.method, head.uri, head.version);
     for (name, value) in &head.headers {
-        said += &format!("{name}: {}\n", value.to_str().unwrap());
+        let _ = writeln!(said, "{name}: {}", value.to_str().unwrap());
     }
     let mut answer = text(format!("{said}\n{body}"));
     let headers = answer.headers_mut();

@@ -234,8 +234,8 @@ impl Watch {
             uid: uid.clone(),
             fabric: self.fabric.clone(),
         };
-        let reported = pod.annotations().contains_key(IDLE_SINCE);
-        let task = tokio::spawn(reporter.run(ip, idle, reported)).abort_handle();
+        let is_reported = pod.annotations().contains_key(IDLE_SINCE);
+        let task = tokio::spawn(reporter.run(ip, idle, is_reported)).abort_handle();
         pods.insert(uid, Watched { idle, ip, task });
     }
 

@@ -200,9 +200,9 @@ impl Sandman {
         };
         let namespace = &key.namespace;
         let deployments = self.watched.deployments.store();
-        let deployments = deployments.in_namespace(namespace, |object| has_idle(object));
+        let deployments = deployments.in_namespace(namespace, has_idle);
         let controllers = self.watched.controllers.store();
-        let controllers = controllers.in_namespace(namespace, |object| has_idle(object));
+        let controllers = controllers.in_namespace(namespace, has_idle);
         let mut wakes: Vec<String> = deployments
             .iter()
             .map(|deployment| Workload::of_deployment(deployment))

@@ -194,7 +194,7 @@ async fn people_decide() {
     // Scaled to zero by hand: off, not asleep.
     let world = World::new(&json!({IDLE: "5s"}), 1);
     world.api.edit(DEPLOYMENTS, "shop", "web", |web| {
-        web["spec"]["replicas"] = 0.into()
+        web["spec"]["replicas"] = 0.into();
     });
     world.api.remove(PODS, "shop", "web-1-0");
     pass(10).await;
@@ -234,7 +234,7 @@ async fn a_time_that_is_none_is_an_event() {
 async fn nothing_sleeps_during_a_rollout() {
     let world = World::new(&json!({IDLE: "5s"}), 1);
     world.api.edit(DEPLOYMENTS, "shop", "web", |web| {
-        web["metadata"]["generation"] = 4.into()
+        web["metadata"]["generation"] = 4.into();
     });
     pass(100).await;
     assert_eq!(world.replicas(), 1);

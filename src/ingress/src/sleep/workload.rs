@@ -1,4 +1,4 @@
-//! What Deployments and ReplicationControllers have in common for one who puts them to sleep. Pure.
+//! What Deployments and `ReplicationControllers` have in common for one who puts them to sleep. Pure.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 

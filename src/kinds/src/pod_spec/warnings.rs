@@ -122,7 +122,7 @@ pub(super) fn of_spec(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
         errors.warn(&path.child("terminationGracePeriodSeconds"), text);
     }
     each_container(spec, path, |container, path| {
-        of_container(container, path, errors)
+        of_container(container, path, errors);
     });
 }
 

@@ -29,13 +29,16 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Longest answer by UDP.
 const MAX_ANSWER: usize = 4096;
 
+/// The host's name servers, and when they were read; none before the first look.
+type Servers = Option<(Instant, Vec<SocketAddr>)>;
+
 /// Asks, one question by one socket of its own, so that nobody else can answer it by guessing.
 #[derive(Clone)]
 pub(super) struct Forwarder {
     /// Where not to ask: there, we answer ourselves.
     own: Option<SocketAddr>,
     places: Arc<Semaphore>,
-    servers: Arc<Mutex<Option<(Instant, Vec<SocketAddr>)>>>,
+    servers: Arc<Mutex<Servers>>,
 }
 
 impl Forwarder {

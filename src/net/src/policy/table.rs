@@ -139,14 +139,14 @@ impl Policies {
 
     /// Says what a pod is like.
     pub fn set_pod(&self, namespace: &str, name: &str, pod: PolicyPod) {
-        self.change_pod((namespace.to_owned(), name.to_owned()), |known| {
+        self.change_pod(&(namespace.to_owned(), name.to_owned()), |known| {
             known.pod = Some(pod);
         });
     }
 
     /// Forgets a pod, if it is known.
     pub fn remove_pod(&self, namespace: &str, name: &str) {
-        self.change_pod((namespace.to_owned(), name.to_owned()), |known| {
+        self.change_pod(&(namespace.to_owned(), name.to_owned()), |known| {
             known.pod = None;
         });
     }
@@ -156,7 +156,7 @@ impl Policies {
         lock(&self.0.state).policies.is_empty()
     }
 
-    fn change_pod(&self, key: Key, change: impl FnOnce(&mut Known)) {
+    fn change_pod(&self, key: &Key, change: impl FnOnce(&mut Known)) {
         let mut state = lock(&self.0.state);
         let known = state.pods.entry(key.clone()).or_default();
         let before: HashSet<IpAddr> = known.ips().collect();
@@ -167,18 +167,18 @@ impl Policies {
             return;
         }
         if known.pod.is_none() && known.attached.is_none() {
-            state.pods.remove(&key);
+            state.pods.remove(key);
         }
         for ip in before.difference(&after) {
-            if state.owners.get(ip) == Some(&key) {
+            if state.owners.get(ip) == Some(key) {
                 state.owners.remove(ip);
             }
         }
-        let attached = state.pods.get(&key).and_then(|known| known.attached);
+        let attached = state.pods.get(key).and_then(|known| known.attached);
         for &ip in &after {
             // Who is attached has it, whatever others still say.
             let is_held = state.owners.get(&ip).is_some_and(|owner| {
-                *owner != key
+                owner != key
                     && state
                         .pods
                         .get(owner)
@@ -375,12 +375,12 @@ impl ConnectPolicy for Policies {
 
     fn attached(&self, ip: IpAddr, pod: &PodIdentity) {
         let key = (pod.namespace.clone(), pod.name.clone());
-        self.change_pod(key, |known| known.attached = Some(ip));
+        self.change_pod(&key, |known| known.attached = Some(ip));
     }
 
     fn detached(&self, ip: IpAddr, pod: &PodIdentity) {
         let key = (pod.namespace.clone(), pod.name.clone());
-        self.change_pod(key, |known| {
+        self.change_pod(&key, |known| {
             // A pod of that name may have come since.
             if known.attached == Some(ip) {
                 known.attached = None;

@@ -160,7 +160,7 @@ async fn with_affinity_a_client_stays() {
     let (pods, listeners) = servers(&fabric, 4);
     let sticky = |pods: &[PodNetwork]| ServiceSpec {
         affinity: Affinity::ClientIp {
-            timeout: std::time::Duration::from_secs(60),
+            timeout: std::time::Duration::from_mins(1),
         },
         ..web(pods)
     };

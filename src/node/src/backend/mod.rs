@@ -84,7 +84,7 @@ pub(crate) struct LastWords {
 #[derive(Debug, Clone)]
 pub(crate) enum Program {
     /// An image's module.
-    Image(Image),
+    Image(Box<Image>),
     /// A module as it is.
     Wasm(Bytes),
 }

@@ -110,7 +110,7 @@ impl Executor {
         let mut settings = settings.await.map_err(ExecError::Configuration)?;
         add_image_variables(live.image.start.as_ref(), &mut settings.env);
         let program = if is_own(&declared, &name) {
-            Program::Image(live.image.clone())
+            Program::Image(Box::new(live.image.clone()))
         } else if name.contains('/') {
             let points = live.storage.points(&declared, &settings.env);
             let start = settings.working_dir.clone().unwrap_or_default();

@@ -38,18 +38,22 @@ impl Outlet {
     pub(crate) async fn next(&self) -> Option<(LogStream, Bytes)> {
         loop {
             let changed = self.changed.notified();
-            if let Some(piece) = self.take() {
+            if let Poll::Ready(piece) = self.take() {
                 return piece;
             }
             changed.await;
         }
     }
 
-    /// `None`: nothing is there yet.
-    fn take(&self) -> Option<Option<(LogStream, Bytes)>> {
+    /// Pending: nothing is there yet.
+    fn take(&self) -> Poll<Option<(LogStream, Bytes)>> {
         let mut inner = self.lock();
         let Some((stream, piece)) = inner.pieces.pop_front() else {
-            return inner.is_over.then_some(None);
+            return if inner.is_over {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            };
         };
         inner.bytes -= piece.len();
         let waiting = if inner.bytes < ENOUGH {
@@ -59,7 +63,7 @@ impl Outlet {
         };
         drop(inner);
         waiting.into_iter().for_each(Waker::wake);
-        Some(Some((stream, piece)))
+        Poll::Ready(Some((stream, piece)))
     }
 
     /// No more will be written.

@@ -65,11 +65,10 @@ impl<R> Typed<R> {
                 }
                 END if self.line.is_empty() => self.is_over = true,
                 END => complete.extend_from_slice(&self.line.split()),
+                0x7f | 0x08 if self.line.is_empty() => {}
                 0x7f | 0x08 => {
-                    if !self.line.is_empty() {
-                        erase(&mut self.line);
-                        shown.extend_from_slice(b"\x08 \x08");
-                    }
+                    erase(&mut self.line);
+                    shown.extend_from_slice(b"\x08 \x08");
                 }
                 KILL_LINE => {
                     let letters = String::from_utf8_lossy(&self.line).chars().count();

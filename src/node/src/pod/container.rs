@@ -289,7 +289,7 @@ impl Runner {
             output: Some(hub.clone()),
             log: log.sink(),
             last_words: Some(self.last_words_file(&pod, container)),
-            program: Program::Image(image.clone()),
+            program: Program::Image(Box::new(image.clone())),
         };
         let started = self.sandbox.start(config).await;
         let instance = started.map_err(|error| {

@@ -17,6 +17,9 @@ use crate::images::{ImageProblem, is_local_only};
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
 
+/// Reads what a pull secret says, in one of its forms.
+type ReadCredentials = fn(&[u8]) -> Result<Credentials, CredentialsError>;
+
 /// When the registry is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PullPolicy {
@@ -112,15 +115,12 @@ impl Runner {
             .and_then(|spec| spec.image_pull_secrets.clone());
         for secret in secrets.into_iter().flatten() {
             let found = self.context.sources.secret(&namespace, &secret.name).await;
-            let data = match found {
-                Ok(Some(found)) => found.data.unwrap_or_default(),
-                Ok(None) | Err(_) => {
-                    missing.push(secret.name);
-                    continue;
-                }
+            let Ok(Some(found)) = found else {
+                missing.push(secret.name);
+                continue;
             };
-            type Read = fn(&[u8]) -> Result<Credentials, CredentialsError>;
-            let forms: [(&str, Read); 2] = [
+            let data = found.data.unwrap_or_default();
+            let forms: [(&str, ReadCredentials); 2] = [
                 (".dockerconfigjson", Credentials::from_docker_config),
                 (".dockercfg", Credentials::from_docker_cfg),
             ];

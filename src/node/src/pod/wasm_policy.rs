@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    fn granted(spec: serde_json::Value) -> Option<Grant> {
+    fn granted(spec: &serde_json::Value) -> Option<Grant> {
         let policy = json!({"metadata": {"name": "strict"}, "spec": spec});
         let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}});
         grant(
@@ -148,27 +148,27 @@ mod tests {
     fn an_import_that_nobody_grants_is_named() {
         let imports = ["wasi:cli/stdout@0.2.0", "wasi:sockets/tcp@0.2.0"].map(str::to_owned);
         assert_eq!(Grants::All.check(&imports), Ok(()));
-        let strict = granted(json!({"imports": ["wasi:cli/*", "wasi:io/poll"]})).unwrap();
+        let strict = granted(&json!({"imports": ["wasi:cli/*", "wasi:io/poll"]})).unwrap();
         let grants = Grants::Of(vec![strict.clone()]);
         assert_eq!(
             grants.check(&imports).unwrap_err(),
             "import wasi:sockets/tcp@0.2.0 is not granted by WasmPolicy strict"
         );
         assert_eq!(grants.check(&imports[..1]), Ok(()));
-        let more = granted(json!({"imports": ["wasi:sockets/tcp"]})).unwrap();
+        let more = granted(&json!({"imports": ["wasi:sockets/tcp"]})).unwrap();
         assert_eq!(Grants::Of(vec![strict, more]).check(&imports), Ok(()));
     }
 
     #[test]
     fn policies_choose_pods_by_label() {
-        let selector = |selector| granted(json!({"podSelector": selector})).is_some();
+        let selector = |selector| granted(&json!({"podSelector": selector})).is_some();
         assert!(selector(json!({})));
         assert!(selector(json!({"matchLabels": {"app": "web"}})));
         assert!(!selector(json!({"matchLabels": {"app": "db"}})));
         let expression = json!([{"key": "app", "operator": "NotIn", "values": ["web"]}]);
         assert!(!selector(json!({"matchExpressions": expression})));
         // What cannot be read grants nothing.
-        let broken = granted(json!({"imports": 1})).unwrap();
+        let broken = granted(&json!({"imports": 1})).unwrap();
         assert!(broken.patterns.is_empty());
     }
 }

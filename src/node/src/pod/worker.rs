@@ -105,7 +105,7 @@ impl Worker {
         }
         .run(over.clone());
         let life = async {
-            self.live().await;
+            Box::pin(self.live()).await;
             self.board.update(|facts| facts.is_stopped = true);
             over.cancel();
         };
@@ -171,7 +171,7 @@ impl Worker {
 
     async fn starting(&self) -> Stage {
         let ready = async {
-            let storage = Storage::set_up(&self.context, &self.feed).await;
+            let storage = Box::pin(Storage::set_up(&self.context, &self.feed)).await;
             (storage, self.sandbox().await)
         };
         let (storage, sandbox) = tokio::select! {

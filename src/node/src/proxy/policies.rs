@@ -1,4 +1,4 @@
-//! Keeps the network's policies as the cluster's NetworkPolicies are.
+//! Keeps the network's policies as the cluster's `NetworkPolicies` are.
 //!
 //! What pods and namespaces are labelled is of interest only while there is a policy: they are watched from the first one
 //! on. Until they are known, the policy's namespace is closed rather than open.

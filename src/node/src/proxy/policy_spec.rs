@@ -1,4 +1,4 @@
-//! From NetworkPolicies and pods to what the network is told about them. Pure.
+//! From `NetworkPolicies` and pods to what the network is told about them. Pure.
 
 use k8s_openapi::{
     api::{

@@ -21,7 +21,7 @@ const MAX_ENDPOINTS: usize = 10_000;
 const WAKES: &str = "vaquita.dev/wakes";
 
 /// How long a client stays with an endpoint, unless the Service says otherwise.
-const AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
+const AFFINITY_TIMEOUT: Duration = Duration::from_hours(3);
 
 /// What a Service is to the network of the node named `node`. `None` if it is nothing to it: one without an address yet.
 pub(super) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<ServiceSpec> {

@@ -477,9 +477,18 @@ fn stat_of(stat: &fs::Stat) -> Stat {
         inode: stat.st_ino as u64,
         links: stat.st_nlink as u64,
         size: u64::try_from(stat.st_size).unwrap_or(0),
-        accessed: time(stat.st_atime as i64, stat.st_atime_nsec as i64),
-        modified: time(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-        changed: time(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+        accessed: time(
+            stat.st_atime as i64,
+            i64::try_from(stat.st_atime_nsec).unwrap_or(0),
+        ),
+        modified: time(
+            stat.st_mtime as i64,
+            i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
+        changed: time(
+            stat.st_ctime as i64,
+            i64::try_from(stat.st_ctime_nsec).unwrap_or(0),
+        ),
     }
 }
 

@@ -18,6 +18,9 @@ use super::quota::{ENTRY, Quota};
 /// What a file's bytes are kept in, and counted by.
 const PAGE: usize = 4096;
 
+/// A file's bytes by the numbers of their pages.
+type Pages = BTreeMap<u64, Box<[u8; PAGE]>>;
+
 /// The longest name.
 const LONGEST_NAME: usize = 255;
 
@@ -65,7 +68,7 @@ struct Directory {
 enum Content {
     Pages {
         size: u64,
-        pages: BTreeMap<u64, Box<[u8; PAGE]>>,
+        pages: Pages,
     },
     /// As it is in the directory that this is a copy of.
     Unchanged {
@@ -622,10 +625,7 @@ fn stat(memory: &Memory, nodes: &mut Nodes, number: u64) -> Result<Stat> {
 }
 
 /// A file's size and pages, copied if that was not done yet.
-fn changeable<'a>(
-    node: &'a mut Node,
-    quota: &Quota,
-) -> Result<(&'a mut u64, &'a mut BTreeMap<u64, Box<[u8; PAGE]>>)> {
+fn changeable<'a>(node: &'a mut Node, quota: &Quota) -> Result<(&'a mut u64, &'a mut Pages)> {
     let Body::File(content) = &mut node.body else {
         return Err(Errno::ISDIR);
     };
@@ -644,10 +644,7 @@ fn changeable<'a>(
     }
 }
 
-fn copy(
-    count: u64,
-    read: impl Fn(u64, &mut [u8]) -> Result<usize>,
-) -> Result<BTreeMap<u64, Box<[u8; PAGE]>>> {
+fn copy(count: u64, read: impl Fn(u64, &mut [u8]) -> Result<usize>) -> Result<Pages> {
     let mut pages = BTreeMap::new();
     for index in 0..count {
         let mut page = Box::new([0; PAGE]);
@@ -670,7 +667,7 @@ fn place(at: u64, length: usize) -> (u64, usize, usize) {
     (at / PAGE as u64, within, length.min(PAGE - within))
 }
 
-fn read_pages(pages: &BTreeMap<u64, Box<[u8; PAGE]>>, mut at: u64, mut into: &mut [u8]) {
+fn read_pages(pages: &Pages, mut at: u64, mut into: &mut [u8]) {
     while !into.is_empty() {
         let (index, within, length) = place(at, into.len());
         let (piece, rest) = into.split_at_mut(length);
@@ -684,12 +681,7 @@ fn read_pages(pages: &BTreeMap<u64, Box<[u8; PAGE]>>, mut at: u64, mut into: &mu
 }
 
 /// Writes as much as there is room for.
-fn write_pages(
-    pages: &mut BTreeMap<u64, Box<[u8; PAGE]>>,
-    quota: &Quota,
-    at: u64,
-    bytes: &[u8],
-) -> Result<usize> {
+fn write_pages(pages: &mut Pages, quota: &Quota, at: u64, bytes: &[u8]) -> Result<usize> {
     let end = at.checked_add(bytes.len() as u64);
     if end.is_none_or(|end| end > i64::MAX.cast_unsigned()) {
         return Err(Errno::FBIG);

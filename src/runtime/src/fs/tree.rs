@@ -284,7 +284,7 @@ impl Tree {
                     if links > MOST_LINKS {
                         return Err(Errno::LOOP);
                     }
-                    self.follow(from, &mut way, &mut rest, &target)?;
+                    Self::follow(from, &mut way, &mut rest, &target)?;
                     continue;
                 }
                 found => found,
@@ -313,7 +313,6 @@ impl Tree {
     /// Goes on where a link points to. An absolute one begins at the tree's root, if that is where the walk began:
     /// whoever was given less can't get more by a link.
     fn follow(
-        &self,
         from: &Place,
         way: &mut Vec<Place>,
         rest: &mut Vec<String>,

@@ -18,10 +18,13 @@ mod queues;
 mod semaphores;
 
 /// Behind `queue`.
+#[expect(unreachable_pub, reason = "the bindings re-export it as `pub`")]
 pub struct OpenQueue(Arc<Queue>);
 /// Behind `semaphore`.
+#[expect(unreachable_pub, reason = "the bindings re-export it as `pub`")]
 pub struct OpenSemaphore(Arc<Semaphore>);
 /// Behind `memory`.
+#[expect(unreachable_pub, reason = "the bindings re-export it as `pub`")]
 pub struct OpenMemory(Arc<Segment>);
 
 /// What the interfaces' functions work on.

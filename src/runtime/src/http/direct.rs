@@ -135,8 +135,10 @@ mod tests {
     }
 
     async fn host() -> Host {
-        let mut config = Config::default();
-        config.max_instances = 16;
+        let config = Config {
+            max_instances: 16,
+            ..Config::default()
+        };
         let runtime = Runtime::new(config).expect("a runtime");
         let fabric = Fabric::new(FabricConfig::default()).expect("a fabric");
         let wasm = wat::parse_str(HANDLER).expect("correct text");

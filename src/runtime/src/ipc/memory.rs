@@ -215,7 +215,11 @@ impl Segment {
             waiting.entry(offset).or_default().push(wake);
             woken
         };
-        within(timeout, async { Ok(woken.await.unwrap_or(())) }).await
+        let woken = async {
+            woken.await.unwrap_or(());
+            Ok(())
+        };
+        within(timeout, woken).await
     }
 
     /// Wakes at most so many who wait at an offset, those first who have waited longest.

@@ -244,9 +244,9 @@ impl<T> Named<T> {
         if !how.create {
             return Err(IpcError::NoEntry);
         }
-        let made = Arc::new(make(self.place()?)?);
-        all.insert(name.to_owned(), Arc::clone(&made));
-        Ok(made)
+        let new = Arc::new(make(self.place()?)?);
+        all.insert(name.to_owned(), Arc::clone(&new));
+        Ok(new)
     }
 
     fn place(&self) -> Result<Place, IpcError> {

@@ -222,7 +222,12 @@ impl Process {
                 granted_by: config.capabilities.granted_by.clone(),
             });
         }
-        let environment = Arc::new(Environment::new(runtime, (pod, namespaces), &mut config, files));
+        let environment = Arc::new(Environment::new(
+            runtime,
+            (pod, namespaces),
+            &mut config,
+            files,
+        ));
         let member = Arc::clone(&environment.member);
         let (terminated, orders) = watch::channel(None);
         let orders = Orders {
@@ -238,7 +243,9 @@ impl Process {
                 let (runtime, guest) = (Arc::clone(runtime), guest.clone());
                 let environment = Arc::clone(&environment);
                 let server = Server::new(runtime, guest, environment, &config.http, orders);
-                listeners.iter().for_each(|listener| server.offer(listener));
+                for listener in &listeners {
+                    server.offer(listener);
+                }
                 let handler = Arc::downgrade(server.handler());
                 (server.run(listeners).boxed(), listening, handler)
             }

@@ -55,7 +55,9 @@ async fn instantiate(
             let linker = sharing::linker(runtime.core_linker(), store, module)?;
             linker.instantiate_async(store, module).await
         }
-        Program::Component(_) | Program::AsyncComponent(_) => Err(wasmtime::Error::msg("a component is no core module")),
+        Program::Component(_) | Program::AsyncComponent(_) => {
+            Err(wasmtime::Error::msg("a component is no core module"))
+        }
     }
 }
 

@@ -76,7 +76,7 @@ async fn a_program_that_listens_is_told_to_end() {
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    consumer.terminate(Duration::from_secs(60));
+    consumer.terminate(Duration::from_mins(1));
     assert_eq!(consumer.wait().await, Exit::Exited(0), "{}", second.text());
     assert!(
         second

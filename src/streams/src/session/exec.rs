@@ -178,8 +178,8 @@ impl ExecSession {
                 shared.channel(ERROR),
             )
         };
-        let (connection, made) = channels::start(io, form, limits, make).await;
-        let ([stdin, stdout, stderr, resizes], error) = made;
+        let (connection, opened) = channels::start(io, form, limits, make).await;
+        let ([stdin, stdout, stderr, resizes], error) = opened;
         let session = Self {
             stdin,
             stdout,

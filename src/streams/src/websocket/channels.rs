@@ -49,13 +49,13 @@ where
 {
     let socket = super::serve(io, &limits).await;
     let shared = Shared::new(0, limits);
-    let made = make(&shared);
+    let opened = make(&shared);
     let driven = shared.clone();
     tokio::spawn(async move {
         drive(socket, form, &driven).await;
         driven.lost();
     });
-    (Connection(shared), made)
+    (Connection(shared), opened)
 }
 
 async fn drive<IO>(socket: WebSocketStream<IO>, form: Form, shared: &Shared)

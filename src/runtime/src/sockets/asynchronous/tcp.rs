@@ -33,7 +33,7 @@ const PIECE: usize = 64 << 10;
 
 /// Behind `tcp-socket`.
 struct Socket {
-    socket: TcpSocket,
+    tcp: TcpSocket,
     /// Whether its two streams were taken, which can be done once.
     is_sending: bool,
     is_receiving: bool,
@@ -42,9 +42,9 @@ struct Socket {
 type Told = oneshot::Sender<Result<(), ErrorCode>>;
 
 impl Socket {
-    fn new(socket: TcpSocket) -> Self {
+    fn new(tcp: TcpSocket) -> Self {
         Self {
-            socket,
+            tcp,
             is_sending: false,
             is_receiving: false,
         }
@@ -52,7 +52,7 @@ impl Socket {
 
     /// The stream, for one of its directions, which is free until then.
     fn take(&mut self, which: fn(&mut Self) -> &mut bool) -> Result<Arc<Stream>, ErrorCode> {
-        let stream = self.socket.stream().ok_or(ErrorCode::InvalidState)?;
+        let stream = self.tcp.stream().ok_or(ErrorCode::InvalidState)?;
         if std::mem::replace(which(self), true) {
             return Err(ErrorCode::InvalidState);
         }
@@ -66,7 +66,7 @@ impl View<'_> {
     }
 
     fn async_options(&mut self, handle: &Resource<Handle>) -> SocketResult<&mut Options> {
-        Ok(&mut self.async_socket(handle)?.socket.options)
+        Ok(&mut self.async_socket(handle)?.tcp.options)
     }
 }
 
@@ -235,7 +235,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
         store.with(|mut store| {
             let mut view = store.get();
             let network = view.network;
-            let socket = &mut view.async_socket(&socket)?.socket;
+            let socket = &mut view.async_socket(&socket)?.tcp;
             let to = SocketAddr::from(remote_address);
             socket.start_connect(network, to).map_err(error)
         })?;
@@ -243,7 +243,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
             store.with(|mut store| {
                 let mut view = store.get();
                 let socket = match view.async_socket(&socket) {
-                    Ok(socket) => &mut socket.socket,
+                    Ok(socket) => &mut socket.tcp,
                     Err(error) => return Poll::Ready(Err(error)),
                 };
                 socket
@@ -261,7 +261,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
         let view = store.getter();
         let mut host = store.get();
         let network = host.network;
-        let socket = &mut host.async_socket(&socket)?.socket;
+        let socket = &mut host.async_socket(&socket)?.tcp;
         if socket.is_unbound() {
             let any = match socket.family {
                 OldFamily::Ipv4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -337,35 +337,35 @@ impl HostTcpSocket for View<'_> {
         local_address: IpSocketAddress,
     ) -> SocketResult<()> {
         let network = self.network;
-        let socket = &mut self.async_socket(&this)?.socket;
+        let socket = &mut self.async_socket(&this)?.tcp;
         let address = SocketAddr::from(local_address);
         socket.start_bind(network, address).map_err(error)?;
         socket.finish_bind().map_err(error)
     }
 
     fn get_local_address(&mut self, this: Resource<Handle>) -> SocketResult<IpSocketAddress> {
-        let address = self.async_socket(&this)?.socket.local_address();
+        let address = self.async_socket(&this)?.tcp.local_address();
         address.map(IpSocketAddress::from).map_err(error)
     }
 
     fn get_remote_address(&mut self, this: Resource<Handle>) -> SocketResult<IpSocketAddress> {
-        let address = self.async_socket(&this)?.socket.remote_address();
+        let address = self.async_socket(&this)?.tcp.remote_address();
         address.map(IpSocketAddress::from).map_err(error)
     }
 
     fn get_is_listening(&mut self, this: Resource<Handle>) -> wasmtime::Result<bool> {
         let socket = self.table.get(&host::<Socket, _>(&this))?;
-        Ok(socket.socket.is_listening())
+        Ok(socket.tcp.is_listening())
     }
 
     fn get_address_family(&mut self, this: Resource<Handle>) -> wasmtime::Result<IpAddressFamily> {
         let socket = self.table.get(&host::<Socket, _>(&this))?;
-        Ok(family(socket.socket.family))
+        Ok(family(socket.tcp.family))
     }
 
     fn set_listen_backlog_size(&mut self, this: Resource<Handle>, value: u64) -> SocketResult<()> {
         let value = at_least_one(value).map_err(error)?;
-        let socket = &mut self.async_socket(&this)?.socket;
+        let socket = &mut self.async_socket(&this)?.tcp;
         if !socket.may_set_backlog() {
             return Err(ErrorCode::InvalidState.into());
         }
