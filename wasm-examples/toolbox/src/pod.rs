@@ -1,5 +1,6 @@
 //! Commands about the pod: its processes, and what they share without a network.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ pub(crate) fn ps(_arguments: &[String]) -> Outcome {
             State::Terminating => "end",
         };
         let cpu = Duration::from_nanos(one.cpu_time);
-        text += &format!(
-            "{:>5} {:<20} {state:<5} {:>9.2}s {:>9}K {}\n",
+        let _ = writeln!(
+            text,
+            "{:>5} {:<20} {state:<5} {:>9.2}s {:>9}K {}",
             one.id,
             one.container,
             cpu.as_secs_f64(),
@@ -64,18 +66,19 @@ pub(crate) fn ipcs(_arguments: &[String]) -> Outcome {
     let mut text = String::from("QUEUE                MESSAGES  MOST  LONGEST\n");
     for one in queues::list() {
         let attributes = one.attributes;
-        text += &format!(
-            "{:<20} {:>8} {:>5} {:>8}\n",
+        let _ = writeln!(
+            text,
+            "{:<20} {:>8} {:>5} {:>8}",
             one.name, one.messages, attributes.max_messages, attributes.max_message_size
         );
     }
     text += "\nSEMAPHORE               VALUE\n";
     for one in semaphores::list() {
-        text += &format!("{:<20} {:>8}\n", one.name, one.value);
+        let _ = writeln!(text, "{:<20} {:>8}", one.name, one.value);
     }
     text += "\nMEMORY                  BYTES\n";
     for one in shared_memory::list() {
-        text += &format!("{:<20} {:>8}\n", one.name, one.size);
+        let _ = writeln!(text, "{:<20} {:>8}", one.name, one.size);
     }
     print(&text)
 }

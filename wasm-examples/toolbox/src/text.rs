@@ -29,6 +29,7 @@ pub(crate) fn env(arguments: &[String]) -> Outcome {
 }
 
 /// Prints the pod's hostname.
+#[expect(clippy::unnecessary_wraps, reason = "every command has the same shape")]
 pub(crate) fn hostname(_arguments: &[String]) -> Outcome {
     println!("{}", std::env::var("HOSTNAME").unwrap_or_default());
     Ok(0)

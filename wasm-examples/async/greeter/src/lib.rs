@@ -7,11 +7,12 @@ struct Greeter;
 impl wasip3::exports::cli::run::Guest for Greeter {
     async fn run() -> Result<(), ()> {
         let names = wasip3::cli::environment::get_arguments();
-        let greetings: String = names
-            .iter()
-            .skip(1)
-            .map(|name| format!("Hello, {name}!\n"))
-            .collect();
+        let mut greetings = String::new();
+        for name in names.iter().skip(1) {
+            greetings += "Hello, ";
+            greetings += name;
+            greetings += "!\n";
+        }
         if greetings.is_empty() {
             return Err(());
         }

@@ -1,5 +1,7 @@
 //! An asynchronous command that talks to itself: over TCP with both directions ended on their own, and over UDP.
 
+use std::fmt::Write as _;
+
 use wasip3::sockets::ip_name_lookup::resolve_addresses;
 use wasip3::sockets::types::{
     ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, TcpSocket, UdpSocket,
@@ -32,14 +34,14 @@ async fn talk() -> Result<String, ErrorCode> {
     let found = resolve_addresses("localhost".to_owned()).await;
     if let Some(IpAddress::Ipv4((a, b, c, d))) = found.ok().and_then(|found| found.first().copied())
     {
-        text += &format!("localhost: {a}.{b}.{c}.{d}\n");
+        let _ = writeln!(text, "localhost: {a}.{b}.{c}.{d}");
     }
-    text += &format!("TCP: {} bytes and back\n", tcp().await?);
+    let _ = writeln!(text, "TCP: {} bytes and back", tcp().await?);
     let nobody = TcpSocket::create(IpAddressFamily::Ipv4)?;
     if let Err(error) = nobody.connect(loopback(9)).await {
-        text += &format!("nobody there: {error:?}\n");
+        let _ = writeln!(text, "nobody there: {error:?}");
     }
-    text += &format!("UDP: {}\n", udp().await?);
+    let _ = writeln!(text, "UDP: {}", udp().await?);
     Ok(text)
 }
 
