@@ -302,7 +302,7 @@ spec:
         let pod = cluster.get(&["pod", "muted"]);
         let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         let message = waiting["message"].as_str().unwrap_or_default();
-        let is_refused = message.starts_with("import wasi:cli/")
+        let is_refused = message.starts_with("import ")
             && message.ends_with("is not granted by WasmPolicy mute");
         is_refused
             .then_some(())

@@ -85,13 +85,14 @@ impl Cache {
         file.as_file().sync_data()?;
         let path = self.path(module);
         file.persist(&path).map_err(|error| error.error)?;
-        self.trim();
+        self.trim(&path);
         Ok(path)
     }
 
     /// Removes what was not used for the longest time, until the rest is within the limit. What is mapped stays
-    /// with whoever has mapped it, whether it has a name or not.
-    fn trim(&self) {
+    /// with whoever has mapped it, whether it has a name or not. `newest` is what this is done for, and stays; times do not
+    /// tell which one that is, as those of files are coarser than the clock's.
+    fn trim(&self, newest: &Path) {
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return;
         };
@@ -104,8 +105,7 @@ impl Cache {
             .collect();
         files.sort();
         let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
-        // The newest is what this is done for.
-        files.pop();
+        files.retain(|(_, _, path)| path != newest);
         for (_, length, path) in files {
             if total <= self.limit {
                 return;

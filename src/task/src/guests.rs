@@ -25,6 +25,9 @@ const BATCHES: [Batch; 2] = [
         target: "wasm32-wasip2",
         packages: &[],
         guests: &[
+            "async_greeter",
+            "async_hello",
+            "async_sockets",
             "chatty",
             "consumer",
             "counter",
@@ -38,7 +41,9 @@ const BATCHES: [Batch; 2] = [
             "producer",
             "relay",
             "spin",
+            "toolbox",
             "trap-at-start",
+            "upgrade-echo",
         ],
     },
     Batch {
