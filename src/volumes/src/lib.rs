@@ -1,6 +1,6 @@
 //! Volumes of pods on disk: what a kubelet lays out for the containers of a pod to mount.
 //!
-//! Enter at [`Store::pod`]: a [`PodVolumes`] sets up the volumes that a pod's manifest names, one by one
+//! Enter at [`Store`]: a [`PodVolumes`] sets up the volumes that a pod's manifest names, one by one
 //! ([`PodVolumes::mount`]), and keeps those current which the cluster fills ([`PodVolumes::refresh`]). What is where:
 //!
 //! - [`layout`]: directories, as upstream's kubelet has them, and what is removed when.

@@ -1,7 +1,7 @@
 //! CPU time: who has used how much, who has used up what it may, and whose turn it is.
 //!
 //! A guest computes in time slices, at the end of which the engine has it yield (see [`crate::ticker`]). Each process
-//! has an [`Account`], on which every slice of all its instances is charged. An account may have a limit, a [`Quota`] for
+//! has an [`Account`], on which every slice of all its instances is charged. An account may have a limit, a quota for
 //! each period of 100 ms: when that is used up, its guests are parked until the next period. When more guests want
 //! to compute than there are threads, they take [`Turns`], of which each process gets its share by what it requests.
 //!
