@@ -118,7 +118,6 @@ mod ticker;
 
 pub use capabilities::Capabilities;
 pub use config::{Config, HttpConfig};
-pub use fs::{Mount, MountError, Volume};
 pub use ipc::IpcLimits;
 pub use log::{Discard, LogSink, LogStream, OutputSink};
 pub use module::{Digest, LoadError, Module, ModuleKind};
@@ -127,3 +126,4 @@ pub use process::{
     BodyError, Exit, Process, ProcessConfig, RequestError, ResponseBody, StartError, Usage,
 };
 pub use runtime::{Runtime, RuntimeError};
+pub use vaquita_guest_fs::{Mount, MountError, Volume};

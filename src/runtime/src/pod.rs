@@ -8,11 +8,11 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use vaquita_net::PodNetwork;
 
-use crate::fs::Files;
 use crate::ipc::IpcLimits;
 use crate::namespaces::Namespaces;
 use crate::process::{Process, ProcessConfig, StartError};
 use crate::runtime::Shared;
+use vaquita_guest_fs::Files;
 
 /// What a pod is made of.
 #[derive(Clone, Debug)]

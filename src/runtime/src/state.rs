@@ -10,13 +10,13 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::Share;
 use crate::capabilities::Capabilities;
-use crate::fs::Files;
 use crate::http::Outgoing;
 use crate::log::LogStream;
 use crate::namespaces::Member;
 use crate::preview1::{Descriptors, Objects};
 use crate::process::Environment;
 use crate::stdio::{Input, Output};
+use vaquita_guest_fs::Files;
 
 /// The most handles (streams, sockets, pollables, header maps, ...) that an instance may hold.
 const MOST_RESOURCES: usize = 64 << 10;

@@ -19,8 +19,10 @@ use types::{
     PathFlags,
 };
 
-use super::files::{Files, LARGEST_PIECE, OpenDir, OpenFile, Opened};
-use super::node::{Entry, Kind, Open, SetTime, SetTimes, Stat};
+use vaquita_guest_fs::{
+    Entry, Files, Kind, LARGEST_PIECE, Open, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat,
+};
+
 use super::stream::{FileInput, FileOutput};
 use crate::handle::{guest, host};
 use crate::state::State;

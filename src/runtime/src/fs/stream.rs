@@ -7,8 +7,7 @@ use rustix::io::Errno;
 use tokio::task::JoinHandle;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
-use super::files::{LARGEST_PIECE, OpenFile};
-use super::node::Result;
+use vaquita_guest_fs::{LARGEST_PIECE, OpenFile, Result};
 
 fn failed(error: Errno) -> StreamError {
     StreamError::LastOperationFailed(io::Error::from(error).into())

@@ -9,7 +9,7 @@ use vaquita_net::{Listener, NetError, PodNetwork, Stream};
 use wasmtime_wasi::p1::types::Errno;
 
 use super::files::{OpenedDir, OpenedFile};
-use crate::fs::OpenDir;
+use vaquita_guest_fs::OpenDir;
 
 /// The first after standard input, output and error: where programs look for what they are handed (`LISTEN_FDS`).
 const FIRST: u32 = 3;

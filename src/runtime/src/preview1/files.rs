@@ -10,7 +10,7 @@ use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use super::descriptors::{Descriptors, Entry as Descriptor};
 use super::io;
 use super::memory::{Memory, Pointer};
-use crate::fs::{Entry, Kind, OpenDir, OpenFile, SetTime, SetTimes, Stat};
+use vaquita_guest_fs::{Entry, Kind, OpenDir, OpenFile, SetTime, SetTimes, Stat};
 
 /// `fdflags.append`
 pub(super) const APPEND: u16 = 1;

@@ -5,7 +5,7 @@ use wasmtime_wasi::p1::types::Errno;
 use super::descriptors::{Descriptors, Entry};
 use super::files::{self, APPEND, OpenedDir, OpenedFile, errno_of};
 use super::memory::{Memory, Pointer};
-use crate::fs::{Open, OpenDir, Opened, SetTimes};
+use vaquita_guest_fs::{Open, OpenDir, Opened, SetTimes};
 
 /// The longest path that is even looked at.
 const LONGEST: i32 = 4096;

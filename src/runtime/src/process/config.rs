@@ -9,10 +9,10 @@ use tokio::io::AsyncRead;
 
 use crate::capabilities::Capabilities;
 use crate::config::HttpConfig;
-use crate::fs::{self, Files, Mount, MountError, Volume};
 use crate::log::{LogSink, OutputSink};
 use crate::module::Module;
 use crate::pod::PodConfig;
+use vaquita_guest_fs::{Files, Mount, MountError, Volume};
 
 /// What to run in a pod, and with what.
 #[non_exhaustive]
@@ -106,9 +106,9 @@ impl ProcessConfig {
             return Ok(None);
         }
         let own: Vec<_> = own.iter().map(|(path, text)| (*path, &**text)).collect();
-        let tree = fs::mount(self.root.as_ref(), &self.mounts, &own)
-            .map_err(|(guest, source)| StartError::Mount { guest, source })?;
-        Ok(Some(Files::new(tree, self.max_open_files)))
+        Files::mount(self.root.as_ref(), &self.mounts, &own, self.max_open_files)
+            .map(Some)
+            .map_err(|(guest, source)| StartError::Mount { guest, source })
     }
 }
 

@@ -18,7 +18,6 @@ use vaquita_net::{Listener, PodNetwork};
 use crate::budget::Budget;
 use crate::capabilities::Capabilities;
 use crate::cpu;
-use crate::fs::Files;
 use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
 use crate::module::{Code, Program};
@@ -26,6 +25,7 @@ use crate::namespaces::{Lifecycle, Listed, Member, Namespaces};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
 use crate::stdio::{Outputs, Stdin};
+use vaquita_guest_fs::Files;
 
 mod config;
 mod exit;

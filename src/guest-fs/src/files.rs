@@ -7,15 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytes::{Bytes, BytesMut};
 use rustix::io::Errno;
 
-use super::node::{Entry, File, Open, Result, SetTimes, Stat};
-use super::tree::{self, Place, Tree};
+use crate::node::{Entry, File, Open, Result, SetTimes, Stat};
+use crate::tree::{self, Place, Tree};
 
 /// The most that is read or written at once.
-pub(crate) const LARGEST_PIECE: usize = 64 << 10;
+pub const LARGEST_PIECE: usize = 64 << 10;
 
-/// What all instances of a process see of files.
+/// What all instances of a process see of files, and how many of them they have open.
+///
+/// Paths are relative to a directory that is open, beginning with the [root](Self::root); none leads out of it. What may wait
+/// for a disk is done on threads of tokio's for that, so a runtime of it must be there.
 #[derive(Debug)]
-pub(crate) struct Files {
+pub struct Files {
     tree: Tree,
     blocks: bool,
     open: AtomicU32,
@@ -34,24 +37,28 @@ impl Drop for Permit {
 
 /// A directory that a guest has open. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct OpenDir {
+pub struct OpenDir {
     place: Place,
     permit: Arc<Permit>,
 }
 
 /// A file that a guest has open. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct OpenFile {
+pub struct OpenFile {
     file: Arc<File>,
-    pub(crate) readable: bool,
-    pub(crate) writable: bool,
+    /// Whether the guest may read of it.
+    pub readable: bool,
+    /// Whether the guest may write to it.
+    pub writable: bool,
     _permit: Arc<Permit>,
 }
 
 /// What was opened.
 #[derive(Clone, Debug)]
-pub(crate) enum Opened {
+pub enum Opened {
+    /// A directory.
     Dir(OpenDir),
+    /// A file.
     File(OpenFile),
 }
 
@@ -73,7 +80,7 @@ impl Files {
     }
 
     /// The directory that a guest starts from. It is open as often as there are instances, which have other bounds.
-    pub(crate) fn root(self: &Arc<Self>) -> OpenDir {
+    pub fn root(self: &Arc<Self>) -> OpenDir {
         self.open.fetch_add(1, Ordering::Relaxed);
         OpenDir {
             place: self.tree.root(),
@@ -96,7 +103,7 @@ impl OpenDir {
     }
 
     /// Whether what is in it may be changed. What is mounted further in may be otherwise.
-    pub(crate) fn is_writable(&self) -> bool {
+    pub fn is_writable(&self) -> bool {
         !self.place.read_only
     }
 
@@ -123,7 +130,7 @@ impl OpenDir {
 
     /// Opens what a path leads to. `readable` is whether the guest may read of it, if it is a file; whether it may write is
     /// in `how`.
-    pub(crate) async fn open(
+    pub async fn open(
         &self,
         path: String,
         follow: bool,
@@ -145,16 +152,19 @@ impl OpenDir {
         })
     }
 
-    pub(crate) async fn own_stat(&self) -> Result<Stat> {
+    /// What is known of the directory itself.
+    pub async fn own_stat(&self) -> Result<Stat> {
         self.run(|_, place| place.dir.own_stat()).await
     }
 
-    pub(crate) async fn stat(&self, path: String, follow: bool) -> Result<Stat> {
+    /// What is known of what a path leads to; of a link itself, unless it is followed.
+    pub async fn stat(&self, path: String, follow: bool) -> Result<Stat> {
         self.run(move |tree, place| tree.stat(place, &path, follow))
             .await
     }
 
-    pub(crate) async fn set_own_times(&self, times: SetTimes) -> Result<()> {
+    /// Sets the directory's own times.
+    pub async fn set_own_times(&self, times: SetTimes) -> Result<()> {
         if !self.is_writable() {
             return Err(Errno::ROFS);
         }
@@ -162,53 +172,57 @@ impl OpenDir {
             .await
     }
 
-    pub(crate) async fn set_times(
-        &self,
-        path: String,
-        follow: bool,
-        times: SetTimes,
-    ) -> Result<()> {
+    /// Sets the times of what a path leads to; of a link itself, unless it is followed.
+    pub async fn set_times(&self, path: String, follow: bool, times: SetTimes) -> Result<()> {
         self.run(move |tree, place| tree.set_times(place, &path, follow, times))
             .await
     }
 
-    pub(crate) async fn list(&self) -> Result<Vec<Entry>> {
+    /// All that is in it, but for `.` and `..`.
+    pub async fn list(&self) -> Result<Vec<Entry>> {
         self.run(Tree::list).await
     }
 
-    pub(crate) async fn read_link(&self, path: String) -> Result<String> {
+    /// A link's target, as it was written.
+    pub async fn read_link(&self, path: String) -> Result<String> {
         self.run(move |tree, place| tree.read_link(place, &path))
             .await
     }
 
-    pub(crate) async fn make_dir(&self, path: String) -> Result<()> {
+    /// Makes an empty directory.
+    pub async fn make_dir(&self, path: String) -> Result<()> {
         self.run(move |tree, place| tree.make_dir(place, &path))
             .await
     }
 
-    pub(crate) async fn make_link(&self, target: String, path: String) -> Result<()> {
+    /// Makes a symbolic link. Its target need not exist, and must not be absolute.
+    pub async fn make_link(&self, target: String, path: String) -> Result<()> {
         self.run(move |tree, place| tree.make_link(&target, place, &path))
             .await
     }
 
-    pub(crate) async fn remove_dir(&self, path: String) -> Result<()> {
+    /// Removes an empty directory.
+    pub async fn remove_dir(&self, path: String) -> Result<()> {
         self.run(move |tree, place| tree.remove_dir(place, &path))
             .await
     }
 
-    pub(crate) async fn remove_file(&self, path: String) -> Result<()> {
+    /// Removes a file or a link.
+    pub async fn remove_file(&self, path: String) -> Result<()> {
         self.run(move |tree, place| tree.remove_file(place, &path))
             .await
     }
 
-    pub(crate) async fn rename(&self, path: String, to: &Self, to_path: String) -> Result<()> {
+    /// Has what a path leads to be found at another one, in the same volume. What was there is replaced.
+    pub async fn rename(&self, path: String, to: &Self, to_path: String) -> Result<()> {
         self.run_with(to, move |tree, place, to| {
             tree.rename(place, &path, to, &to_path)
         })
         .await
     }
 
-    pub(crate) async fn link(&self, path: String, to: &Self, to_path: String) -> Result<()> {
+    /// Has a file be found at another path as well, in the same volume.
+    pub async fn link(&self, path: String, to: &Self, to_path: String) -> Result<()> {
         self.run_with(to, move |tree, place, to| {
             tree.link(place, &path, to, &to_path)
         })
@@ -218,7 +232,7 @@ impl OpenDir {
 
 impl OpenFile {
     /// Whether its operations may wait for a disk.
-    pub(crate) fn blocks(&self) -> bool {
+    pub fn blocks(&self) -> bool {
         self.file.blocks()
     }
 
@@ -242,7 +256,7 @@ impl OpenFile {
     }
 
     /// At most so many bytes from there; none at the end.
-    pub(crate) async fn read(&self, at: u64, length: usize) -> Result<Bytes> {
+    pub async fn read(&self, at: u64, length: usize) -> Result<Bytes> {
         if !self.readable {
             return Err(Errno::BADF);
         }
@@ -250,7 +264,7 @@ impl OpenFile {
     }
 
     /// As [`read`](Self::read), on this thread.
-    pub(crate) fn read_now(&self, at: u64, length: usize) -> Result<Bytes> {
+    pub fn read_now(&self, at: u64, length: usize) -> Result<Bytes> {
         if !self.readable {
             return Err(Errno::BADF);
         }
@@ -258,36 +272,41 @@ impl OpenFile {
     }
 
     /// Writes at least one of these bytes there, and says how many.
-    pub(crate) async fn write(&self, at: u64, bytes: Bytes) -> Result<usize> {
+    pub async fn write(&self, at: u64, bytes: Bytes) -> Result<usize> {
         self.check_writable()?;
         self.run(move |file| file.write(at, &bytes)).await
     }
 
-    pub(crate) async fn append(&self, bytes: Bytes) -> Result<usize> {
+    /// As [`write`](Self::write), at the end, wherever that is.
+    pub async fn append(&self, bytes: Bytes) -> Result<usize> {
         self.check_writable()?;
         self.run(move |file| file.append(&bytes)).await
     }
 
     /// Writes all bytes there or at the end, on this thread.
-    pub(crate) fn write_all_now(&self, at: Option<u64>, bytes: &[u8]) -> Result<()> {
+    pub fn write_all_now(&self, at: Option<u64>, bytes: &[u8]) -> Result<()> {
         self.check_writable()?;
         write_all(&self.file, at, bytes)
     }
 
-    pub(crate) async fn stat(&self) -> Result<Stat> {
+    /// What is known of the file.
+    pub async fn stat(&self) -> Result<Stat> {
         self.run(File::stat).await
     }
 
-    pub(crate) async fn set_size(&self, size: u64) -> Result<()> {
+    /// Cuts it, or fills it up with zeros.
+    pub async fn set_size(&self, size: u64) -> Result<()> {
         self.check_writable()?;
         self.run(move |file| file.set_size(size)).await
     }
 
-    pub(crate) async fn set_times(&self, times: SetTimes) -> Result<()> {
+    /// Sets its times.
+    pub async fn set_times(&self, times: SetTimes) -> Result<()> {
         self.run(move |file| file.set_times(times)).await
     }
 
-    pub(crate) async fn sync(&self, data_only: bool) -> Result<()> {
+    /// Has it written to the disk, if there is one; with or without what is known about it.
+    pub async fn sync(&self, data_only: bool) -> Result<()> {
         self.run(move |file| file.sync(data_only)).await
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use super::node::Result;
+use crate::node::Result;
 
 /// What an entry of a directory counts beside its file's bytes, so that empty files are no way around a limit.
 pub(crate) const ENTRY: u64 = 256;

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::{self, Errno};
 
-use super::node::{Entry, Found, Kind, Open, Result, SetTime, SetTimes, Stat};
-use super::quota::{ENTRY, Quota};
+use crate::node::{Entry, Found, Kind, Open, Result, SetTime, SetTimes, Stat};
+use crate::quota::{ENTRY, Quota};
 
 /// The most entries of a directory that are listed.
 const LONGEST_LIST: usize = 1 << 20;
@@ -99,7 +99,7 @@ impl HostDir {
         for entry in self.list()? {
             sum = sum.saturating_add(ENTRY);
             match self.find(&entry.name) {
-                Ok(Found::Dir(super::node::Dir::Host(dir))) => {
+                Ok(Found::Dir(crate::node::Dir::Host(dir))) => {
                     let depth = depth.checked_sub(1).ok_or(Errno::LOOP)?;
                     sum = sum.saturating_add(dir.count(depth)?);
                 }
@@ -133,7 +133,7 @@ impl HostDir {
                     fd,
                     limited: self.limited.clone(),
                 };
-                Found::Dir(super::node::Dir::Host(Arc::new(dir)))
+                Found::Dir(crate::node::Dir::Host(Arc::new(dir)))
             }
             Kind::Link => {
                 let target = fs::readlinkat(&self.fd, name, Vec::new())?;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::memory::Memory;
-use super::node::{Dir, Entry, File, Found, Kind, Open, Result, SetTimes, Stat};
+use crate::memory::Memory;
+use crate::node::{Dir, Entry, File, Found, Kind, Open, Result, SetTimes, Stat};
 
 /// The longest path, and target of a link.
 const LONGEST_PATH: usize = 4096;

@@ -1,23 +1,26 @@
 //! What volumes are made of, wherever their bytes are: directories, files, and what can be said of them.
 //!
-//! Names here are single: which path leads where is [`tree`](super::tree)'s affair. Nothing here follows a link.
+//! Names here are single: which path leads where is [`tree`](crate::tree)'s affair. Nothing here follows a link.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use super::host::{HostDir, HostFile};
-use super::memory;
+use crate::host::{HostDir, HostFile};
+use crate::memory;
 
 /// What an operation answers: the kernel's error numbers, whoever gives them.
-pub(crate) type Result<T> = std::result::Result<T, Errno>;
+pub type Result<T> = std::result::Result<T, Errno>;
 
 /// What something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A directory.
     Directory,
+    /// A file of bytes.
     File,
+    /// A symbolic link.
     Link,
     /// Devices, pipes, sockets: nothing that could be opened.
     Other,
@@ -25,30 +28,43 @@ pub(crate) enum Kind {
 
 /// What is known of something without opening it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stat {
-    pub(crate) kind: Kind,
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
-    pub(crate) links: u64,
-    pub(crate) size: u64,
-    pub(crate) accessed: SystemTime,
-    pub(crate) modified: SystemTime,
-    pub(crate) changed: SystemTime,
+pub struct Stat {
+    /// What it is.
+    pub kind: Kind,
+    /// Which volume it is in: no two that are in use have the same number.
+    pub device: u64,
+    /// Which one it is in its volume.
+    pub inode: u64,
+    /// Names that it has.
+    pub links: u64,
+    /// Bytes, with holes; of a link, its target's.
+    pub size: u64,
+    /// When it was last read, about.
+    pub accessed: SystemTime,
+    /// When its bytes, or its entries, last changed.
+    pub modified: SystemTime,
+    /// When anything about it last changed.
+    pub changed: SystemTime,
 }
 
 /// What is to become of a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SetTime {
+pub enum SetTime {
+    /// As it is.
     Keep,
+    /// The present.
     Now,
+    /// That one.
     To(SystemTime),
 }
 
 /// What is to become of both times that can be set.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SetTimes {
-    pub(crate) accessed: SetTime,
-    pub(crate) modified: SetTime,
+pub struct SetTimes {
+    /// Of the last access.
+    pub accessed: SetTime,
+    /// Of the last change of its bytes.
+    pub modified: SetTime,
 }
 
 /// How a file is opened.
@@ -57,25 +73,33 @@ pub(crate) struct SetTimes {
     clippy::struct_excessive_bools,
     reason = "they are independent, as in open(2)"
 )]
-pub(crate) struct Open {
-    pub(crate) write: bool,
-    pub(crate) create: bool,
-    pub(crate) exclusive: bool,
-    pub(crate) truncate: bool,
+pub struct Open {
+    /// To be written to.
+    pub write: bool,
+    /// Made if it is not there.
+    pub create: bool,
+    /// With `create`: refused if it is there.
+    pub exclusive: bool,
+    /// Emptied.
+    pub truncate: bool,
 }
 
 impl Open {
-    pub(crate) fn changes(self) -> bool {
+    /// Whether anything can change by it.
+    pub fn changes(self) -> bool {
         self.write || self.create || self.truncate
     }
 }
 
 /// One entry of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) kind: Kind,
-    pub(crate) inode: u64,
+pub struct Entry {
+    /// Its name in the directory.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Which one it is in its volume.
+    pub inode: u64,
 }
 
 /// What a name stands for.

@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use super::host::HostDir;
-use super::node::{self, Entry, Found, Kind, Open, Result, SetTime, SetTimes, Stat};
-use super::quota::{ENTRY, Quota};
+use crate::host::HostDir;
+use crate::node::{self, Entry, Found, Kind, Open, Result, SetTime, SetTimes, Stat};
+use crate::quota::{ENTRY, Quota};
 
 /// What a file's bytes are kept in, and counted by.
 const PAGE: usize = 4096;

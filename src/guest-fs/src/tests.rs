@@ -5,9 +5,9 @@ use std::path::Path;
 use proptest::prelude::*;
 use rustix::io::Errno;
 
-use super::node::{Entry, Found, Kind, Result};
-use super::tree::{Opened, Place};
 use super::*;
+use crate::node::{Entry, Found, Kind, Result};
+use crate::tree::{Opened, Place};
 
 fn tree(root: &Volume) -> Tree {
     mount(Some(root), &[], &[]).expect("no mounts")
