@@ -52,11 +52,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-image",
             "vaquita-net",
             "vaquita-runtime",
+            "vaquita-service-proxy",
             "vaquita-streams",
             "vaquita-volumes",
         ],
     ),
     ("vaquita-ingress", &["vaquita-net", "vaquita-reconcile"]),
+    (
+        "vaquita-service-proxy",
+        &["vaquita-net", "vaquita-reconcile"],
+    ),
     ("vaquita-task", &[]),
     ("vaquita-volumes", &["vaquita-api"]),
 ];
@@ -80,6 +85,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("vaquita-workload-controllers", "axum"),
     ("vaquita-scheduler", "axum"),
     ("vaquita-ingress", "axum"),
+    ("vaquita-service-proxy", "axum"),
 ];
 
 #[test]

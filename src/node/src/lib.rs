@@ -1,19 +1,18 @@
-//! The node agent: what a kubelet and a service proxy are to a cluster.
+//! The node agent: what a kubelet is to a cluster.
 //!
 //! Enter at [`Node::start`]. A node registers itself, takes the pods that are bound to it, runs their containers on a
-//! backend (WebAssembly, by `vaquita-runtime`), reports their status and events, keeps their logs, and gives its virtual
-//! network the cluster's Services. It speaks to the cluster by a [`kube::Client`] alone, so it can be a node of any
+//! backend (WebAssembly, by `vaquita-runtime`), reports their status and events, keeps their logs, and has its virtual
+//! network follow the cluster (`vaquita-service-proxy`). It speaks to the cluster by a [`kube::Client`] alone, so it can be a node of any
 //! cluster. Reasons and messages are upstream's kubelet's, because people and tools look for them.
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `exec` commands
-//! in containers; `events`; `proxy` Services; `persistent` volumes that outlive pods; `stats` what all of it uses;
+//! in containers; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
 //! `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
 mod connections;
-mod dns;
 mod events;
 mod exec;
 mod host;
@@ -24,7 +23,6 @@ mod node;
 mod persistent;
 mod pod;
 mod pods;
-mod proxy;
 mod registration;
 mod stats;
 #[cfg(test)]

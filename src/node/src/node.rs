@@ -13,7 +13,7 @@ use crate::{
     LogLimits, NodeConfig, StartError,
     backend::WasmBackend,
     connections::Connections,
-    dns, events,
+    events,
     exec::Executor,
     host, http,
     images::Images,
@@ -21,7 +21,6 @@ use crate::{
     persistent,
     pod::{Context, Follower},
     pods::{Manager, Registry},
-    proxy::{Proxy, ServiceLinks, follow_policies},
     registration::{Machine, Registration},
     stats,
 };
@@ -65,16 +64,8 @@ impl Node {
         let tasks = TaskTracker::new();
         let (events, writer) = events::channel(client.clone(), config.name.clone());
         tasks.spawn(writer.run(shutdown.clone()));
-        let services = ServiceLinks::new();
-        let proxy = Proxy::new(
-            client.clone(),
-            config.name.clone(),
-            &config.fabric,
-            events.clone(),
-            services.clone(),
-        );
-        tasks.spawn(proxy.run(shutdown.clone()));
-        serve_network(&tasks, &client, &config, &shutdown);
+        let services =
+            vaquita_service_proxy::start(&client, &config.fabric, &config.name, &tasks, &shutdown);
         let images = Images::new(config.images.clone(), config.registries.clone());
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
@@ -199,26 +190,6 @@ async fn open_logs(path: PathBuf, limits: LogLimits) -> Result<LogStore, StartEr
     let opened = tokio::task::spawn_blocking(move || LogStore::open(&dir, limits)).await;
     let opened = opened.unwrap_or_else(|error| Err(std::io::Error::other(error)));
     opened.map_err(|source| StartError::LogDir { path, source })
-}
-
-/// Gives pods the names of the cluster, and has its network policies kept.
-fn serve_network(
-    tasks: &TaskTracker,
-    client: &Client,
-    config: &NodeConfig,
-    shutdown: &CancellationToken,
-) {
-    tasks.spawn(dns::run(
-        client.clone(),
-        config.fabric.clone(),
-        config.name.clone(),
-        shutdown.clone(),
-    ));
-    tasks.spawn(follow_policies(
-        client.clone(),
-        config.fabric.clone(),
-        shutdown.clone(),
-    ));
 }
 
 /// What events about the node are about. Upstream's kubelet uses the name as uid, too: `kubectl describe` looks for it.

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use vaquita_image::ImageStore;
+use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::Store;
 
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
     images::Images,
     logs::LogStore,
     pod::{Context, Feed, Follower},
-    proxy::ServiceLinks,
 };
 
 /// An API server with one pod.

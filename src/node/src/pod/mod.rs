@@ -31,6 +31,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
 pub(crate) use follow::Follower;
@@ -39,10 +40,7 @@ pub(crate) use settings::container_settings;
 pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
-use crate::{
-    Capacity, backend::Backend, events::Recorder, images::Images, logs::LogStore,
-    proxy::ServiceLinks,
-};
+use crate::{Capacity, backend::Backend, events::Recorder, images::Images, logs::LogStore};
 
 /// What all workers of a node need.
 pub(crate) struct Context {

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use vaquita_net::{Fabric, Labels, PodIdentity, Policies, PolicyPod, Protocol};
 
-use super::policy_spec;
+use crate::policy_spec;
 
 /// Follows the cluster until told to stop.
 pub(crate) async fn follow(client: Client, fabric: Fabric, shutdown: CancellationToken) {

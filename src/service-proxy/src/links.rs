@@ -1,13 +1,75 @@
-//! Services as environment variables, in the form that Docker's container links once had. Pure.
+//! Services as environment variables, in the form that Docker's container links once had.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+};
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use kube::ResourceExt as _;
+use tokio::sync::watch;
+use vaquita_net::ServiceKey;
 
 /// The Service of the API server.
 const MASTER: (&str, &str) = ("default", "kubernetes");
 
+/// What containers are told about Services in their environment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ServiceLinks {
+    services: Arc<RwLock<BTreeMap<ServiceKey, Arc<Service>>>>,
+    synced: watch::Sender<bool>,
+}
+
+impl ServiceLinks {
+    pub(crate) fn new() -> Self {
+        Self {
+            services: Arc::default(),
+            synced: watch::Sender::new(false),
+        }
+    }
+
+    /// Of a cluster that is known to have no Services, for whoever runs pods without one.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self {
+            services: Arc::default(),
+            synced: watch::Sender::new(true),
+        }
+    }
+
+    /// Waits until the cluster's Services are known.
+    pub async fn synced(&self) {
+        // The sender is in `self`: it cannot be gone.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    /// Variables for a container in this namespace: the API server's, and if `all`, those of the namespace's Services.
+    pub fn environment(&self, namespace: &str, all: bool) -> Vec<(String, String)> {
+        let services = self
+            .services
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        environment(services.values().map(AsRef::as_ref), namespace, all)
+    }
+
+    pub(crate) fn put(&self, key: ServiceKey, service: Option<Arc<Service>>) {
+        let mut services = self
+            .services
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match service {
+            Some(service) => services.insert(key, service),
+            None => services.remove(&key),
+        };
+    }
+
+    pub(crate) fn set_synced(&self) {
+        self.synced.send_replace(true);
+    }
+}
+
 /// Variables for containers in `namespace`: of the API server always, of the namespace's Services if `all`.
-pub(super) fn environment<'a>(
+fn environment<'a>(
     services: impl Iterator<Item = &'a Service>,
     namespace: &str,
     all: bool,

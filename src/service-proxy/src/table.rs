@@ -1,166 +1,21 @@
-//! The service proxy: keeps the network's tables of Services as the cluster has them.
-//!
-//! Services and endpoint slices are watched; whenever one changes, its Service is computed anew ([`spec`]) and, if the
-//! outcome differs, set in the network. Only endpoints that are ready get connections, so a pod that fails its probe
-//! is out as soon as its slice says so.
-
-mod health;
-mod links;
-mod policies;
-mod policy_spec;
-mod spec;
+//! What the cluster says about Services, and what the network was told of it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, RwLock},
-    time::Duration,
+    sync::Arc,
 };
 
-use futures::StreamExt as _;
-use k8s_openapi::api::{
-    core::v1::{ObjectReference, Service},
-    discovery::v1::EndpointSlice,
-};
-use kube::{
-    Api, Client, Resource as _, ResourceExt as _,
-    runtime::{
-        WatchStreamExt as _,
-        watcher::{self, Event, watcher},
-    },
-};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-use vaquita_net::{Fabric, HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{ResourceExt as _, runtime::watcher::Event};
+use vaquita_net::{HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
 
-use self::health::HealthChecks;
-pub(crate) use self::policies::follow as follow_policies;
-use crate::events::Recorder;
+use crate::{health::HealthChecks, spec};
 
 /// The label by which a slice says whose it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// How often node ports that were taken by others are tried again.
-const RETRY_EVERY: Duration = Duration::from_secs(10);
-
-/// Keeps the tables.
-pub(crate) struct Proxy {
-    client: Client,
-    table: Table,
-    shared: ServiceLinks,
-}
-
-/// What containers are told about Services in their environment. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct ServiceLinks {
-    services: Arc<RwLock<BTreeMap<ServiceKey, Arc<Service>>>>,
-    synced: watch::Sender<bool>,
-}
-
-impl ServiceLinks {
-    pub(crate) fn new() -> Self {
-        Self {
-            services: Arc::default(),
-            synced: watch::Sender::new(false),
-        }
-    }
-
-    /// For tests: there are no Services, and that is known.
-    #[cfg(test)]
-    pub(crate) fn of_nothing() -> Self {
-        Self {
-            services: Arc::default(),
-            synced: watch::Sender::new(true),
-        }
-    }
-
-    /// Waits until the cluster's Services are known.
-    pub(crate) async fn synced(&self) {
-        // The sender is in `self`: it cannot be gone.
-        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
-    }
-
-    /// Variables for a container in this namespace: the API server's, and if `all`, those of the namespace's Services.
-    pub(crate) fn environment(&self, namespace: &str, all: bool) -> Vec<(String, String)> {
-        let services = self
-            .services
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        links::environment(services.values().map(AsRef::as_ref), namespace, all)
-    }
-
-    fn put(&self, key: ServiceKey, service: Option<Arc<Service>>) {
-        let mut services = self
-            .services
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match service {
-            Some(service) => services.insert(key, service),
-            None => services.remove(&key),
-        };
-    }
-}
-
-impl Proxy {
-    pub(crate) fn new(
-        client: Client,
-        node: String,
-        fabric: &Fabric,
-        events: Recorder,
-        shared: ServiceLinks,
-    ) -> Self {
-        let health = HealthChecks::new(fabric.config().node_ports);
-        Self {
-            client,
-            table: Table::new(fabric.services(), node, events, health),
-            shared,
-        }
-    }
-
-    /// Follows the cluster until told to stop.
-    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let config = watcher::Config::default();
-        let services: Api<Service> = Api::all(self.client.clone());
-        let slices: Api<EndpointSlice> = Api::all(self.client.clone());
-        let mut services = watcher(services, config.clone()).default_backoff().boxed();
-        let mut slices = watcher(slices, config).default_backoff().boxed();
-        let mut retry = tokio::time::interval(RETRY_EVERY);
-        loop {
-            let dirty = tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = retry.tick() => self.table.retry(),
-                Some(event) = services.next() => match event {
-                    Ok(event) => self.service_event(event),
-                    Err(error) => complain(&error),
-                },
-                Some(event) = slices.next() => match event {
-                    Ok(event) => self.table.slice_event(event),
-                    Err(error) => complain(&error),
-                },
-            };
-            for key in dirty {
-                self.table.refresh(&key);
-            }
-        }
-    }
-
-    fn service_event(&mut self, event: Event<Service>) -> Vec<ServiceKey> {
-        let is_done = matches!(event, Event::InitDone);
-        let dirty = self.table.service_event(event);
-        for key in &dirty {
-            self.shared
-                .put(key.clone(), self.table.services.get(key).cloned());
-        }
-        if is_done {
-            self.shared.synced.send_replace(true);
-        }
-        dirty
-    }
-}
-
-fn complain(error: &watcher::Error) -> Vec<ServiceKey> {
-    tracing::warn!(%error, "cannot follow Services");
-    Vec::new()
-}
+/// Tells people that something about a Service failed: which one, the reason and the message of the event.
+pub(crate) type Report = Box<dyn Fn(&Service, &'static str, String) + Send>;
 
 fn key_of(namespace: Option<String>, name: String) -> ServiceKey {
     ServiceKey {
@@ -170,10 +25,10 @@ fn key_of(namespace: Option<String>, name: String) -> ServiceKey {
 }
 
 /// What the cluster says, and what the network was told.
-struct Table {
+pub(crate) struct Table {
     network: Services,
     node: String,
-    events: Recorder,
+    report: Report,
     health: HealthChecks,
     services: HashMap<ServiceKey, Arc<Service>>,
     slices: HashMap<ServiceKey, BTreeMap<String, Arc<EndpointSlice>>>,
@@ -186,11 +41,16 @@ struct Table {
 }
 
 impl Table {
-    fn new(network: Services, node: String, events: Recorder, health: HealthChecks) -> Self {
+    pub(crate) fn new(
+        network: Services,
+        node: String,
+        report: Report,
+        health: HealthChecks,
+    ) -> Self {
         Self {
             network,
             node,
-            events,
+            report,
             health,
             services: HashMap::new(),
             slices: HashMap::new(),
@@ -201,8 +61,13 @@ impl Table {
         }
     }
 
+    /// A Service as it was seen last.
+    pub(crate) fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
+        self.services.get(key).cloned()
+    }
+
     /// Services to try again.
-    fn retry(&mut self) -> Vec<ServiceKey> {
+    pub(crate) fn retry(&mut self) -> Vec<ServiceKey> {
         let waiting: Vec<_> = self.waiting.drain().collect();
         for key in &waiting {
             self.set.remove(key);
@@ -211,7 +76,7 @@ impl Table {
     }
 
     /// Takes note of an event, and says which Services to compute anew.
-    fn service_event(&mut self, event: Event<Service>) -> Vec<ServiceKey> {
+    pub(crate) fn service_event(&mut self, event: Event<Service>) -> Vec<ServiceKey> {
         let key = |service: &Service| key_of(service.namespace(), service.name_any());
         match event {
             Event::Init => self.new_services.clear(),
@@ -241,7 +106,7 @@ impl Table {
     }
 
     /// The same for slices.
-    fn slice_event(&mut self, event: Event<EndpointSlice>) -> Vec<ServiceKey> {
+    pub(crate) fn slice_event(&mut self, event: Event<EndpointSlice>) -> Vec<ServiceKey> {
         let key = |slice: &EndpointSlice| {
             let service = slice.labels().get(SERVICE_NAME)?.clone();
             Some((key_of(slice.namespace(), service), slice.name_any()))
@@ -285,7 +150,7 @@ impl Table {
     }
 
     /// Tells the network, if there is something new.
-    fn refresh(&mut self, key: &ServiceKey) {
+    pub(crate) fn refresh(&mut self, key: &ServiceKey) {
         let slices: Vec<&EndpointSlice> = match self.slices.get(key) {
             Some(slices) => slices.values().map(AsRef::as_ref).collect(),
             None => Vec::new(),
@@ -308,16 +173,15 @@ impl Table {
         if self.set.get(key) == Some(&spec) {
             return;
         }
-        let about = Arc::new(service.object_ref(&()));
         self.waiting.remove(key);
         for error in self.network.set(key, &spec) {
-            self.report(&about, &error);
+            self.report(service, &error);
             self.waiting.insert(key.clone());
         }
         self.set.insert(key.clone(), spec);
     }
 
-    fn report(&self, about: &Arc<ObjectReference>, error: &HostPortError) {
+    fn report(&self, service: &Service, error: &HostPortError) {
         tracing::warn!(service = %error.service, address = %error.address, error = %error.source, "cannot open a port for a Service");
         let (reason, message) = match error.purpose {
             HostPort::Node => (
@@ -337,7 +201,7 @@ impl Table {
                 ),
             ),
         };
-        self.events.warning(about, reason, message);
+        (self.report)(service, reason, message);
     }
 }
 
@@ -355,7 +219,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use serde_json::json;
-    use vaquita_net::FabricConfig;
+    use vaquita_net::{Fabric, FabricConfig};
 
     use super::*;
 
@@ -393,11 +257,10 @@ mod tests {
         .unwrap();
         let pod = fabric.attach(None).unwrap();
         let listener = pod.listen("0.0.0.0:8080".parse().unwrap()).unwrap();
-        let (events, _queue) = Recorder::new();
         let mut table = Table::new(
             fabric.services(),
             "here".to_owned(),
-            events,
+            Box::new(|_, _, _| {}),
             HealthChecks::new(None),
         );
         let vip: SocketAddr = "10.96.0.9:80".parse().unwrap();
@@ -430,25 +293,20 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let fabric = Fabric::new(FabricConfig::default()).unwrap();
-        let (events, mut queue) = Recorder::new();
+        let (sender, queue) = std::sync::mpsc::channel();
         let mut table = Table::new(
             fabric.services(),
             "here".to_owned(),
-            events,
+            Box::new(move |service, reason, message| {
+                sender.send((service.name_any(), reason, message)).unwrap();
+            }),
             HealthChecks::new(None),
         );
         let dirty = table.service_event(Event::Apply(service(Some(port))));
         refresh(&mut table, &dirty);
-        let event = queue.try_recv().unwrap();
-        assert_eq!(
-            (event.reason, event.about.kind.as_deref()),
-            ("FailedToOpenNodePort", Some("Service"))
-        );
-        assert!(
-            event.message.contains(&port.to_string()),
-            "{}",
-            event.message
-        );
+        let (about, reason, message) = queue.try_recv().unwrap();
+        assert_eq!((about.as_str(), reason), ("web", "FailedToOpenNodePort"));
+        assert!(message.contains(&port.to_string()), "{message}");
 
         drop(taken);
         let waiting = table.retry();

@@ -13,7 +13,7 @@ use vaquita_net::{
 };
 
 /// What a policy says to the network.
-pub(super) fn of(policy: &NetworkPolicy) -> Option<PolicySpec> {
+pub(crate) fn of(policy: &NetworkPolicy) -> Option<PolicySpec> {
     let spec = policy.spec.as_ref()?;
     let types = spec.policy_types.as_deref().unwrap_or_default();
     // Not said: ingress always, egress if there are rules for it.
@@ -120,7 +120,7 @@ fn selector(selector: &LabelSelector) -> Selector {
 }
 
 /// What a pod is to policies; `None` if it has no network of its own, or does not need it any more.
-pub(super) fn pod(pod: &Pod) -> Option<PolicyPod> {
+pub(crate) fn pod(pod: &Pod) -> Option<PolicyPod> {
     let spec = pod.spec.as_ref()?;
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());

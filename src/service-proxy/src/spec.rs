@@ -24,7 +24,7 @@ const WAKES: &str = "vaquita.dev/wakes";
 const AFFINITY_TIMEOUT: Duration = Duration::from_hours(3);
 
 /// What a Service is to the network of the node named `node`. `None` if it is nothing to it: one without an address yet.
-pub(super) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<ServiceSpec> {
+pub(crate) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<ServiceSpec> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return Some(ServiceSpec {
@@ -106,7 +106,7 @@ fn sources(spec: &core::ServiceSpec) -> Vec<IpNet> {
 }
 
 /// How many endpoints of a Service are on this node and ready: what the health check of load balancers asks.
-pub(super) fn local_endpoints(slices: &[&EndpointSlice], node: &str) -> usize {
+pub(crate) fn local_endpoints(slices: &[&EndpointSlice], node: &str) -> usize {
     let all = slices
         .iter()
         .flat_map(|slice| slice.endpoints.iter().flatten());

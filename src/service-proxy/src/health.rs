@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_secs(5);
 
 /// The ports that are served.
-pub(super) struct HealthChecks {
+pub(crate) struct HealthChecks {
     ip: Option<IpAddr>,
     open: HashMap<ServiceKey, Check>,
 }
@@ -49,7 +49,7 @@ impl Drop for Check {
 
 impl HealthChecks {
     /// Serves on this address of the host; none: nowhere.
-    pub(super) fn new(ip: Option<IpAddr>) -> Self {
+    pub(crate) fn new(ip: Option<IpAddr>) -> Self {
         Self {
             ip,
             open: HashMap::new(),
@@ -57,7 +57,7 @@ impl HealthChecks {
     }
 
     /// Answers for a Service at this port, that it has so many endpoints here. Must be called within a tokio runtime.
-    pub(super) fn set(&mut self, key: &ServiceKey, port: Option<u16>, endpoints: usize) {
+    pub(crate) fn set(&mut self, key: &ServiceKey, port: Option<u16>, endpoints: usize) {
         let (Some(port), Some(ip)) = (port, self.ip) else {
             self.open.remove(key);
             return;
