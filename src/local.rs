@@ -87,11 +87,7 @@ pub struct PodNetwork(pub Fabric);
 #[async_trait::async_trait]
 impl Dialer for PodNetwork {
     async fn dial(&self, to: SocketAddr) -> io::Result<Box<dyn Duplex>> {
-        let ours = match to.ip().to_canonical() {
-            std::net::IpAddr::V4(ip) => self.0.config().pod_cidr.contains(&ip),
-            std::net::IpAddr::V6(_) => false,
-        };
-        if ours {
+        if self.0.has(to.ip()) {
             Ok(Box::new(self.0.dial(to).await?))
         } else {
             HostNetwork.dial(to).await

@@ -16,6 +16,10 @@ pub struct FabricConfig {
     /// Where pods get their addresses from, /8 to /30. Default `10.244.0.0/16`, which holds 65,533 pods. The network's
     /// own address, the first one (the node itself) and the broadcast address are never given to a pod.
     pub pod_cidr: Ipv4Net,
+    /// The part of `pod_cidr` that is the fabric's: only its pods have addresses of there, of which the first is the node
+    /// itself. Pods that live beside the fabric ([`Fabric::neighbour`](crate::Fabric::neighbour)) have the others.
+    /// Default: all of it.
+    pub own_cidr: Option<Ipv4Net>,
     /// The suffix of the cluster's names, without dots at its ends. Default `cluster.local`.
     pub cluster_domain: String,
     /// Bytes that one direction of a connection buffers before its writer has to wait. Default 64 KiB, at least 1,
@@ -53,6 +57,7 @@ impl Default for FabricConfig {
     fn default() -> Self {
         Self {
             pod_cidr: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
+            own_cidr: None,
             cluster_domain: "cluster.local".to_owned(),
             buffer: 64 * 1024,
             backlog: 512,
@@ -139,9 +144,19 @@ impl FabricConfig {
             && self.host_addresses.iter().any(|range| range.contains(&ip))
     }
 
+    /// Where the fabric's own pods get their addresses from.
+    pub(crate) fn own_pods(&self) -> Ipv4Net {
+        self.own_cidr.unwrap_or(self.pod_cidr).trunc()
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         if !(8..=30).contains(&self.pod_cidr.prefix_len()) {
             return Err(ConfigError::PodCidr(self.pod_cidr));
+        }
+        if let Some(own) = self.own_cidr
+            && (own.prefix_len() > 30 || !self.pod_cidr.contains(&own))
+        {
+            return Err(ConfigError::OwnCidr(own, self.pod_cidr));
         }
         if !names::is_name(&self.cluster_domain) {
             return Err(ConfigError::ClusterDomain(self.cluster_domain.clone()));
@@ -197,6 +212,14 @@ mod tests {
             ..FabricConfig::default()
         };
         assert_eq!(config.check(), Err(ConfigError::PodCidr(cidr)));
+
+        let own: Ipv4Net = "10.245.0.0/17".parse().unwrap();
+        let config = FabricConfig {
+            own_cidr: Some(own),
+            ..FabricConfig::default()
+        };
+        let whole = config.pod_cidr;
+        assert_eq!(config.check(), Err(ConfigError::OwnCidr(own, whole)));
 
         let config = FabricConfig {
             cluster_domain: "a..b".to_owned(),

@@ -14,6 +14,9 @@ pub enum ConfigError {
     /// `pod_cidr` leaves no address for a pod, or is larger than a node can use.
     #[error("the pod network {0} is not between /8 and /30")]
     PodCidr(ipnet::Ipv4Net),
+    /// `own_cidr` is not within `pod_cidr`, or leaves no address for a pod.
+    #[error("the fabric's part {0} is not one of the pod network {1}, or is smaller than /30")]
+    OwnCidr(ipnet::Ipv4Net, ipnet::Ipv4Net),
     /// `cluster_domain` is not a DNS name.
     #[error("the cluster domain {0:?} is not a DNS name")]
     ClusterDomain(String),

@@ -3,6 +3,7 @@
 mod routes;
 
 use std::{
+    collections::HashMap,
     fmt,
     future::Future,
     io,
@@ -14,11 +15,13 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use ipnet::Ipv4Net;
 use tokio::{net::TcpStream, sync::Semaphore};
 
 use crate::{
     Activity, AttachError, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError, Origin,
-    PodIdentity, PodNetwork, PortRef, Protocol, ResolveError, ServiceKey, Services, Stream, Wake,
+    PodIdentity, PodNetwork, PortRef, Protocol, ResolveError, ServiceKey, Services, Stream, Uplink,
+    Wake,
     counters::Counters,
     dns::{self, DnsSockets, DnsTask},
     host::{HostSocket, reset_on_close},
@@ -31,6 +34,7 @@ use crate::{
     pool::AddressPool,
     service::{Balancer, ServiceTable},
     sync::lock,
+    uplink::Established,
 };
 
 /// How many endpoints outside of the fabric one connect tries: each may take as long as a connect may.
@@ -42,7 +46,7 @@ const MAX_LOOKUPS: usize = 32;
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// IPv4 mapped into IPv6 is IPv4.
-fn unmapped(address: SocketAddr) -> SocketAddr {
+pub(crate) fn unmapped(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
@@ -56,9 +60,13 @@ impl Fabric {
     /// Makes a network without pods. Opens nothing on the host.
     pub fn new(config: FabricConfig) -> Result<Self, ConfigError> {
         config.check()?;
-        let pool = AddressPool::new(config.pod_cidr);
+        let own_cidr = config.own_pods();
+        let pool = AddressPool::new(own_cidr);
         Ok(Self(Arc::new(Inner {
             node_ip: IpAddr::V4(pool.gateway()),
+            own_cidr,
+            uplink: ArcSwapOption::empty(),
+            neighbours: Mutex::default(),
             pool: Mutex::new(pool),
             pods: ArcSwap::default(),
             pods_writer: Mutex::new(()),
@@ -84,6 +92,11 @@ impl Fabric {
     /// The node's own address in the pod network, from which [`dial`](Self::dial) comes: the first one.
     pub fn node_ip(&self) -> IpAddr {
         self.0.node_ip
+    }
+
+    /// Whether this is an address of the pod network that is the fabric's own, whether or not a pod has it now.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        self.0.is_pod_network(ip.to_canonical())
     }
 
     /// Gives a nameless pod a network: see [`attach_as`](Self::attach_as).
@@ -122,7 +135,7 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let reserve = inner.reserve(Origin::Node, unmapped(to));
+            let reserve = inner.reserve(Origin::Node.into(), unmapped(to));
             inner.dial(reserve, None, to, true).await
         }
     }
@@ -134,7 +147,7 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let reserve = inner.reserve(Origin::Node, unmapped(to));
+            let reserve = inner.reserve(Origin::Node.into(), unmapped(to));
             inner.dial(reserve, None, to, false).await
         }
     }
@@ -146,11 +159,19 @@ impl Fabric {
         from: SocketAddr,
         to: SocketAddr,
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
-        let inner = self.0.clone();
-        async move {
-            let reserve = inner.reserve(Origin::Outside(from.ip().to_canonical()), unmapped(to));
-            inner.dial(reserve, Some(from), to, true).await
-        }
+        let fabric = self.clone();
+        let origin = Origin::Outside(from.ip().to_canonical());
+        async move { fabric.dial_as(origin, from, to).await }
+    }
+
+    pub(crate) async fn dial_as(
+        &self,
+        origin: Origin,
+        from: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Stream, NetError> {
+        let reserve = self.0.reserve(origin.into(), unmapped(to));
+        self.0.dial(reserve, Some(from), to, true).await
     }
 
     /// Connects to a Service by its name, whether or not it has an address of its own: [`dial_from`](Self::dial_from) with
@@ -171,7 +192,7 @@ impl Fabric {
             });
             let find = || inner.services.port(&service, Protocol::Tcp, &port);
             let to = find().map_or(NOWHERE, |(shown, _)| shown);
-            let reserve = inner.reserve_awake(origin, to, || Some(find()?.1));
+            let reserve = inner.reserve_awake(origin.into(), to, || Some(find()?.1));
             inner.dial(reserve, from, to, true).await
         }
     }
@@ -212,9 +233,8 @@ impl Fabric {
         socket: TcpStream,
         from: SocketAddr,
     ) -> Result<(), NetError> {
-        let reserve = self
-            .0
-            .reserve(Origin::Outside(from.ip().to_canonical()), to);
+        let origin = Origin::Outside(from.ip().to_canonical());
+        let reserve = self.0.reserve(origin.into(), to);
         self.0.hand_over(reserve, socket, from).await
     }
 
@@ -241,7 +261,7 @@ impl Fabric {
         sockets.serve(self.0.clone())
     }
 
-    pub(crate) fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0
     }
 
@@ -263,6 +283,9 @@ impl Fabric {
         if let Some(policy) = policy {
             for pod in self.0.pods.load().values() {
                 policy.attached(IpAddr::V4(pod.ip), &pod.identity);
+            }
+            for (&ip, identity) in lock(&self.0.neighbours).iter() {
+                policy.attached(ip, identity);
             }
         }
     }
@@ -345,10 +368,15 @@ pub(crate) struct Inner {
     pub(crate) node_ip: IpAddr,
     /// What the node's own ends of connections are booked on.
     pub(crate) node_account: Arc<Account>,
+    /// Where the pool has its addresses from.
+    own_cidr: Ipv4Net,
+    /// The way to pods beside the fabric, and those that were told of.
+    pub(crate) uplink: ArcSwapOption<Box<dyn Uplink>>,
+    pub(crate) neighbours: Mutex<HashMap<IpAddr, PodIdentity>>,
     pool: Mutex<AddressPool>,
     pods: ArcSwap<imbl::HashMap<Ipv4Addr, Arc<Pod>>>,
     pods_writer: Mutex<()>,
-    policy: ArcSwapOption<Box<dyn ConnectPolicy>>,
+    pub(crate) policy: ArcSwapOption<Box<dyn ConnectPolicy>>,
     lookups: Arc<Semaphore>,
     /// Places for connects that wait for a Service to wake.
     pub(crate) held: Semaphore,
@@ -366,6 +394,21 @@ pub(crate) enum Reserved {
     },
     /// A connected socket of the host.
     Outside(TcpStream),
+    /// A connection beside the fabric, by its uplink.
+    Beside(Established),
+}
+
+/// Who connects: to policies and to affinity, and the port that it is to be seen with, if that is known.
+#[derive(Clone, Copy)]
+pub(crate) struct Source {
+    pub(crate) origin: Origin,
+    pub(crate) port: u16,
+}
+
+impl From<Origin> for Source {
+    fn from(origin: Origin) -> Self {
+        Self { origin, port: 0 }
+    }
 }
 
 impl Inner {
@@ -414,8 +457,9 @@ impl Inner {
         self.pods.load().get(&ip).cloned()
     }
 
+    /// Whether the address is one of the fabric's own.
     pub(crate) fn is_pod_network(&self, ip: IpAddr) -> bool {
-        matches!(ip, IpAddr::V4(ip) if self.config.pod_cidr.contains(&ip))
+        matches!(ip, IpAddr::V4(ip) if self.own_cidr.contains(&ip))
     }
 
     /// Connects from the node, or on behalf of a client outside, to the place that `reserve` finds.
@@ -453,6 +497,13 @@ impl Inner {
                 let socket = Arc::new(HostSocket::new(socket, self.node_account.clone()));
                 Ok(Stream::host(socket, local, to, None))
             }
+            Reserved::Beside(established) => {
+                let (near, far) =
+                    pipe::pair(self.config.buffer, &self.node_account, &self.node_account);
+                let local = from.unwrap_or_else(|| SocketAddr::new(self.node_ip, self.node_port()));
+                established(Stream::memory(far, to, local, None));
+                Ok(Stream::memory(near, local, to, None))
+            }
         }
     }
 
@@ -480,7 +531,7 @@ impl Inner {
             entry.admits(from.ip()).then_some(entry.balancer)
         };
         let origin = Origin::Outside(from.ip().to_canonical());
-        let reserve = self.reserve_awake(origin, to, find);
+        let reserve = self.reserve_awake(origin.into(), to, find);
         self.hand_over(reserve, socket, from).await
     }
 
@@ -507,6 +558,12 @@ impl Inner {
                 None => Err(NetError::Closed),
             },
             Ok(Reserved::Outside(endpoint)) => self.relay(socket, endpoint),
+            Ok(Reserved::Beside(established)) => match socket.take() {
+                Some(socket) => Stream::from_host(socket)
+                    .map(established)
+                    .map_err(NetError::Host),
+                None => Err(NetError::Closed),
+            },
             Err(error) => Err(error),
         };
         self.counters.count_delivery(&delivered);

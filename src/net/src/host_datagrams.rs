@@ -1,7 +1,7 @@
-//! Datagrams from outside: ports of the host that lead to Services by UDP.
+//! Datagrams from outside: ports of the host that lead to Services by UDP, and what comes from beside the fabric.
 //!
-//! A client that sends to such a port gets a flow: the endpoint that was chosen for it, and the address under which that
-//! endpoint sees it. What the endpoint sends to that address goes back by the port to the client. Flows are bounded;
+//! A client that sends to such a port (or, from beside the fabric, to a Service) gets a flow: the endpoint that was chosen for it, and the address under which that
+//! endpoint sees it. What the endpoint sends to that address goes back the same way to the client. Flows are bounded;
 //! one that has been idle for long, or the one idle for longest, makes room for the next.
 
 use std::{
@@ -93,16 +93,38 @@ struct Flow {
     last: Instant,
 }
 
+/// By which way a client came.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// By a port of the host.
+    Port(Arc<DatagramPort>),
+    /// From beside the fabric, to this address.
+    Uplink(SocketAddr),
+}
+
+impl Way {
+    /// The address that the client knows.
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Port(port) => port.address,
+            Self::Uplink(address) => *address,
+        }
+    }
+}
+
 /// The way back to a client.
 #[derive(Clone)]
 pub(crate) struct Back {
-    port: Arc<DatagramPort>,
+    way: Way,
     client: SocketAddr,
 }
 
 impl Back {
-    pub(crate) fn send(&self, data: &[u8]) {
-        self.port.send(data, self.client);
+    pub(crate) fn send(&self, fabric: &Inner, data: Bytes) {
+        match &self.way {
+            Way::Port(port) => port.send(&data, self.client),
+            Way::Uplink(address) => fabric.send_out(data, *address, self.client),
+        }
     }
 }
 
@@ -111,7 +133,7 @@ impl Flows {
     pub(crate) fn back(&self, endpoint: SocketAddr, seen_as: SocketAddr) -> Option<Back> {
         let mut tables = lock(&self.0);
         let back = tables.by_endpoint.get(&(endpoint, seen_as))?.clone();
-        if let Some(flow) = tables.by_client.get_mut(&(back.port.address, back.client)) {
+        if let Some(flow) = tables.by_client.get_mut(&(back.way.address(), back.client)) {
             flow.last = Instant::now();
         }
         Some(back)
@@ -127,7 +149,7 @@ impl Flows {
     fn put(
         &self,
         fabric: &Inner,
-        port: &Arc<DatagramPort>,
+        way: &Way,
         client: SocketAddr,
         endpoint: SocketAddr,
     ) -> SocketAddr {
@@ -140,13 +162,13 @@ impl Flows {
             seen_as,
             last,
         };
-        if let Some(old) = tables.by_client.insert((port.address, client), flow)
+        if let Some(old) = tables.by_client.insert((way.address(), client), flow)
             && (old.endpoint, old.seen_as) != (endpoint, seen_as)
         {
             tables.by_endpoint.remove(&(old.endpoint, old.seen_as));
         }
         let back = Back {
-            port: port.clone(),
+            way: way.clone(),
             client,
         };
         tables.by_endpoint.insert((endpoint, seen_as), back);
@@ -228,31 +250,32 @@ fn forward(
     };
     let balancer = &entry.balancer;
     let origin = Origin::Outside(client.ip().to_canonical());
-    let Some((mailbox, endpoint)) = choose(fabric, port, origin, client, balancer)? else {
+    let way = Way::Port(port.clone());
+    let Some((mailbox, endpoint)) = choose(fabric, &way, origin, client, balancer)? else {
         fabric.wake(balancer);
         return Ok(());
     };
-    let seen_as = fabric.flows.put_or_touch(fabric, port, client, endpoint);
+    let seen_as = fabric.flows.put_or_touch(fabric, &way, client, endpoint);
     mailbox.put(data, seen_as, &fabric.node_account, false);
     Ok(())
 }
 
 /// The endpoint for a client's datagram: the one that it had, while it is there.
-fn choose(
+pub(crate) fn choose(
     fabric: &Inner,
-    port: &DatagramPort,
+    way: &Way,
     origin: Origin,
     client: SocketAddr,
     balancer: &Balancer,
 ) -> Result<Option<(Arc<Mailbox>, SocketAddr)>, NetError> {
-    let known = fabric.flows.known(port.address, client);
+    let known = fabric.flows.known(way.address(), client);
     let known = known
         .map(|flow| flow.endpoint)
         .filter(|endpoint| balancer.contains(*endpoint));
     // Turns are taken by those who are new only.
     let others = std::iter::once_with(|| balancer.order(origin.ip())).flatten();
     for endpoint in known.into_iter().chain(others) {
-        match fabric.mailbox(origin, endpoint, false) {
+        match fabric.mailbox(origin, endpoint, |_| false) {
             Ok(Some(mailbox)) => {
                 balancer.settle(origin.ip(), endpoint);
                 return Ok(Some((mailbox, endpoint)));
@@ -266,23 +289,23 @@ fn choose(
 
 impl Flows {
     /// Notes a datagram of a client to an endpoint, and says how the endpoint is to see the client.
-    fn put_or_touch(
+    pub(crate) fn put_or_touch(
         &self,
         fabric: &Inner,
-        port: &Arc<DatagramPort>,
+        way: &Way,
         client: SocketAddr,
         endpoint: SocketAddr,
     ) -> SocketAddr {
         {
             let mut tables = lock(&self.0);
-            if let Some(flow) = tables.by_client.get_mut(&(port.address, client))
+            if let Some(flow) = tables.by_client.get_mut(&(way.address(), client))
                 && flow.endpoint == endpoint
             {
                 flow.last = Instant::now();
                 return flow.seen_as;
             }
         }
-        self.put(fabric, port, client, endpoint)
+        self.put(fabric, way, client, endpoint)
     }
 }
 

@@ -9,6 +9,9 @@
 //!
 //! Datagrams ([`UdpSocket`]) travel inside the fabric only, from mailbox to mailbox.
 //!
+//! Pods may also live beside the fabric, in a network of the kernel: an [`Uplink`] is the way to them, [`Fabric::enter`]
+//! their way in.
+//!
 //! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]), with no DNS server in between; for those who
 //! ask by DNS, there is one over the same tables ([`Fabric::serve_dns`]).
 //!
@@ -56,6 +59,7 @@ mod service;
 mod stream;
 mod sync;
 mod udp;
+mod uplink;
 mod wake;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -79,5 +83,6 @@ pub use crate::{
     },
     stream::Stream,
     udp::{Datagram, UdpSocket},
+    uplink::{Connecting, Established, Neighbour, Uplink},
     wake::Wake,
 };

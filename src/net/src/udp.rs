@@ -160,7 +160,14 @@ impl Virtual {
             }
             Some(Target::Client(back)) => {
                 pod.account.count_sent(data.len());
-                back.send(&data);
+                back.send(&pod.fabric, data);
+            }
+            Some(Target::Beside(at)) => {
+                pod.account.count_sent(data.len());
+                if pod.fabric.has_policy() {
+                    lock(&self.mailbox.correspondents).asked.note(at);
+                }
+                pod.fabric.send_out(data, from, at);
             }
             None if self.mailbox.is_connected_to(target) => {
                 return Err(NetError::ConnectionRefused(to));
@@ -185,12 +192,11 @@ impl Virtual {
             return Ok(pod.mailbox(to).map(Target::Pod));
         }
         let origin = Origin::Pod(IpAddr::V4(pod.ip));
-        let found = match pod.fabric.services.find(Protocol::Udp, to) {
-            Found::Port(balancer) => {
-                self.mailbox
-                    .find_endpoint(&pod.fabric, origin, to, &balancer)?
-            }
-            Found::NoSuchPort => None,
+        match pod.fabric.services.find(Protocol::Udp, to) {
+            Found::Port(balancer) => self
+                .mailbox
+                .find_endpoint(&pod.fabric, origin, to, &balancer),
+            Found::NoSuchPort => Ok(None),
             Found::NotAService => {
                 if host_datagrams::may_be_client(&pod.fabric, to.ip())
                     && let Some(back) = pod.fabric.flows.back(from, to)
@@ -198,19 +204,20 @@ impl Virtual {
                     return Ok(Some(Target::Client(back)));
                 }
                 pod.fabric
-                    .mailbox(origin, to, self.mailbox.is_correspondent(to))?
+                    .datagram_target(origin, to, self.mailbox.is_correspondent(to))
             }
-        };
-        Ok(found.map(Target::Pod))
+        }
     }
 }
 
 /// Where a datagram goes.
-enum Target {
+pub(crate) enum Target {
     /// To a socket of a pod.
     Pod(Arc<Mailbox>),
     /// Back to a client outside.
     Client(Back),
+    /// To this address beside the fabric, by its uplink.
+    Beside(SocketAddr),
 }
 
 impl Drop for UdpSocket {
@@ -240,14 +247,27 @@ pub(crate) struct Mailbox {
     correspondents: Mutex<Correspondents>,
 }
 
-/// Who has sent to a socket lately: at least the last so many, at most twice as many.
+/// Whom a socket may answer, and who may answer it, whatever policies say.
 #[derive(Default)]
 struct Correspondents {
+    /// Who has sent to it.
+    heard: Recent,
+    /// To whom beside the fabric it has sent.
+    asked: Recent,
+}
+
+/// Addresses of late: at least the last so many, at most twice as many.
+#[derive(Default)]
+struct Recent {
     recent: HashSet<SocketAddr>,
     before: HashSet<SocketAddr>,
 }
 
-impl Correspondents {
+impl Recent {
+    fn contains(&self, address: SocketAddr) -> bool {
+        self.recent.contains(&address) || self.before.contains(&address)
+    }
+
     fn note(&mut self, from: SocketAddr) {
         if self.recent.len() >= MAX_CORRESPONDENTS {
             self.before = mem::take(&mut self.recent);
@@ -347,7 +367,7 @@ impl Mailbox {
             return;
         }
         if note {
-            lock(&self.correspondents).note(from);
+            lock(&self.correspondents).heard.note(from);
         }
         let from = like(self.seen_as(from), self.local);
         let mut inbox = lock(&self.inbox);
@@ -377,8 +397,12 @@ impl Mailbox {
 
     /// Whether this is somebody who has sent to the socket lately.
     fn is_correspondent(&self, address: SocketAddr) -> bool {
-        let known = lock(&self.correspondents);
-        known.recent.contains(&address) || known.before.contains(&address)
+        lock(&self.correspondents).heard.contains(address)
+    }
+
+    /// Whether the socket has lately sent to this address beside the fabric.
+    pub(crate) fn asked(&self, address: SocketAddr) -> bool {
+        lock(&self.correspondents).asked.contains(address)
     }
 
     /// The Service, if this is the endpoint that the socket talks to by a Service.
@@ -391,7 +415,7 @@ impl Mailbox {
             .map_or(from, |flow| flow.service)
     }
 
-    /// The mailbox of the endpoint that this socket's datagrams to a Service go to: the same one as before, while it is
+    /// The endpoint that this socket's datagrams to a Service go to: the same one as before, while it is
     /// one of the Service's and alive.
     fn find_endpoint(
         &self,
@@ -399,38 +423,38 @@ impl Mailbox {
         origin: Origin,
         service: SocketAddr,
         balancer: &Balancer,
-    ) -> Result<Option<Arc<Mailbox>>, NetError> {
+    ) -> Result<Option<Target>, NetError> {
         let known = lock(&self.flows)
             .iter()
             .find(|flow| flow.service == service)
             .copied();
         if let Some(flow) = known.filter(|flow| balancer.contains(flow.endpoint))
-            && let Some(mailbox) = self.try_flow(fabric, origin, flow)?
+            && let Some(target) = self.try_flow(fabric, origin, flow)?
         {
-            return Ok(Some(mailbox));
+            return Ok(Some(target));
         }
         for endpoint in balancer.order(origin.ip()) {
             let flow = Flow { service, endpoint };
-            if let Some(mailbox) = self.try_flow(fabric, origin, flow)? {
+            if let Some(target) = self.try_flow(fabric, origin, flow)? {
                 balancer.settle(origin.ip(), endpoint);
-                return Ok(Some(mailbox));
+                return Ok(Some(target));
             }
         }
         fabric.wake(balancer);
         Ok(None)
     }
 
-    /// The endpoint's mailbox, if it is alive and may be reached.
+    /// The endpoint, if it is alive and may be reached.
     fn try_flow(
         &self,
         fabric: &Inner,
         origin: Origin,
         flow: Flow,
-    ) -> Result<Option<Arc<Mailbox>>, NetError> {
-        match fabric.mailbox(origin, flow.endpoint, false) {
-            Ok(Some(mailbox)) => {
+    ) -> Result<Option<Target>, NetError> {
+        match fabric.datagram_target(origin, flow.endpoint, false) {
+            Ok(Some(target)) => {
                 self.remember(flow);
-                Ok(Some(mailbox))
+                Ok(Some(target))
             }
             Err(error) if !error.is_endpoint_dead() => Err(error),
             Ok(None) | Err(_) => Ok(None),

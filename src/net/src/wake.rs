@@ -10,8 +10,8 @@ use std::{net::SocketAddr, pin::pin, sync::Arc};
 use tokio::sync::Notify;
 
 use crate::{
-    NetError, Origin, ServiceKey,
-    fabric::{Inner, Reserved},
+    NetError, ServiceKey,
+    fabric::{Inner, Reserved, Source},
     service::Balancer,
 };
 
@@ -52,7 +52,7 @@ impl Inner {
     /// Finds a place at an endpoint of the Service port that `find` finds; if it sleeps, has it woken and waits.
     pub(crate) async fn reserve_awake(
         &self,
-        from: Origin,
+        from: Source,
         to: SocketAddr,
         find: impl Fn() -> Option<Arc<Balancer>> + Send,
     ) -> Result<Reserved, NetError> {
@@ -68,7 +68,7 @@ impl Inner {
 
     async fn hold(
         &self,
-        from: Origin,
+        from: Source,
         to: SocketAddr,
         find: impl Fn() -> Option<Arc<Balancer>> + Send,
     ) -> Result<Reserved, NetError> {

@@ -4,18 +4,18 @@ use std::{net::SocketAddr, sync::Arc};
 
 use tokio::net::TcpStream;
 
-use super::{Inner, MAX_DIALS, Reserved};
+use super::{Inner, MAX_DIALS, Reserved, Source};
 use crate::{
     Attempt, NetError, Origin, Protocol,
     listener::{Backlog, Place},
     pod::Pod,
     service::{Balancer, Found},
-    udp::Mailbox,
+    udp::{Mailbox, Target},
 };
 
 impl Inner {
     /// Finds who is to have a connection to `to`, and a place in its backlog.
-    pub(crate) async fn reserve(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+    pub(crate) async fn reserve(&self, from: Source, to: SocketAddr) -> Result<Reserved, NetError> {
         match self.services.find(Protocol::Tcp, to) {
             Found::Port(_) => {
                 let find = || match self.services.find(Protocol::Tcp, to) {
@@ -29,20 +29,20 @@ impl Inner {
         }
     }
 
-    async fn reserve_directly(&self, from: Origin, to: SocketAddr) -> Result<Reserved, NetError> {
+    async fn reserve_directly(&self, from: Source, to: SocketAddr) -> Result<Reserved, NetError> {
         if !self.is_pod_network(to.ip()) {
-            if !self.config.outside.allows(to.ip(), false) {
+            if !self.is_cluster_pod(to.ip()) && !self.config.outside.allows(to.ip(), false) {
                 return Err(NetError::NetworkUnreachable(to));
             }
-            self.ask_policy(Protocol::Tcp, from, to)?;
-            return self.dial_outside(to).await.map(Reserved::Outside);
+            self.ask_policy(Protocol::Tcp, from.origin, to)?;
+            return self.reach_out(from, to).await;
         }
         let pod = self.pod(to.ip()).ok_or(if to.ip() == self.node_ip {
             NetError::ConnectionRefused(to)
         } else {
             NetError::HostUnreachable(to)
         })?;
-        self.ask_policy(Protocol::Tcp, from, to)?;
+        self.ask_policy(Protocol::Tcp, from.origin, to)?;
         self.reserve_in(&pod, to).await
     }
 
@@ -68,15 +68,16 @@ impl Inner {
     /// Tries the endpoints of a Service in the balancer's order. Dead ones are passed over; full ones too, at first.
     pub(crate) async fn reserve_endpoint(
         &self,
-        from: Origin,
+        from: Source,
         to: SocketAddr,
         balancer: &Balancer,
     ) -> Result<Reserved, NetError> {
-        let chosen = |at| balancer.settle(from.ip(), at);
+        let client = from.origin.ip();
+        let chosen = |at| balancer.settle(client, at);
         let mut full: Option<(Arc<Pod>, SocketAddr, Arc<Backlog>)> = None;
         let mut dials = 0;
-        for at in balancer.order(from.ip()) {
-            self.ask_policy(Protocol::Tcp, from, at)?;
+        for at in balancer.order(client) {
+            self.ask_policy(Protocol::Tcp, from.origin, at)?;
             if self.is_pod_network(at.ip()) {
                 let Some(pod) = self.pod(at.ip()) else {
                     continue;
@@ -92,12 +93,14 @@ impl Inner {
                     Place::Full => drop(full.get_or_insert((pod, at, backlog))),
                     Place::Closed => {}
                 }
-            } else if self.config.outside.allows(at.ip(), true) && dials < MAX_DIALS {
+            } else if dials < MAX_DIALS
+                && (self.is_cluster_pod(at.ip()) || self.config.outside.allows(at.ip(), true))
+            {
                 dials += 1;
-                match self.dial_outside(at).await {
-                    Ok(socket) => {
+                match self.reach_out(from, at).await {
+                    Ok(reserved) => {
                         chosen(at);
-                        return Ok(Reserved::Outside(socket));
+                        return Ok(reserved);
                     }
                     Err(error) if error.is_endpoint_dead() => {}
                     Err(error) => return Err(error),
@@ -111,7 +114,12 @@ impl Inner {
     }
 
     /// Asks whether this may be. Nobody keeps a pod from itself, not even by way of a Service.
-    fn ask_policy(&self, protocol: Protocol, from: Origin, to: SocketAddr) -> Result<(), NetError> {
+    pub(crate) fn ask_policy(
+        &self,
+        protocol: Protocol,
+        from: Origin,
+        to: SocketAddr,
+    ) -> Result<(), NetError> {
         let policy = self.policy.load();
         let Some(policy) = policy.as_ref().filter(|_| from != Origin::Pod(to.ip())) else {
             return Ok(());
@@ -129,21 +137,47 @@ impl Inner {
     }
 
     /// Finds who takes datagrams sent to `to`, a pod's address: nobody, if the pod does not listen. The policy is not
-    /// asked about answers.
+    /// asked about answers, as which `is_answer` may know them by the mailbox.
     pub(crate) fn mailbox(
         &self,
         from: Origin,
         to: SocketAddr,
-        is_answer: bool,
+        is_answer: impl FnOnce(Option<&Mailbox>) -> bool,
     ) -> Result<Option<Arc<Mailbox>>, NetError> {
         if !self.is_pod_network(to.ip()) {
             return Err(NetError::NetworkUnreachable(to));
         }
         let pod = self.pod(to.ip()).ok_or(NetError::HostUnreachable(to))?;
+        let mailbox = pod.mailbox(to);
+        if !is_answer(mailbox.as_deref()) {
+            self.ask_policy(Protocol::Udp, from, to)?;
+        }
+        Ok(mailbox)
+    }
+
+    /// Where a datagram of a pod goes, in the fabric or beside it.
+    pub(crate) fn datagram_target(
+        &self,
+        from: Origin,
+        to: SocketAddr,
+        is_answer: bool,
+    ) -> Result<Option<Target>, NetError> {
+        if self.is_pod_network(to.ip()) || !self.leads_out(to.ip()) {
+            let mailbox = self.mailbox(from, to, |_| is_answer)?;
+            return Ok(mailbox.map(Target::Pod));
+        }
         if !is_answer {
             self.ask_policy(Protocol::Udp, from, to)?;
         }
-        Ok(pod.mailbox(to))
+        Ok(Some(Target::Beside(to)))
+    }
+
+    /// Connects to what is not in the fabric.
+    async fn reach_out(&self, from: Source, to: SocketAddr) -> Result<Reserved, NetError> {
+        match self.connect_out(from, to).await {
+            Some(connected) => connected.map(Reserved::Beside),
+            None => self.dial_outside(to).await.map(Reserved::Outside),
+        }
     }
 
     async fn dial_outside(&self, to: SocketAddr) -> Result<TcpStream, NetError> {

@@ -206,7 +206,7 @@ impl HostPod {
     ) -> Result<Stream, NetError> {
         let port = from.map_or_else(|| self.fabric.node_port(), |bound| bound.address.port());
         let local = SocketAddr::new(self.ip, port);
-        match self.fabric.reserve(Origin::Node, target).await? {
+        match self.fabric.reserve(Origin::Node.into(), target).await? {
             Reserved::Pod { pod, at, slot } => {
                 let (near, far) =
                     pipe::pair(self.fabric.config.buffer, &self.account, &pod.account);
@@ -221,6 +221,8 @@ impl HostPod {
                 ))
             }
             Reserved::Outside(socket) => self.stream(socket, to),
+            // Only a pod of the fabric is connected by the uplink; to hold on to nothing is to reset it.
+            Reserved::Beside(_) => Err(NetError::HostUnreachable(to)),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{Call, Reached};
 use crate::{
     Activity, NetError, Origin, PodIdentity, PodStats, Stream,
-    fabric::{Inner, Reserved},
+    fabric::{Inner, Reserved, Source},
     host::HostSocket,
     listener::{Backlog, Slot},
     pipe::{self, Account, Connection},
@@ -309,7 +309,7 @@ impl Pod {
             )?,
         };
         let local = self.near(port.address(), target.ip())?;
-        let reserved = self.reserve(target).await?;
+        let reserved = self.reserve(local.port(), target).await?;
         self.join(port, (local, to), reserved)
     }
 
@@ -322,7 +322,7 @@ impl Pod {
 
     async fn try_reach(self: &Arc<Self>, to: SocketAddr) -> Result<Reached, NetError> {
         let target = canonical(to);
-        let reserved = self.reserve(target).await?;
+        let reserved = self.reserve(0, target).await?;
         if let Reserved::Pod { pod, slot, .. } = &reserved
             && let Some(shortcut) = slot.shortcut()
         {
@@ -344,12 +344,17 @@ impl Pod {
     }
 
     /// Finds whoever is to hear a connection to `target`, and reserves a place there.
-    async fn reserve(self: &Arc<Self>, target: SocketAddr) -> Result<Reserved, NetError> {
+    /// `port` is the one that it comes from, if it is known yet.
+    async fn reserve(
+        self: &Arc<Self>,
+        port: u16,
+        target: SocketAddr,
+    ) -> Result<Reserved, NetError> {
         if self.is_own(target.ip()) {
             self.fabric.reserve_in(self, target).await
         } else {
             let origin = Origin::Pod(IpAddr::V4(self.ip));
-            self.fabric.reserve(origin, target).await
+            self.fabric.reserve(Source { origin, port }, target).await
         }
     }
 
@@ -368,6 +373,19 @@ impl Pod {
                 let registration = self.register(live, Some(port), false)?;
                 let counts = !Arc::ptr_eq(&pod, self);
                 pod.accept(slot, far, at, (local, to), counts)?;
+                Ok(Stream::memory(
+                    near,
+                    like(local, to),
+                    to,
+                    Some(registration.into()),
+                ))
+            }
+            Reserved::Beside(established) => {
+                let node = &self.fabric.node_account;
+                let (near, far) = pipe::pair(self.fabric.config.buffer, &self.account, node);
+                let live = Live::Memory(Arc::downgrade(near.connection()));
+                let registration = self.register(live, Some(port), false)?;
+                established(Stream::memory(far, to, local, None));
                 Ok(Stream::memory(
                     near,
                     like(local, to),

@@ -12,3 +12,4 @@ mod services;
 mod sleep;
 mod streams;
 mod tools;
+mod uplink;
