@@ -11,6 +11,7 @@ pub mod cluster_roles;
 pub mod collector;
 pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral_volumes;
 pub mod evictions;
 pub mod namespaces;
 pub mod nodes;
@@ -32,6 +33,7 @@ pub async fn run(context: Context) {
     running.spawn(collector::run(context.clone()));
     running.spawn(disruption::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
+    running.spawn(ephemeral_volumes::run(context.clone()));
     running.spawn(evictions::run(context.clone()));
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));

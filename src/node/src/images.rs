@@ -17,6 +17,8 @@ use vaquita_image::{
     TransferError,
 };
 
+use crate::refused;
+
 /// How often the store is looked at for changes by others.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,26 @@ impl ImageProblem {
             Self::NeverPull { .. } => "ErrImageNeverPull",
             Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => "ErrImagePull",
         }
+    }
+
+    /// What it takes to run the image, if this node is not what it takes.
+    pub(crate) fn wrong_kind(&self) -> Option<&'static str> {
+        let found = match self {
+            Self::Pull {
+                source: TransferError::Store(ImageError::NotWasm { found, .. }),
+                ..
+            }
+            | Self::Store {
+                source: ImageError::NotWasm { found, .. },
+                ..
+            } => found.strip_prefix("it is for ")?,
+            Self::Pull {
+                source: TransferError::Platform { found, .. },
+                ..
+            } => found,
+            _ => return None,
+        };
+        found.starts_with("linux/").then_some(refused::LINUX)
     }
 
     /// Whether it may pass by itself.

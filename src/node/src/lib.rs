@@ -7,7 +7,7 @@
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `exec` commands
-//! in containers; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
+//! in containers; `refused` images that it cannot run; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
 //! `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
@@ -23,6 +23,7 @@ mod node;
 mod persistent;
 mod pod;
 mod pods;
+mod refused;
 mod registration;
 mod stats;
 #[cfg(test)]

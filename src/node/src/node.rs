@@ -19,8 +19,9 @@ use crate::{
     images::Images,
     logs::LogStore,
     persistent,
-    pod::{Context, Follower},
+    pod::{Context, Follower, resize::Ledger},
     pods::{Manager, Registry},
+    refused::Refused,
     registration::{Machine, Registration},
     stats,
 };
@@ -81,6 +82,7 @@ impl Node {
             registry.clone(),
             shutdown.clone(),
         ));
+        let refused = Refused::default();
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
             client: client.clone(),
@@ -98,6 +100,8 @@ impl Node {
             volumes,
             claims: Some(claims.clone()),
             follower: Follower::new(client.clone()),
+            refused: refused.clone(),
+            ledger: Ledger::default(),
             toolbox: config.toolbox.clone(),
         });
         let (registered, is_registered) = watch::channel(false);
@@ -121,9 +125,11 @@ impl Node {
                 addresses: config.addresses,
                 capacity: config.capacity,
                 labels: config.labels,
+                runs_containers: false,
                 info: host::system_info(),
             },
             images,
+            refused,
             log_dir: logs.dir().to_owned(),
             heartbeat: config.heartbeat,
             registered,

@@ -21,8 +21,8 @@ use vaquita_volumes::Store;
 use crate::{
     Capacity, LogLimits,
     backend::{
-        Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Sandbox, SandboxConfig,
-        SandboxError, StartError, Usage,
+        Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Resources, Sandbox,
+        SandboxConfig, SandboxError, StartError, Usage,
     },
     events::{Occurrence, Recorder},
     images::Images,
@@ -80,7 +80,7 @@ impl Api {
                 json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"}),
             )
         };
-        if path.ends_with("/wasmpolicies") {
+        if path.ends_with("wasmpolicies") {
             return not_found();
         }
         if path.contains("/configmaps/") {
@@ -195,6 +195,7 @@ pub(crate) struct Started {
 pub(crate) enum Order {
     Terminate(Duration),
     Kill,
+    Resize(Resources),
 }
 
 impl Started {
@@ -234,6 +235,15 @@ impl Instance for Fake {
 
     fn kill(&self) {
         let _ = self.orders.send(Order::Kill);
+    }
+
+    async fn resize(&self, resources: Resources) -> Result<(), String> {
+        // As if it used that much.
+        if resources.memory_limit.is_some_and(|limit| limit < 1 << 20) {
+            return Err("more is in use".to_owned());
+        }
+        let _ = self.orders.send(Order::Resize(resources));
+        Ok(())
     }
 
     fn usage(&self) -> Usage {
@@ -352,6 +362,8 @@ impl Bench {
             volumes: Store::open(dir.path().join("pods")).unwrap(),
             claims: None,
             follower: Follower::new(api.client()),
+            refused: crate::refused::Refused::default(),
+            ledger: crate::pod::resize::Ledger::default(),
             toolbox: None,
         };
         Self {

@@ -11,7 +11,7 @@ const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
 /// Bytes of linear memory and tables that a process may have, and has.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     used: AtomicU64,
     peak: AtomicU64,
 }
@@ -19,7 +19,7 @@ pub(crate) struct Budget {
 impl Budget {
     pub(crate) fn new(limit: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
-            limit: limit.unwrap_or(u64::MAX),
+            limit: AtomicU64::new(limit.unwrap_or(u64::MAX)),
             used: AtomicU64::new(0),
             peak: AtomicU64::new(0),
         })
@@ -33,11 +33,24 @@ impl Budget {
         self.peak.load(Ordering::Relaxed)
     }
 
+    /// Sets another limit, unless more than that is used now: then it says how much that is.
+    pub(crate) fn set_limit(&self, limit: Option<u64>) -> Result<(), u64> {
+        let limit = limit.unwrap_or(u64::MAX);
+        let before = self.limit.swap(limit, Ordering::SeqCst);
+        let used = self.used.load(Ordering::SeqCst);
+        if used > limit {
+            self.limit.store(before, Ordering::SeqCst);
+            return Err(used);
+        }
+        Ok(())
+    }
+
     fn take(&self, bytes: u64) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
         let taken = self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|used| *used <= self.limit)
+                used.checked_add(bytes).filter(|used| *used <= limit)
             });
         if let Ok(before) = taken {
             self.peak.fetch_max(before + bytes, Ordering::Relaxed);

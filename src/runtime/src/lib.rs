@@ -123,7 +123,8 @@ pub use log::{Discard, LogSink, LogStream, OutputSink};
 pub use module::{Digest, LoadError, Module, ModuleKind};
 pub use pod::{Pod, PodConfig};
 pub use process::{
-    BodyError, Exit, Process, ProcessConfig, RequestError, ResponseBody, StartError, Usage,
+    BodyError, Exit, OverLimit, Process, ProcessConfig, RequestError, ResponseBody, StartError,
+    Usage,
 };
 pub use runtime::{Runtime, RuntimeError};
 pub use vaquita_guest_fs::{Mount, MountError, Volume};

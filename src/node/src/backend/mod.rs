@@ -62,6 +62,13 @@ pub(crate) trait Sandbox: Send + Sync {
     /// Connects to a port of the pod's address, from the node.
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>>;
 
+    /// Connects from the node to another host, by its name or address, for a probe that asks that one about the pod.
+    async fn dial_host(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        Ok(Box::new(
+            tokio::net::TcpStream::connect((host, port)).await?,
+        ))
+    }
+
     /// Ends whatever still runs and gives up the address.
     async fn shutdown(&self);
 }
@@ -160,8 +167,24 @@ pub(crate) trait Instance: Send + Sync {
     /// Ends it. Returns at once.
     fn kill(&self);
 
+    /// Gives it other resources while it runs; or says why that cannot be done now.
+    async fn resize(&self, _resources: Resources) -> Result<(), String> {
+        Err("the containers of this node cannot be resized while they run".to_owned())
+    }
+
     /// What it uses. After its end, that is what it has used.
     fn usage(&self) -> Usage;
+}
+
+/// What a container may use; `None` for as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Resources {
+    /// Bytes.
+    pub(crate) memory_limit: Option<u64>,
+    /// In thousandths of a core.
+    pub(crate) cpu_limit: Option<u32>,
+    /// In thousandths of a core.
+    pub(crate) cpu_request: Option<u32>,
 }
 
 /// What a container uses.

@@ -10,14 +10,14 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use vaquita_image::{Digest, Image, ImageStore};
-use vaquita_net::{AttachError, Fabric, PodIdentity, PodNetwork};
+use vaquita_net::{AttachError, Fabric, NetError, PodIdentity, PodNetwork};
 use vaquita_runtime::{
     HttpConfig, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig, Runtime, Volume,
 };
 
 use super::{
-    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program, Sandbox,
-    SandboxConfig, SandboxError, StartError, Usage,
+    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program,
+    Resources, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
 };
 use crate::{
     images::with_causes,
@@ -155,6 +155,10 @@ fn process_config(module: Module, container: ContainerConfig) -> Result<ProcessC
     config.cpu_limit = container.cpu_limit;
     config.cpu_request = container.cpu_request;
     config.log = container.log;
+    config.capabilities = container.grants.capabilities();
+    if let Some(bound) = container.grants.open_files() {
+        config.max_open_files = config.max_open_files.min(bound);
+    }
     config.mounts = container.mounts;
     // What serves HTTP never ends by itself.
     if kind != ModuleKind::HttpHandler
@@ -249,6 +253,20 @@ impl Sandbox for WasmSandbox {
         Ok(Box::new(stream))
     }
 
+    async fn dial_host(&self, host: &str, port: u16) -> io::Result<Box<dyn Connection>> {
+        if let Ok(ip) = host.parse() {
+            // Pods and Services are not in the host's network.
+            match self.backend.fabric.probe(SocketAddr::new(ip, port)).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(NetError::HostUnreachable(_) | NetError::NetworkUnreachable(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Box::new(
+            tokio::net::TcpStream::connect((host, port)).await?,
+        ))
+    }
+
     async fn shutdown(&self) {
         self.pod.shutdown().await;
     }
@@ -266,6 +284,16 @@ impl Instance for Process {
 
     fn kill(&self) {
         Process::kill(self);
+    }
+
+    async fn resize(&self, resources: Resources) -> Result<(), String> {
+        let Resources {
+            memory_limit,
+            cpu_limit,
+            cpu_request,
+        } = resources;
+        self.set_limits(memory_limit, cpu_limit, cpu_request)
+            .map_err(|error| error.to_string())
     }
 
     fn usage(&self) -> Usage {

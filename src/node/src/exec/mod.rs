@@ -109,6 +109,7 @@ impl Executor {
             container_settings(&self.context, pod, &declared, &*live.sandbox, &live.storage);
         let mut settings = settings.await.map_err(ExecError::Configuration)?;
         add_image_variables(live.image.start.as_ref(), &mut settings.env);
+        settings.grants.filter(&mut settings.env);
         let program = if is_own(&declared, &name) {
             Program::Image(Box::new(live.image.clone()))
         } else if name.contains('/') {
@@ -125,9 +126,9 @@ impl Executor {
             grants: settings.grants,
             args: command.args,
             env: settings.env,
-            memory_limit: settings.memory_limit,
-            cpu_limit: settings.cpu_limit,
-            cpu_request: settings.cpu_request,
+            memory_limit: settings.resources.memory_limit,
+            cpu_limit: settings.resources.cpu_limit,
+            cpu_request: settings.resources.cpu_request,
             ports: None,
             http: HttpSettings::default(),
             mounts: settings.mounts,

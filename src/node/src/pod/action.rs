@@ -1,18 +1,18 @@
 //! What probes and hooks do: ask a container over the network, or run a command in it.
 
 mod grpc;
+mod http;
 
 use std::{net::IpAddr, time::Duration};
 
+use ::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use async_trait::async_trait;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::{
     api::core::v1::{Container, ExecAction, HTTPGetAction, LifecycleHandler, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
+use self::http::Get;
 use crate::backend::Sandbox;
 
 /// Bytes of an answer that are read at most, as upstream does.
@@ -35,12 +35,10 @@ pub(super) struct Target<'a> {
 /// What is done.
 #[derive(Debug, Clone)]
 pub(super) enum Action {
-    HttpGet {
-        port: u16,
-        path: String,
-        headers: HeaderMap,
-    },
+    HttpGet(Get),
     TcpSocket {
+        /// Whom to connect to, if not the pod itself.
+        host: Option<String>,
         port: u16,
     },
     Exec {
@@ -59,6 +57,8 @@ pub(super) enum Action {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Success,
+    /// It succeeded, but there is something to say about it.
+    Warning(String),
     Failure(String),
     /// It could not be made.
     Unknown(String),
@@ -71,10 +71,8 @@ impl Action {
             return Self::http_get(get, container);
         }
         if let Some(socket) = &probe.tcp_socket {
-            if socket.host.as_deref().is_some_and(|host| !host.is_empty()) {
-                return Err("tcpSocket.host is not supported: probes reach the pod only".to_owned());
-            }
             return Ok(Self::TcpSocket {
+                host: socket.host.clone().filter(|host| !host.is_empty()),
                 port: port(&socket.port, container)?,
             });
         }
@@ -116,16 +114,6 @@ impl Action {
     }
 
     fn http_get(get: &HTTPGetAction, container: &Container) -> Result<Self, String> {
-        if get
-            .scheme
-            .as_deref()
-            .is_some_and(|scheme| !scheme.is_empty() && scheme != "HTTP")
-        {
-            return Err("httpGet.scheme HTTPS is not supported".to_owned());
-        }
-        if get.host.as_deref().is_some_and(|host| !host.is_empty()) {
-            return Err("httpGet.host is not supported: probes reach the pod only".to_owned());
-        }
         let mut headers = HeaderMap::new();
         for wanted in get.http_headers.iter().flatten() {
             let name = HeaderName::try_from(wanted.name.as_str());
@@ -150,14 +138,16 @@ impl Action {
         } else {
             format!("/{path}")
         };
-        if path.parse::<http::Uri>().is_err() {
+        if path.parse::<Uri>().is_err() {
             return Err(format!("httpGet.path: {path:?} is no valid path"));
         }
-        Ok(Self::HttpGet {
+        Ok(Self::HttpGet(Get {
+            is_secure: get.scheme.as_deref() == Some("HTTPS"),
+            host: get.host.clone().filter(|host| !host.is_empty()),
             port: port(&get.port, container)?,
             path,
             headers,
-        })
+        }))
     }
 }
 
@@ -187,17 +177,17 @@ impl Action {
     pub(super) async fn attempt(&self, target: Target<'_>) -> Outcome {
         let ip = target.sandbox.ip();
         match self {
-            Self::HttpGet {
-                port,
-                path,
-                headers,
-            } => http_get(target.sandbox, *port, path, headers).await,
-            Self::TcpSocket { port } => match target.sandbox.dial(*port).await {
-                Ok(_) => Outcome::Success,
-                Err(error) => {
-                    Outcome::Failure(format!("dial tcp {}: {error}", authority(ip, *port)))
+            Self::HttpGet(get) => get.attempt(target.sandbox).await,
+            Self::TcpSocket { host, port } => {
+                let dialled = match host {
+                    None => target.sandbox.dial(*port).await,
+                    Some(host) => target.sandbox.dial_host(host, *port).await,
+                };
+                match dialled {
+                    Ok(_) => Outcome::Success,
+                    Err(error) => Outcome::Failure(format!("{}: {error}", self.target(ip))),
                 }
-            },
+            }
             Self::Exec { command } => match target.commands.run(command.clone()).await {
                 Ok((0, _)) => Outcome::Success,
                 Ok((_, output)) => Outcome::Failure(output),
@@ -234,10 +224,12 @@ impl Action {
 
     fn target(&self, ip: IpAddr) -> String {
         match self {
-            Self::HttpGet { port, path, .. } => {
-                format!("Get \"http://{}{path}\"", authority(ip, *port))
-            }
-            Self::TcpSocket { port } => format!("dial tcp {}", authority(ip, *port)),
+            Self::HttpGet(get) => format!("Get \"{}\"", get.url(ip)),
+            Self::TcpSocket { host: None, port } => format!("dial tcp {}", authority(ip, *port)),
+            Self::TcpSocket {
+                host: Some(host),
+                port,
+            } => format!("dial tcp {host}:{port}"),
             Self::Exec { .. } | Self::Grpc { .. } | Self::Sleep(_) | Self::Impossible(_) => {
                 "probe".to_owned()
             }
@@ -247,68 +239,4 @@ impl Action {
 
 pub(super) fn authority(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
-}
-
-async fn http_get(sandbox: &dyn Sandbox, port: u16, path: &str, headers: &HeaderMap) -> Outcome {
-    let authority = authority(sandbox.ip(), port);
-    let failure = |error: &dyn std::error::Error| {
-        Outcome::Failure(format!(
-            "Get \"http://{authority}{path}\": {}",
-            crate::images::with_causes(error)
-        ))
-    };
-    let stream = match sandbox.dial(port).await {
-        Ok(stream) => stream,
-        Err(error) => return failure(&error),
-    };
-    let (mut sender, connection) =
-        match hyper::client::conn::http1::handshake(TokioIo::new(stream)).await {
-            Ok(connected) => connected,
-            Err(error) => return failure(&error),
-        };
-    let request = match request(&authority, path, headers) {
-        Ok(request) => request,
-        Err(error) => return Outcome::Unknown(error.to_string()),
-    };
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        // Only the status matters. The rest is taken all the same, so that the server sees its answer through; what is
-        // longer, or breaks off, is left.
-        let body = Limited::new(response.into_body(), LONGEST_BODY);
-        let _ = body.collect().await;
-        Ok::<_, hyper::Error>(status.as_u16())
-    };
-    tokio::pin!(exchange);
-    let outcome = tokio::select! {
-        outcome = &mut exchange => outcome,
-        // It ends when the answer is complete, or because of an error that the exchange has, too.
-        _ = connection => exchange.await,
-    };
-    match outcome {
-        Ok(200..400) => Outcome::Success,
-        Ok(status) => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}")),
-        Err(error) => failure(&error),
-    }
-}
-
-fn request(
-    authority: &str,
-    path: &str,
-    headers: &HeaderMap,
-) -> http::Result<Request<Empty<bytes::Bytes>>> {
-    let mut request = Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::USER_AGENT, "kube-probe/1.36")
-        .header(header::ACCEPT, "*/*")
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())?;
-    for name in headers.keys() {
-        // The manifest's words replace ours.
-        request.headers_mut().remove(name);
-    }
-    for (name, value) in headers {
-        request.headers_mut().append(name, value.clone());
-    }
-    Ok(request)
 }

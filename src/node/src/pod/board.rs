@@ -8,10 +8,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use tokio::sync::watch;
 
-use super::manifest::{Role, init_containers, init_role};
+use super::{
+    manifest::{RestartPolicy, Restarting, Role, init_containers, init_role},
+    resize::Pending,
+};
 use crate::{exec::Live, stats::Meter};
 
 /// Where a container is in its life.
@@ -51,6 +54,14 @@ pub(crate) struct Termination {
 pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) role: Role,
+    /// Whether it starts again when it has ended.
+    pub(crate) restarting: Restarting,
+    /// What the node has given it.
+    pub(crate) allocated: ResourceRequirements,
+    /// What its instance has, if one runs.
+    pub(crate) actual: ResourceRequirements,
+    /// Why its instance does not have yet what is allocated.
+    pub(crate) resize_error: Option<String>,
     pub(crate) state: State,
     /// The end of the instance before the present one.
     pub(crate) last: Option<Termination>,
@@ -62,10 +73,19 @@ pub(crate) struct Record {
 
 impl Record {
     /// A container that nothing has been done about.
-    pub(crate) fn new(container: &Container, role: Role, reason: &'static str) -> Self {
+    pub(crate) fn new(
+        container: &Container,
+        role: Role,
+        policy: RestartPolicy,
+        reason: &'static str,
+    ) -> Self {
         Self {
             name: container.name.clone(),
             role,
+            restarting: Restarting::of(policy, container),
+            allocated: container.resources.clone().unwrap_or_default(),
+            actual: ResourceRequirements::default(),
+            resize_error: None,
             state: State::Waiting {
                 reason,
                 message: None,
@@ -97,6 +117,20 @@ impl Record {
         )
     }
 
+    /// Whether its instance is to get other resources.
+    pub(crate) fn is_resizing(&self) -> bool {
+        matches!(self.state, State::Running { .. }) && self.actual != self.allocated
+    }
+
+    /// Whether it is going to start again, or would if the pod went on.
+    pub(crate) fn will_restart(&self) -> bool {
+        match &self.state {
+            State::Terminated { end, .. } => self.restarting.after(self.role, end.code),
+            State::Waiting { .. } => self.last.is_some(),
+            State::Running { .. } => false,
+        }
+    }
+
     pub(crate) fn is_started(&self) -> bool {
         matches!(self.state, State::Running { started: true, .. })
     }
@@ -124,6 +158,8 @@ pub(crate) struct Facts {
     /// Whether the pod has its network.
     pub(crate) has_sandbox: bool,
     pub(crate) verdict: Option<Verdict>,
+    /// Why it does not have the resources that it wants.
+    pub(crate) pending: Option<Pending>,
     /// Whether the pod is being deleted and nothing of it runs any more.
     pub(crate) is_stopped: bool,
 }
@@ -132,6 +168,7 @@ impl Facts {
     /// A pod that the node has not seen before.
     pub(crate) fn new(pod: &Pod) -> Self {
         let spec = pod.spec.as_ref();
+        let policy = RestartPolicy::of(pod);
         let init = spec.map(init_containers).unwrap_or_default();
         // Without init containers there is nothing to initialize: so upstream says it.
         let reason = if init.is_empty() {
@@ -142,12 +179,12 @@ impl Facts {
         let main = spec
             .map(|spec| spec.containers.as_slice())
             .unwrap_or_default();
-        let containers = init
-            .iter()
-            .map(|container| Record::new(container, init_role(container), "PodInitializing"));
+        let containers = init.iter().map(|container| {
+            Record::new(container, init_role(container), policy, "PodInitializing")
+        });
         let containers = containers.chain(
             main.iter()
-                .map(|container| Record::new(container, Role::Main, reason)),
+                .map(|container| Record::new(container, Role::Main, policy, reason)),
         );
         Self {
             containers: containers.collect(),
@@ -155,6 +192,7 @@ impl Facts {
             start_time: None,
             has_sandbox: false,
             verdict: None,
+            pending: None,
             is_stopped: false,
         }
     }
@@ -199,6 +237,19 @@ impl Board {
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut Facts) -> T) -> T {
         let outcome = change(&mut self.lock());
         self.changed.send_replace(());
+        outcome
+    }
+
+    /// As [`update`](Self::update), but tells of it only if the outcome is of interest.
+    pub(crate) fn update_if<T>(
+        &self,
+        change: impl FnOnce(&mut Facts) -> T,
+        is_of_interest: impl FnOnce(&T) -> bool,
+    ) -> T {
+        let outcome = change(&mut self.lock());
+        if is_of_interest(&outcome) {
+            self.changed.send_replace(());
+        }
         outcome
     }
 

@@ -28,6 +28,7 @@ use super::{
     manifest::{Role, ephemeral_containers, full_name, init_containers, tcp_ports},
     settings::container_settings,
     storage::Storage,
+    wasm_policy::Grants,
 };
 use crate::{
     backend::{ContainerConfig, Instance, LastWords, Program, Sandbox},
@@ -74,6 +75,7 @@ struct Running {
     instance: Arc<dyn Instance>,
     log: Arc<ContainerLog>,
     container: Container,
+    grants: Grants,
 }
 
 /// Why a container could not be started, as its status says it.
@@ -104,11 +106,11 @@ impl Runner {
         }
     }
 
-    /// The container as the manifest has it now. Only its image can change.
+    /// The container as the manifest has it now, with what the node gives it. Only its image and its resources can change.
     pub(super) fn container(&self) -> Container {
-        let (role, name) = self.board.read(|facts| {
+        let (role, name, allocated) = self.board.read(|facts| {
             let record = &facts.containers[self.index];
-            (record.role, record.name.clone())
+            (record.role, record.name.clone(), record.allocated.clone())
         });
         let pod = self.pod();
         let spec = pod.spec.as_ref();
@@ -119,7 +121,10 @@ impl Runner {
         };
         let mut all = all.unwrap_or_default();
         match all.iter().position(|container| container.name == name) {
-            Some(place) => all.swap_remove(place),
+            Some(place) => Container {
+                resources: Some(allocated),
+                ..all.swap_remove(place)
+            },
             None => Container {
                 name,
                 ..Container::default()
@@ -260,6 +265,7 @@ impl Runner {
         let mut settings = settings.await.map_err(config_problem)?;
         let args = environment::arguments(container, image.start.as_ref(), &settings.env);
         environment::add_image_variables(image.start.as_ref(), &mut settings.env);
+        settings.grants.filter(&mut settings.env);
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -274,12 +280,12 @@ impl Runner {
         let (stdin, typed) = standard_input(container);
         let config = ContainerConfig {
             name: container.name.clone(),
-            grants: settings.grants,
+            grants: settings.grants.clone(),
             args,
             env: settings.env,
-            memory_limit: settings.memory_limit,
-            cpu_limit: settings.cpu_limit,
-            cpu_request: settings.cpu_request,
+            memory_limit: settings.resources.memory_limit,
+            cpu_limit: settings.resources.cpu_limit,
+            cpu_request: settings.resources.cpu_request,
             ports: Some(tcp_ports(container)),
             http,
             mounts: settings.mounts,
@@ -318,6 +324,7 @@ impl Runner {
         Ok(Running {
             instance,
             log,
+            grants: settings.grants,
             container: container.clone(),
         })
     }
@@ -352,6 +359,8 @@ impl Runner {
                 started,
                 ready,
             };
+            record.actual = container.resources.clone().unwrap_or_default();
+            record.resize_error = None;
             record.restarts = attempt;
             record.image = container.image.clone().unwrap_or_default();
             record.image_id = image_id;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use kube::ResourceExt as _;
 use vaquita_api::quantity::Quantity;
+
+use crate::backend::Resources;
 
 /// The grace of a pod that says none. Upstream's default.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -32,23 +34,87 @@ pub(crate) enum RestartPolicy {
 
 impl RestartPolicy {
     pub(crate) fn of(pod: &Pod) -> Self {
-        match pod
+        let policy = pod
             .spec
             .as_ref()
-            .and_then(|spec| spec.restart_policy.as_deref())
-        {
-            Some("Never") => Self::Never,
-            Some("OnFailure") => Self::OnFailure,
+            .and_then(|spec| spec.restart_policy.as_deref());
+        policy.map_or(Self::Always, Self::named)
+    }
+
+    fn named(name: &str) -> Self {
+        match name {
+            "Never" => Self::Never,
+            "OnFailure" => Self::OnFailure,
             _ => Self::Always,
         }
     }
 
     /// Whether a container of that role that ended with that code starts again.
-    pub(crate) fn restarts(self, role: Role, code: i32) -> bool {
+    fn restarts(self, role: Role, code: i32) -> bool {
         match (role, self) {
             (Role::Sidecar, _) | (Role::Main, Self::Always) => true,
             (Role::Main | Role::Init, Self::Never) | (Role::Ephemeral, _) => false,
             (Role::Main, Self::OnFailure) | (Role::Init, _) => code != 0,
+        }
+    }
+}
+
+/// Whether a container starts again: as its own rules say (`restartPolicyRules`), or else its own policy
+/// (`restartPolicy`), or else the pod's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Restarting {
+    pod: RestartPolicy,
+    own: Option<RestartPolicy>,
+    rules: Vec<Rule>,
+}
+
+/// Exit codes after which a container starts again, whatever the policies say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    codes: Vec<i32>,
+    /// Whether it is all other codes instead.
+    is_inverted: bool,
+}
+
+impl Rule {
+    /// `None` for a rule of a kind that is not known: it never matches.
+    fn of(rule: &ContainerRestartRule) -> Option<Self> {
+        let codes = rule.exit_codes.as_ref()?;
+        let is_inverted = match codes.operator.as_str() {
+            "In" => false,
+            "NotIn" => true,
+            _ => return None,
+        };
+        (rule.action == "Restart").then(|| Self {
+            codes: codes.values.clone().unwrap_or_default(),
+            is_inverted,
+        })
+    }
+}
+
+impl Restarting {
+    pub(crate) fn of(pod: RestartPolicy, container: &Container) -> Self {
+        let rules = container.restart_policy_rules.iter().flatten();
+        let own = container.restart_policy.as_deref();
+        Self {
+            pod,
+            own: own.map(RestartPolicy::named),
+            rules: rules.filter_map(Rule::of).collect(),
+        }
+    }
+
+    /// Whether the container, of that role, starts again after it ended with that code.
+    pub(crate) fn after(&self, role: Role, code: i32) -> bool {
+        if matches!(role, Role::Ephemeral | Role::Sidecar) {
+            return self.pod.restarts(role, code);
+        }
+        let matches = |rule: &Rule| rule.codes.contains(&code) != rule.is_inverted;
+        match self.own {
+            Some(_) if self.rules.iter().any(matches) => true,
+            Some(RestartPolicy::Always) => true,
+            Some(RestartPolicy::OnFailure) => code != 0,
+            Some(RestartPolicy::Never) => false,
+            None => self.pod.restarts(role, code),
         }
     }
 }
@@ -132,6 +198,15 @@ pub(super) fn millicores(container: &Container, amount: Amount) -> Option<u32> {
     Some(milli).filter(|milli| *milli > 0)
 }
 
+/// What a container may use.
+pub(super) fn resources(container: &Container) -> Resources {
+    Resources {
+        memory_limit: memory_limit(container),
+        cpu_limit: millicores(container, Amount::Limit),
+        cpu_request: millicores(container, Amount::Request),
+    }
+}
+
 /// The TCP ports that the manifest declares, each once.
 pub(super) fn tcp_ports(container: &Container) -> Vec<u16> {
     let mut ports = Vec::new();
@@ -178,6 +253,40 @@ mod tests {
                 "{policy:?} {role:?} {code}"
             );
         }
+    }
+
+    #[test]
+    fn a_containers_own_rules_come_before_its_policy_and_that_before_the_pods() {
+        let rule = |operator: &str, codes: &[i32]| json!({"action": "Restart", "exitCodes": {"operator": operator, "values": codes}});
+        let after = |pod, fields: Value, role, code| {
+            let mut whole = json!({"name": "c"});
+            whole
+                .as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            Restarting::of(pod, &container(&whole)).after(role, code)
+        };
+        let never =
+            json!({"restartPolicy": "Never", "restartPolicyRules": [rule("In", &[42, 43])]});
+        for (code, expected) in [(0, false), (1, false), (42, true), (43, true)] {
+            assert_eq!(
+                after(RestartPolicy::Always, never.clone(), Role::Main, code),
+                expected,
+                "{code}"
+            );
+        }
+        let others = json!({"restartPolicy": "Never", "restartPolicyRules": [rule("NotIn", &[3])]});
+        assert!(after(RestartPolicy::Never, others.clone(), Role::Main, 1));
+        assert!(!after(RestartPolicy::Always, others, Role::Main, 3));
+        let own = json!({"restartPolicy": "OnFailure"});
+        assert!(after(RestartPolicy::Never, own.clone(), Role::Init, 1));
+        assert!(!after(RestartPolicy::Always, own, Role::Main, 0));
+        assert!(after(RestartPolicy::Always, json!({}), Role::Main, 0));
+        // An action that nobody knows yet.
+        let unknown = json!({"restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Other", "exitCodes": {"operator": "In", "values": [1]}},
+        ]});
+        assert!(!after(RestartPolicy::Always, unknown, Role::Main, 1));
     }
 
     #[test]

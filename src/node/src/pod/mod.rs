@@ -19,6 +19,7 @@ pub(crate) mod names;
 mod probe;
 mod publish;
 mod pull;
+pub(crate) mod resize;
 mod restore;
 mod settings;
 pub(crate) mod status;
@@ -40,7 +41,9 @@ pub(crate) use settings::container_settings;
 pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
-use crate::{Capacity, backend::Backend, events::Recorder, images::Images, logs::LogStore};
+use crate::{
+    Capacity, backend::Backend, events::Recorder, images::Images, logs::LogStore, refused::Refused,
+};
 
 /// What all workers of a node need.
 pub(crate) struct Context {
@@ -58,6 +61,10 @@ pub(crate) struct Context {
     /// What makes persistent volumes, if anything does.
     pub(crate) claims: Option<Claims>,
     pub(crate) follower: Follower,
+    /// Images that this node cannot run.
+    pub(crate) refused: Refused,
+    /// What the pods have been given.
+    pub(crate) ledger: resize::Ledger,
     /// The module of small commands for containers that have none, if there is one.
     pub(crate) toolbox: Option<Bytes>,
 }
@@ -83,5 +90,7 @@ impl Feed {
     }
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod tests;

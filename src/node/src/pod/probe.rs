@@ -49,6 +49,8 @@ pub(super) enum Signal {
     Dead(Kind, Option<Duration>),
     /// The container is to be ended: its postStart hook failed.
     HookFailed(String),
+    /// A probe succeeded in a way that there is something to say about: for an event.
+    Warning(String),
     /// A probe failed, or could not be made: for an event.
     Complaint(String),
 }
@@ -237,6 +239,11 @@ impl Prober<'_> {
         let name = kind.as_str();
         match self.outcome(check).await {
             Outcome::Success => Some(true),
+            Outcome::Warning(message) => {
+                let warning = format!("{name} probe warning: {message}");
+                self.send(Signal::Warning(warning)).await;
+                Some(true)
+            }
             Outcome::Failure(message) => {
                 self.send(Signal::Complaint(format!("{name} probe failed: {message}")))
                     .await;

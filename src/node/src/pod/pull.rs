@@ -10,6 +10,7 @@ use vaquita_image::{Credentials, CredentialsError, Image};
 
 use super::{
     backoff::Doubling,
+    board::Verdict,
     container::{Runner, go_duration},
 };
 use crate::images::{ImageProblem, is_local_only};
@@ -58,6 +59,9 @@ impl Runner {
                 Err(problem) => problem,
             };
             self.complain_about_image(&problem);
+            if let Some(kind) = problem.wrong_kind() {
+                self.refuse_image(name, kind, &problem);
+            }
             let wait = backoff.next();
             tokio::select! {
                 () = self.until_next_pull(name, &problem, wait) => {}
@@ -65,6 +69,20 @@ impl Runner {
                 () = self.image_changed(container.image.as_deref()) => return None,
             }
         }
+    }
+
+    /// Says that the image takes another kind of node. The pod fails, so that whoever made it makes another one, which the
+    /// scheduler then sends elsewhere.
+    fn refuse_image(&self, name: &str, kind: &'static str, problem: &ImageProblem) {
+        self.context.refused.add(name, kind);
+        let message =
+            format!("Pod was rejected: this node does not run Linux containers: {problem}");
+        self.board.update(|facts| {
+            facts.verdict.get_or_insert(Verdict {
+                reason: "UnsupportedImage",
+                message,
+            });
+        });
     }
 
     async fn obtain(

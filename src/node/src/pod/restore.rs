@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Conta
 
 use super::{
     board::{Facts, Record, State, Termination},
-    manifest::{RestartPolicy, Role},
+    manifest::Role,
 };
 
 /// Upstream's words for an instance that is gone without a trace.
@@ -25,7 +25,6 @@ pub(super) fn facts(pod: &Pod, now: Timestamp) -> Facts {
     };
     facts.start_time = status.start_time.as_ref().map(|time| time.0);
     facts.ip = status.pod_ip.as_deref().and_then(|ip| ip.parse().ok());
-    let policy = RestartPolicy::of(pod);
     for record in &mut facts.containers {
         let statuses = match record.role {
             Role::Init | Role::Sidecar => &status.init_container_statuses,
@@ -37,15 +36,18 @@ pub(super) fn facts(pod: &Pod, now: Timestamp) -> Facts {
             .flatten()
             .find(|old| old.name == record.name);
         if let Some(old) = old {
-            restore(record, old, policy, now);
+            restore(record, old, now);
         }
     }
     facts
 }
 
-fn restore(record: &mut Record, old: &ContainerStatus, policy: RestartPolicy, now: Timestamp) {
+fn restore(record: &mut Record, old: &ContainerStatus, now: Timestamp) {
     record.restarts = u32::try_from(old.restart_count).unwrap_or(0);
     record.image_id.clone_from(&old.image_id);
+    if let Some(resources) = &old.resources {
+        record.allocated.clone_from(resources);
+    }
     let state = old.state.clone().unwrap_or_default();
     let before = terminated(old.last_state.as_ref());
     let end = if let Some(running) = state.running {
@@ -64,7 +66,7 @@ fn restore(record: &mut Record, old: &ContainerStatus, policy: RestartPolicy, no
         return;
     };
     // Init containers run again in a new sandbox, even those that had succeeded.
-    let for_good = record.role == Role::Main && !policy.restarts(record.role, end.code);
+    let for_good = record.role == Role::Main && !record.restarting.after(record.role, end.code);
     if for_good {
         record.container_id.clone_from(&end.container_id);
         record.last = before;

@@ -7,11 +7,11 @@ use vaquita_runtime::Mount;
 use super::{
     Context,
     environment::{self, Place},
-    manifest::{Amount, memory_limit, millicores},
+    manifest::resources,
     storage::Storage,
     wasm_policy::{self, Grants},
 };
-use crate::backend::Sandbox;
+use crate::backend::{Resources, Sandbox};
 
 /// A container's configuration, with everything that its manifest refers to.
 pub(crate) struct Settings {
@@ -21,12 +21,8 @@ pub(crate) struct Settings {
     pub(crate) working_dir: Option<String>,
     /// What modules may import.
     pub(crate) grants: Grants,
-    /// Bytes.
-    pub(crate) memory_limit: Option<u64>,
-    /// In thousandths of a core.
-    pub(crate) cpu_limit: Option<u32>,
-    /// In thousandths of a core.
-    pub(crate) cpu_request: Option<u32>,
+    /// What it may use.
+    pub(crate) resources: Resources,
 }
 
 /// Resolves a container's configuration; or says what is missing.
@@ -37,18 +33,17 @@ pub(crate) async fn container_settings(
     sandbox: &dyn Sandbox,
     storage: &Storage,
 ) -> Result<Settings, String> {
+    let grants = wasm_policy::grants(&context.client, pod).await;
+    let grants =
+        grants.map_err(|error| format!("cannot read the namespace's WasmPolicies: {error}"))?;
     let env = environment(context, pod, container, sandbox).await?;
     let mounts = storage.mounts(container, &env);
-    let grants = wasm_policy::grants(&context.client, pod).await;
     Ok(Settings {
         mounts: mounts.map_err(|problem| problem.to_string())?,
         env,
-        grants: grants
-            .map_err(|error| format!("cannot read the namespace's WasmPolicies: {error}"))?,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),
-        memory_limit: memory_limit(container),
-        cpu_limit: millicores(container, Amount::Limit),
-        cpu_request: millicores(container, Amount::Request),
+        resources: grants.bound(resources(container))?,
+        grants,
     })
 }
 

@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
 use super::{
     board::{Facts, Record, State, Termination},
-    manifest::{RestartPolicy, Role},
+    manifest::Role,
 };
 
 /// What a pod is as a whole.
@@ -58,7 +58,7 @@ impl Phase {
 }
 
 /// The phase that follows from the containers.
-pub(crate) fn phase(facts: &Facts, policy: RestartPolicy) -> Phase {
+pub(crate) fn phase(facts: &Facts) -> Phase {
     if facts.verdict.is_some() {
         return Phase::Failed;
     }
@@ -66,7 +66,7 @@ pub(crate) fn phase(facts: &Facts, policy: RestartPolicy) -> Phase {
     for record in &facts.containers {
         match (record.role, &record.state) {
             (Role::Init, State::Terminated { end, .. }) if end.code == 0 => {}
-            (Role::Init, State::Terminated { .. }) if policy == RestartPolicy::Never => {
+            (Role::Init, State::Terminated { .. }) if !record.will_restart() => {
                 return Phase::Failed;
             }
             (Role::Sidecar, State::Running { started: true, .. } | State::Terminated { .. })
@@ -97,11 +97,10 @@ pub(crate) fn phase(facts: &Facts, policy: RestartPolicy) -> Phase {
     match () {
         () if initializing && running == 0 && succeeded == 0 && !has_run(facts) => Phase::Pending,
         () if waiting > 0 => Phase::Pending,
-        () if running > 0 || policy == RestartPolicy::Always => Phase::Running,
+        () if running > 0 || facts.of_role(Role::Main).any(Record::will_restart) => Phase::Running,
         () if stopped == 0 => Phase::Pending,
         () if succeeded == stopped => Phase::Succeeded,
-        () if policy == RestartPolicy::Never => Phase::Failed,
-        () => Phase::Running,
+        () => Phase::Failed,
     }
 }
 
@@ -128,7 +127,7 @@ pub(crate) fn status(
     reporter: Reporter<'_>,
     previous: &[PodCondition],
 ) -> PodStatus {
-    let phase = phase(facts, RestartPolicy::of(pod));
+    let phase = phase(facts);
     let ip = facts.ip.map(|ip| ip.to_string());
     let statuses = |roles: &[Role]| -> Vec<ContainerStatus> {
         facts
@@ -181,6 +180,7 @@ fn container_status(record: &Record) -> ContainerStatus {
         }
         State::Terminated { end, .. } => state.terminated = Some(terminated(end)),
     }
+    let none = ResourceRequirements::default();
     let ready = match (&record.state, record.role) {
         (State::Running { ready, .. }, _) => *ready,
         // An init container that has succeeded is ready, says upstream.
@@ -200,7 +200,17 @@ fn container_status(record: &Record) -> ContainerStatus {
         image: record.image.clone(),
         image_id: record.image_id.clone(),
         container_id: record.container_id.clone(),
+        allocated_resources: record.allocated.requests.clone(),
+        resources: Some(resources(record)).filter(|resources| *resources != none),
         ..ContainerStatus::default()
+    }
+}
+
+/// What a container has, or will have when it runs.
+fn resources(record: &Record) -> ResourceRequirements {
+    match record.state {
+        State::Running { .. } => record.actual.clone(),
+        State::Waiting { .. } | State::Terminated { .. } => record.allocated.clone(),
     }
 }
 
@@ -217,12 +227,14 @@ fn terminated(end: &Termination) -> ContainerStateTerminated {
 }
 
 /// Conditions that the node reports. Others may add theirs.
-pub(crate) const OWN_CONDITIONS: [&str; 5] = [
+pub(crate) const OWN_CONDITIONS: [&str; 7] = [
     "PodReadyToStartContainers",
     "Initialized",
     "Ready",
     "ContainersReady",
     "PodScheduled",
+    "PodResizePending",
+    "PodResizeInProgress",
 ];
 
 /// A condition without its times.
@@ -287,11 +299,49 @@ fn conditions(
             observed_generation: pod.metadata.generation,
         }
     });
-    let own: Vec<_> = own.collect();
+    let own = own.chain(resizing(pod, facts, now, previous));
     let others = previous
         .iter()
-        .filter(|old| own.iter().all(|new| new.type_ != old.type_));
-    others.cloned().chain(own.iter().cloned()).collect()
+        .filter(|old| !OWN_CONDITIONS.contains(&old.type_.as_str()));
+    others.cloned().chain(own).collect()
+}
+
+/// The conditions of a change of resources that is not done yet: they are there only as long as it is not.
+fn resizing(
+    pod: &Pod,
+    facts: &Facts,
+    now: Timestamp,
+    previous: &[PodCondition],
+) -> Vec<PodCondition> {
+    let mut found = Vec::new();
+    if let Some(pending) = &facts.pending {
+        let because = (Some(pending.reason), Some(pending.message.clone()));
+        found.push(("PodResizePending", because));
+    }
+    let mut resizing = facts.containers.iter().filter(|one| one.is_resizing());
+    if let Some(first) = resizing.next() {
+        let mut errors = std::iter::once(first).chain(resizing);
+        let error = errors.find_map(|record| record.resize_error.clone());
+        found.push((
+            "PodResizeInProgress",
+            (error.as_ref().map(|_| "Error"), error),
+        ));
+    }
+    let condition = |(type_, (reason, message)): (&str, (Option<&str>, Option<String>))| {
+        let before = previous.iter().find(|old| old.type_ == type_);
+        PodCondition {
+            type_: type_.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message,
+            last_transition_time: before
+                .and_then(|old| old.last_transition_time.clone())
+                .or(Some(Time(now))),
+            last_probe_time: None,
+            observed_generation: pod.metadata.generation,
+        }
+    };
+    found.into_iter().map(condition).collect()
 }
 
 /// The reason that goes with a condition that holds; reason and message of one that does not.

@@ -1,118 +1,246 @@
-//! `WasmPolicy`: what the modules of a pod may import.
+//! `WasmPolicy` and `ClusterWasmPolicy`: what the modules of a pod may import, whom they may call and what they may have.
 //!
-//! As with network policies, a pod that no policy selects may import all that there is; one that is selected may import
-//! what one of its policies grants, and nothing else. The policies are read when a container starts: a change counts from
-//! the next start on.
+//! As with network policies, a pod is held to what the policies that select it speak of, and to nothing else: if some of
+//! them say which imports are granted, it may import what one of them grants. Of bounds the strictest counts. Policies of the
+//! cluster are its defaults: they count for pods that no policy of their namespace selects. They are read when a container
+//! starts: a change counts from the next start on.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::LabelSelector};
+use k8s_openapi::{
+    api::core::v1::{Namespace, Pod},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 use serde::Deserialize;
+use vaquita_api::quantity::Quantity;
+use vaquita_runtime::Capabilities;
+
+use crate::backend::Resources;
 
 /// The most policies that are looked at for a pod.
 const MOST: u32 = 100;
 
-static RESOURCE: LazyLock<ApiResource> = LazyLock::new(|| {
-    let kind = GroupVersionKind::gvk("vaquita.dev", "v1alpha1", "WasmPolicy");
-    ApiResource::from_gvk_with_plural(&kind, "wasmpolicies")
-});
+static OF_NAMESPACES: LazyLock<ApiResource> =
+    LazyLock::new(|| resource("WasmPolicy", "wasmpolicies"));
+static OF_CLUSTER: LazyLock<ApiResource> =
+    LazyLock::new(|| resource("ClusterWasmPolicy", "clusterwasmpolicies"));
 
-/// `spec` of a policy.
+fn resource(kind: &str, plural: &str) -> ApiResource {
+    let kind = GroupVersionKind::gvk("vaquita.dev", "v1alpha1", kind);
+    ApiResource::from_gvk_with_plural(&kind, plural)
+}
+
+/// `spec` of a policy. What is absent is not spoken of.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
+    /// Of the cluster's policies: the namespaces whose pods it is for. Absent: all.
+    namespace_selector: Option<LabelSelector>,
     pod_selector: LabelSelector,
-    imports: Vec<String>,
+    imports: Option<Vec<String>>,
+    hosts: Option<Vec<String>>,
+    names: Option<Vec<String>>,
+    environment: Option<Vec<String>>,
+    bounds: Bounds,
 }
 
-/// What the modules of a pod may import.
+impl Spec {
+    /// What a policy says that cannot be read: nothing is granted.
+    fn nothing() -> Self {
+        Self {
+            imports: Some(Vec::new()),
+            hosts: Some(Vec::new()),
+            names: Some(Vec::new()),
+            environment: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+}
+
+/// What a container may have at the most.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Bounds {
+    memory: Option<IntOrString>,
+    open_files: Option<u32>,
+}
+
+/// What the modules of a pod may do. Each list is of patterns; `None` grants all that there is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Grants {
-    /// No policy selects the pod.
-    #[default]
-    All,
-    /// What one of these allows.
-    Of(Vec<Grant>),
-}
-
-/// What one policy grants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Grant {
-    policy: String,
-    patterns: Vec<String>,
+pub(crate) struct Grants {
+    imports: Option<Vec<String>>,
+    hosts: Option<Vec<String>>,
+    names: Option<Vec<String>>,
+    /// Names of environment variables.
+    environment: Option<Vec<String>>,
+    /// Bytes.
+    memory: Option<u64>,
+    open_files: Option<u32>,
+    /// Kind and names of the policies, for messages.
+    by: String,
 }
 
 impl Grants {
+    /// What policies of a kind grant together.
+    fn of(kind: &str, policies: Vec<(String, Spec)>) -> Self {
+        let mut grants = Self::default();
+        let mut names = Vec::new();
+        for (name, spec) in policies {
+            names.push(name);
+            add(&mut grants.imports, spec.imports);
+            add(&mut grants.hosts, spec.hosts);
+            add(&mut grants.names, spec.names);
+            add(&mut grants.environment, spec.environment);
+            let memory = spec.bounds.memory.map(|memory| bytes(&memory));
+            grants.memory = least(grants.memory, memory);
+            grants.open_files = least(grants.open_files, spec.bounds.open_files);
+        }
+        grants.by = format!("{kind} {}", names.join(", "));
+        grants
+    }
+
     /// Refuses the first import that is not granted, in words for the module's author.
     pub(crate) fn check(&self, imports: &[String]) -> Result<(), String> {
-        let Self::Of(grants) = self else {
+        let Some(granted) = &self.imports else {
             return Ok(());
         };
-        let is_granted = |import: &String| {
-            let mut patterns = grants.iter().flat_map(|grant| &grant.patterns);
-            patterns.any(|pattern| matches(pattern, import))
-        };
-        let Some(refused) = imports.iter().find(|import| !is_granted(import)) else {
-            return Ok(());
-        };
-        let policies: Vec<&str> = grants.iter().map(|grant| grant.policy.as_str()).collect();
-        Err(format!(
-            "import {refused} is not granted by WasmPolicy {}",
-            policies.join(", ")
-        ))
+        let is_granted = |import: &String| granted.iter().any(|pattern| matches(pattern, import));
+        match imports.iter().find(|import| !is_granted(import)) {
+            Some(refused) => Err(format!("import {refused} is not granted by {}", self.by)),
+            None => Ok(()),
+        }
     }
+
+    /// What is left to the runtime to enforce.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.hosts.clone_from(&self.hosts);
+        capabilities.names.clone_from(&self.names);
+        capabilities.granted_by.clone_from(&self.by);
+        capabilities
+    }
+
+    /// How many files may be open, if that is bounded.
+    pub(crate) fn open_files(&self) -> Option<u32> {
+        self.open_files
+    }
+
+    /// Removes the variables that the modules are not to see.
+    pub(crate) fn filter(&self, environment: &mut Vec<(String, String)>) {
+        if let Some(granted) = &self.environment {
+            environment.retain(|(name, _)| granted.iter().any(|pattern| begins(pattern, name)));
+        }
+    }
+
+    /// Bounds what a container gets. Who asks for more than there may be gets nothing, and is told.
+    pub(crate) fn bound(&self, mut resources: Resources) -> Result<Resources, String> {
+        let Some(bound) = self.memory else {
+            return Ok(resources);
+        };
+        match resources.memory_limit {
+            Some(limit) if limit > bound => {
+                return Err(format!(
+                    "a memory limit of {limit} bytes is more than the {bound} that {} allows",
+                    self.by
+                ));
+            }
+            Some(_) => {}
+            None => resources.memory_limit = Some(bound),
+        }
+        Ok(resources)
+    }
+}
+
+/// What is granted by one policy is granted; what none speaks of is not restricted.
+fn add(granted: &mut Option<Vec<String>>, more: Option<Vec<String>>) {
+    if let Some(more) = more {
+        granted.get_or_insert_default().extend(more);
+    }
+}
+
+fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// What cannot be read is none.
+fn bytes(quantity: &IntOrString) -> u64 {
+    let bytes = match quantity {
+        IntOrString::Int(bytes) => i64::from(*bytes),
+        IntOrString::String(text) => {
+            let parsed: Option<Quantity> = text.parse().ok();
+            parsed.map_or(0, |quantity| quantity.value())
+        }
+    };
+    u64::try_from(bytes).unwrap_or(0)
 }
 
 /// A pattern is an import's name, or its beginning followed by `*`. The version may be left away.
 fn matches(pattern: &str, import: &str) -> bool {
-    if let Some(start) = pattern.strip_suffix('*') {
-        return import.starts_with(start);
-    }
     let unversioned = import.split_once('@').map_or(import, |(name, _)| name);
-    pattern == import || pattern == unversioned
+    begins(pattern, import) || pattern == unversioned
 }
 
-/// Finds the policies that select a pod.
+/// A pattern is a name, or its beginning followed by `*`.
+fn begins(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => pattern == name,
+    }
+}
+
+/// Finds the policies that select a pod, and what they grant.
 pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, kube::Error> {
     let namespace = pod.namespace().unwrap_or_default();
-    let policies: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &*RESOURCE);
-    let found = match policies.list(&ListParams::default().limit(MOST)).await {
-        Ok(found) => found,
-        // The cluster does not have the kind.
-        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Grants::All),
-        Err(error) => return Err(error),
-    };
-    let selecting: Vec<Grant> = found
-        .into_iter()
-        .filter_map(|policy| grant(&policy, pod))
-        .collect();
-    Ok(if selecting.is_empty() {
-        Grants::All
-    } else {
-        Grants::Of(selecting)
-    })
-}
-
-/// What a policy grants a pod, if it selects it. One that cannot be read selects everything and grants nothing.
-fn grant(policy: &DynamicObject, pod: &Pod) -> Option<Grant> {
-    let spec: Option<Spec> = serde_json::from_value(policy.data["spec"].clone()).ok();
-    if let Some(spec) = &spec
-        && !selects(&spec.pod_selector, pod)
-    {
-        return None;
+    let own = Api::namespaced_with(client.clone(), &namespace, &*OF_NAMESPACES);
+    let selecting = of_pod(list(&own).await?, pod);
+    if !selecting.is_empty() {
+        return Ok(Grants::of("WasmPolicy", selecting));
     }
-    Some(Grant {
-        policy: policy.name_any(),
-        patterns: spec.unwrap_or_default().imports,
-    })
+    let defaults = Api::all_with(client.clone(), &*OF_CLUSTER);
+    let mut selecting = of_pod(list(&defaults).await?, pod);
+    let is_choosy = |(_, spec): &(String, Spec)| spec.namespace_selector.is_some();
+    if selecting.iter().any(is_choosy) {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let labels = namespaces.get(&namespace).await?.metadata.labels;
+        let labels = labels.unwrap_or_default();
+        selecting.retain(|(_, spec)| {
+            let selector = spec.namespace_selector.as_ref();
+            selector.is_none_or(|selector| selects(selector, &labels))
+        });
+    }
+    if selecting.is_empty() {
+        return Ok(Grants::default());
+    }
+    Ok(Grants::of("ClusterWasmPolicy", selecting))
 }
 
-fn selects(selector: &LabelSelector, pod: &Pod) -> bool {
-    let labels = pod.labels();
+async fn list(policies: &Api<DynamicObject>) -> Result<Vec<DynamicObject>, kube::Error> {
+    match policies.list(&ListParams::default().limit(MOST)).await {
+        Ok(found) => Ok(found.items),
+        // The cluster does not have the kind.
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The policies whose `podSelector` selects the pod. One that cannot be read selects everything and grants nothing.
+fn of_pod(policies: Vec<DynamicObject>, pod: &Pod) -> Vec<(String, Spec)> {
+    let of_pod = |policy: DynamicObject| {
+        let spec = serde_json::from_value(policy.data["spec"].clone());
+        let spec: Spec = spec.unwrap_or_else(|_| Spec::nothing());
+        selects(&spec.pod_selector, pod.labels()).then(|| (policy.name_any(), spec))
+    };
+    policies.into_iter().filter_map(of_pod).collect()
+}
+
+fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let mut equal = selector.match_labels.iter().flatten();
     let mut expressions = selector.match_expressions.iter().flatten();
     equal.all(|(key, value)| labels.get(key) == Some(value))
@@ -131,44 +259,96 @@ fn selects(selector: &LabelSelector, pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn granted(spec: &serde_json::Value) -> Option<Grant> {
-        let policy = json!({"metadata": {"name": "strict"}, "spec": spec});
+    /// What policies with these specs grant a pod of the application `web`; `None` if none selects it.
+    fn granted(specs: &[Value]) -> Option<Grants> {
+        let policies = specs.iter().enumerate().map(|(number, spec)| {
+            let policy = json!({"metadata": {"name": format!("p{number}")}, "spec": spec});
+            serde_json::from_value(policy).unwrap()
+        });
         let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}});
-        grant(
-            &serde_json::from_value(policy).unwrap(),
-            &serde_json::from_value(pod).unwrap(),
-        )
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let selecting = of_pod(policies.collect(), &pod);
+        (!selecting.is_empty()).then(|| Grants::of("WasmPolicy", selecting))
     }
 
     #[test]
     fn an_import_that_nobody_grants_is_named() {
         let imports = ["wasi:cli/stdout@0.2.0", "wasi:sockets/tcp@0.2.0"].map(str::to_owned);
-        assert_eq!(Grants::All.check(&imports), Ok(()));
-        let strict = granted(&json!({"imports": ["wasi:cli/*", "wasi:io/poll"]})).unwrap();
-        let grants = Grants::Of(vec![strict.clone()]);
+        assert_eq!(Grants::default().check(&imports), Ok(()));
+        let strict = json!({"imports": ["wasi:cli/*", "wasi:io/poll"]});
+        let grants = granted(std::slice::from_ref(&strict)).unwrap();
         assert_eq!(
             grants.check(&imports).unwrap_err(),
-            "import wasi:sockets/tcp@0.2.0 is not granted by WasmPolicy strict"
+            "import wasi:sockets/tcp@0.2.0 is not granted by WasmPolicy p0"
         );
         assert_eq!(grants.check(&imports[..1]), Ok(()));
-        let more = granted(&json!({"imports": ["wasi:sockets/tcp"]})).unwrap();
-        assert_eq!(Grants::Of(vec![strict, more]).check(&imports), Ok(()));
+        let more = json!({"imports": ["wasi:sockets/tcp"]});
+        let both = granted(&[strict.clone(), more]).unwrap();
+        assert_eq!(both.check(&imports), Ok(()));
+        // One that speaks of something else grants no imports.
+        let other = json!({"hosts": ["example.com"]});
+        assert!(granted(&[strict, other]).unwrap().check(&imports).is_err());
     }
 
     #[test]
     fn policies_choose_pods_by_label() {
-        let selector = |selector| granted(&json!({"podSelector": selector})).is_some();
+        let selector = |selector| granted(&[json!({"podSelector": selector})]).is_some();
         assert!(selector(json!({})));
         assert!(selector(json!({"matchLabels": {"app": "web"}})));
         assert!(!selector(json!({"matchLabels": {"app": "db"}})));
         let expression = json!([{"key": "app", "operator": "NotIn", "values": ["web"]}]);
         assert!(!selector(json!({"matchExpressions": expression})));
         // What cannot be read grants nothing.
-        let broken = granted(&json!({"imports": 1})).unwrap();
-        assert!(broken.patterns.is_empty());
+        let broken = granted(&[json!({"imports": 1})]).unwrap();
+        assert!(broken.check(&["wasi:cli/exit".to_owned()]).is_err());
+        assert_eq!(broken.capabilities().hosts, Some(Vec::new()));
+    }
+
+    #[test]
+    fn hosts_and_names_are_left_to_the_runtime() {
+        let silent = granted(&[json!({"imports": []})]).unwrap().capabilities();
+        assert_eq!((silent.hosts, silent.names), (None, None));
+        let grants = granted(&[
+            json!({"hosts": ["a:443"], "names": []}),
+            json!({"hosts": ["b"]}),
+        ]);
+        let capabilities = grants.unwrap().capabilities();
+        assert_eq!(
+            capabilities.hosts,
+            Some(vec!["a:443".to_owned(), "b".to_owned()])
+        );
+        assert_eq!(capabilities.names, Some(Vec::new()));
+        assert_eq!(capabilities.granted_by, "WasmPolicy p0, p1");
+    }
+
+    #[test]
+    fn bounds_are_the_strictest_and_variables_those_that_are_granted() {
+        let grants = granted(&[
+            json!({"bounds": {"memory": "64Mi", "openFiles": 8}, "environment": ["APP_*"]}),
+            json!({"bounds": {"memory": "32Mi"}, "environment": ["HOME"]}),
+        ]);
+        let grants = grants.unwrap();
+        assert_eq!(grants.open_files(), Some(8));
+        let limited = |memory_limit| {
+            let resources = Resources {
+                memory_limit,
+                ..Resources::default()
+            };
+            grants.bound(resources).map(|bound| bound.memory_limit)
+        };
+        assert_eq!(limited(None), Ok(Some(32 << 20)));
+        assert_eq!(limited(Some(1 << 20)), Ok(Some(1 << 20)));
+        assert_eq!(
+            limited(Some(64 << 20)).unwrap_err(),
+            "a memory limit of 67108864 bytes is more than the 33554432 that WasmPolicy p0, p1 allows"
+        );
+        let pair = |name: &str| (name.to_owned(), String::new());
+        let mut environment = vec![pair("APP_KEY"), pair("HOME"), pair("HOMEPAGE"), pair("X")];
+        grants.filter(&mut environment);
+        assert_eq!(environment, [pair("APP_KEY"), pair("HOME")]);
     }
 }

@@ -21,9 +21,10 @@ use super::{
     backoff::Doubling,
     board::{Board, Facts, Record, State, Verdict},
     container::{Memory, Runner},
-    manifest::{Role, ephemeral_containers, own_grace},
+    manifest::{RestartPolicy, Role, ephemeral_containers, own_grace},
     names::sandbox_config,
     publish::{self, Publisher},
+    resize::{self, Decision},
     restore,
     status::Phase,
     storage::Storage,
@@ -142,6 +143,9 @@ impl Worker {
                 Stage::Running(crew) => self.running(crew).await,
                 Stage::Stopping(crew) => self.stopping(crew).await,
                 Stage::Over => {
+                    self.context
+                        .ledger
+                        .release(&self.pod().uid().unwrap_or_default());
                     self.remove_volumes().await;
                     self.deletion().await;
                     return;
@@ -223,6 +227,8 @@ impl Worker {
                 self.context.events.normal(&self.about(), "DeadlineExceeded", message.clone());
                 self.board.update(|facts| facts.verdict = Some(Verdict { reason: "DeadlineExceeded", message }));
             }
+            () = self.board.wait_until(|facts| facts.verdict.is_some()) => {}
+            () = self.follow_resources() => {}
             () = self.operate(&mut crew) => {}
             () = self.admit(&mut guests) => {}
         }
@@ -230,6 +236,61 @@ impl Worker {
         // Nobody but the crew holds these any more: see `stopping`.
         drop(guests);
         Stage::Stopping(crew)
+    }
+
+    /// Gives the pod other resources whenever its manifest wants that, for ever.
+    async fn follow_resources(&self) {
+        let mut feed = self.feed.clone();
+        let Context {
+            ledger, capacity, ..
+        } = &*self.context;
+        self.board
+            .read(|facts| resize::enter(ledger, &self.pod(), facts));
+        let mut said = None;
+        loop {
+            // Before the look, so that nothing that changes meanwhile is missed.
+            let mut freed = ledger.freed();
+            let pod = feed.borrow_and_update().pod.clone();
+            let look = |facts: &mut Facts| {
+                let before = facts.pending.clone();
+                let decision = resize::decide(ledger, capacity, &pod, facts);
+                (decision, facts.pending != before)
+            };
+            // Most news are about something else: only what has changed is told.
+            let is_news = |(decision, is_other): &(Decision, bool)| {
+                *is_other || matches!(decision, Decision::Allocated(_))
+            };
+            let (decision, _) = self.board.update_if(look, is_news);
+            let mut may_pass = false;
+            match decision {
+                Decision::Unchanged => {}
+                Decision::Allocated(what) => {
+                    let message = format!("Pod resize started: {what}");
+                    self.context
+                        .events
+                        .normal(&self.about(), "ResizeStarted", message);
+                }
+                Decision::Pending(pending) => {
+                    may_pass = pending.may_pass();
+                    if said.as_ref() != Some(&pending) {
+                        let reason = if may_pass {
+                            "ResizeDeferred"
+                        } else {
+                            "ResizeInfeasible"
+                        };
+                        let message = format!("Pod resize {}: {}", pending.reason, pending.message);
+                        self.context.events.warning(&self.about(), reason, message);
+                        said = Some(pending);
+                    }
+                }
+            }
+            tokio::select! {
+                changed = feed.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                _ = freed.changed(), if may_pass => {}
+            }
+        }
     }
 
     /// Waits until the pod has been active for longer than it may.
@@ -309,7 +370,12 @@ impl Worker {
                     if facts.containers.iter().any(is_known) {
                         return None;
                     }
-                    let record = Record::new(&container, Role::Ephemeral, "ContainerCreating");
+                    let record = Record::new(
+                        &container,
+                        Role::Ephemeral,
+                        RestartPolicy::Never,
+                        "ContainerCreating",
+                    );
                     facts.containers.push(record);
                     Some(facts.containers.len() - 1)
                 });

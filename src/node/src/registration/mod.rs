@@ -25,7 +25,11 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{host, images::Images};
+use crate::{
+    host,
+    images::Images,
+    refused::{self, Refused},
+};
 pub(crate) use object::{Machine, image_id};
 use object::{Measures, says_the_same};
 
@@ -43,6 +47,7 @@ pub(crate) struct Registration {
     pub(crate) client: Client,
     pub(crate) machine: Machine,
     pub(crate) images: Images,
+    pub(crate) refused: Refused,
     pub(crate) log_dir: PathBuf,
     pub(crate) heartbeat: Duration,
     /// Becomes true when the node has reported itself for the first time.
@@ -58,6 +63,7 @@ impl Registration {
         let mut deleted = Box::pin(own.filter(|seen| std::future::ready(matches!(seen, Ok(None)))));
         let mut status_written = None;
         let mut retry = FIRST_RETRY;
+        let mut refused = self.refused.changes();
         loop {
             let pause = match self.beat(&mut status_written).await {
                 Ok(()) => {
@@ -75,6 +81,8 @@ impl Registration {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
+                // Those who wait for another node should not wait long.
+                Ok(()) = refused.changed() => {}
                 Some(_) = deleted.next() => tracing::debug!("the Node object is absent"),
             }
         }
@@ -110,13 +118,17 @@ impl Registration {
         let nodes: Api<Node> = Api::all(self.client.clone());
         if let Some(node) = nodes.get_opt(&self.machine.name).await? {
             let wanted = self.machine.labels();
-            if wanted
+            let refused = self.refused.text();
+            let is_labelled = wanted
                 .iter()
-                .all(|(key, value)| node.labels().get(key) == Some(value))
-            {
+                .all(|(key, value)| node.labels().get(key) == Some(value));
+            if is_labelled && node.annotations().get(refused::ANNOTATION) == refused.as_ref() {
                 return Ok((node, false));
             }
-            let patch = Patch::Merge(json!({ "metadata": { "labels": wanted } }));
+            let annotations = json!({ refused::ANNOTATION: refused });
+            let patch = Patch::Merge(
+                json!({ "metadata": { "labels": wanted, "annotations": annotations } }),
+            );
             let node = nodes
                 .patch(&self.machine.name, &PatchParams::default(), &patch)
                 .await?;

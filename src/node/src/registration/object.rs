@@ -29,6 +29,8 @@ pub(crate) struct Machine {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) capacity: Capacity,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whether it runs Linux containers, besides modules.
+    pub(crate) runs_containers: bool,
     pub(crate) info: NodeSystemInfo,
 }
 
@@ -61,6 +63,14 @@ impl Machine {
             ("kubernetes.io/arch", host::architecture()),
             // What the scheduler goes by when it looks for a node for an image.
             ("vaquita.dev/wasm", "true"),
+            (
+                "vaquita.dev/containers",
+                if self.runs_containers {
+                    "true"
+                } else {
+                    "false"
+                },
+            ),
         ];
         let own = own.map(|(key, value)| (key.to_owned(), value.to_owned()));
         self.labels.clone().into_iter().chain(own).collect()
@@ -274,6 +284,7 @@ mod tests {
                 pods: 100,
             },
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
+            runs_containers: false,
             info: host::system_info(),
         }
     }

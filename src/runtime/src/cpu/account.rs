@@ -1,7 +1,7 @@
 //! What a process has computed, and may.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::quota::Quota;
@@ -17,8 +17,8 @@ pub(crate) struct Account {
     /// The time used, on a scale on which all processes that want to compute should be equal: nanoseconds for each
     /// core requested. Processes that were idle are moved up to the others, so that they don't save up time.
     level: AtomicU64,
-    weight: u32,
-    quota: Option<Quota>,
+    weight: AtomicU32,
+    quota: Quota,
 }
 
 impl Account {
@@ -27,9 +27,16 @@ impl Account {
         Arc::new(Self {
             used: AtomicU64::new(0),
             level: AtomicU64::new(0),
-            weight: request.unwrap_or_default().max(LEAST_WEIGHT),
-            quota: limit.filter(|limit| *limit > 0).map(Quota::new),
+            weight: AtomicU32::new(weight(request)),
+            quota: Quota::new(limit.unwrap_or_default()),
         })
+    }
+
+    /// Sets another limit and another request, as [`new`](Self::new) takes them. A process that waits because of the limit
+    /// before goes on no later than that would have let it.
+    pub(crate) fn set(&self, limit: Option<u32>, request: Option<u32>) {
+        self.weight.store(weight(request), Ordering::Relaxed);
+        self.quota.set(limit.unwrap_or_default());
     }
 
     /// All that was charged.
@@ -42,13 +49,13 @@ impl Account {
         self.used.fetch_add(spent, Ordering::Relaxed);
         self.level
             .fetch_add(self.weighted(spent), Ordering::Relaxed);
-        if let Some(quota) = &self.quota {
+        if let Some(quota) = self.quota() {
             quota.charge(spent);
         }
     }
 
     pub(super) fn quota(&self) -> Option<&Quota> {
-        self.quota.as_ref()
+        Some(&self.quota).filter(|quota| quota.is_set())
     }
 
     pub(super) fn level(&self) -> u64 {
@@ -62,8 +69,12 @@ impl Account {
 
     /// By how much so many nanoseconds raise its level.
     pub(super) fn weighted(&self, nanoseconds: u64) -> u64 {
-        nanoseconds.saturating_mul(1000) / u64::from(self.weight)
+        nanoseconds.saturating_mul(1000) / u64::from(self.weight.load(Ordering::Relaxed))
     }
+}
+
+fn weight(request: Option<u32>) -> u32 {
+    request.unwrap_or_default().max(LEAST_WEIGHT)
 }
 
 pub(super) fn nanoseconds(duration: Duration) -> u64 {

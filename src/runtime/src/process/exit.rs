@@ -77,6 +77,17 @@ pub struct Usage {
     pub requests: u64,
 }
 
+/// More memory is used than a new limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{used} bytes of memory are in use, more than the {limit} that there may be")]
+#[non_exhaustive]
+pub struct OverLimit {
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that there may be.
+    pub limit: u64,
+}
+
 /// Why a guest's call came back with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {

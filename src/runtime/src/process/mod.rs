@@ -33,7 +33,7 @@ mod program;
 mod request;
 
 pub use config::{ProcessConfig, StartError};
-pub use exit::{Exit, Usage};
+pub use exit::{Exit, OverLimit, Usage};
 pub use request::{BodyError, RequestError, ResponseBody};
 
 pub(crate) use exit::Failure;
@@ -356,6 +356,25 @@ impl Process {
         let handler = handler.ok_or(RequestError::NoHandler)?;
         let answer = handler.handle(request::incoming(request)).await;
         Ok(answer.map(|body| body.map_err(BodyError::new).boxed_unsync()))
+    }
+
+    /// Sets other limits while it runs: bytes of memory, and thousandths of a core, as
+    /// [`ProcessConfig`](crate::ProcessConfig) has them. Either all of them count from now on, or, if more memory is used than
+    /// there may be, none.
+    pub fn set_limits(
+        &self,
+        memory: Option<u64>,
+        cpu: Option<u32>,
+        cpu_request: Option<u32>,
+    ) -> Result<(), OverLimit> {
+        let accounts = &self.inner.accounts;
+        let set = accounts.memory.set_limit(memory);
+        set.map_err(|used| OverLimit {
+            used,
+            limit: memory.unwrap_or(u64::MAX),
+        })?;
+        accounts.cpu.set(cpu, cpu_request);
+        Ok(())
     }
 
     /// What it uses now and has used so far.

@@ -4,19 +4,20 @@ use std::{future::pending, io::Read as _, pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::LifecycleHandler;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 use kube::ResourceExt as _;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     super::{
         action::{Action, Commands, Outcome, Target},
-        board::{State, Termination},
-        manifest::{RestartPolicy, own_grace},
+        board::{Facts, State, Termination},
+        manifest::{own_grace, resources},
         probe::{self, Checks, Kind, Signal},
+        resize::Change,
     },
     Runner, Running,
 };
@@ -32,6 +33,10 @@ const SLACK: Duration = Duration::from_secs(1);
 const LEAST_GRACE: Duration = Duration::from_secs(2);
 /// The longest message about an end, in bytes: upstream's limit for termination messages.
 const LONGEST_MESSAGE: usize = 4096;
+/// How soon a change of resources that failed is tried again.
+const RESIZE_RETRY: Duration = Duration::from_secs(5);
+/// The exit code of what was killed.
+const KILLED: i32 = 137;
 /// What of a log stands in for a termination message: lines, and bytes.
 const LOG_LINES: u64 = 80;
 const LOG_BYTES: usize = 2048;
@@ -79,6 +84,7 @@ impl Runner {
         let mut course = pin!(course(running, checks, target, sender));
         let mut is_course_over = false;
         let mut image_changed = pin!(self.image_changed(running.container.image.as_deref()));
+        let mut resizing = pin!(self.resize(running));
         let mut hook = pin!(self.pre_stop(running, target));
         let has_hook = hook_of(running, End::Last).is_some();
         let mut ending = Ending::No;
@@ -118,6 +124,12 @@ impl Runner {
                     self.say_killing(running, format!("Container {name} definition changed, will be restarted"));
                     own_grace(&self.pod())
                 }
+                () = &mut resizing, if !is_replaced && ending == Ending::No => {
+                    is_replaced = true;
+                    let name = &running.container.name;
+                    self.say_killing(running, format!("Container {name} resize requires restart"));
+                    own_grace(&self.pod())
+                }
                 () = &mut course, if !is_course_over && ending == Ending::No => {
                     is_course_over = true;
                     continue;
@@ -138,6 +150,44 @@ impl Runner {
                     Ending::Told
                 }
             };
+        }
+    }
+
+    /// Gives the instance what is allocated to the container, whenever that changes. Returns when it takes another instance.
+    async fn resize(&self, running: &Running) {
+        loop {
+            let is_wanted = |facts: &Facts| facts.containers[self.index].is_resizing();
+            self.board.wait_until(is_wanted).await;
+            let change = self.update(|record| Change {
+                from: record.actual.clone(),
+                to: record.allocated.clone(),
+            });
+            if change.needs_restart(&running.container) {
+                return;
+            }
+            let resized = Container {
+                resources: Some(change.to.clone()),
+                ..Container::default()
+            };
+            let outcome = match running.grants.bound(resources(&resized)) {
+                Ok(resources) => running.instance.resize(resources).await,
+                Err(problem) => Err(problem),
+            };
+            let has_failed = outcome.is_err();
+            if !has_failed {
+                let message = format!("Pod resize completed: {change:?}");
+                let (events, about) = (&self.context.events, self.about());
+                events.normal(&about, "ResizeCompleted", message);
+            }
+            self.update(|record| {
+                record.resize_error = outcome.err();
+                if !has_failed {
+                    record.actual = change.to;
+                }
+            });
+            if has_failed {
+                sleep(RESIZE_RETRY).await;
+            }
         }
     }
 
@@ -216,6 +266,11 @@ impl Runner {
                     .events
                     .warning(&self.about(), "Unhealthy", message);
             }
+            Signal::Warning(message) => {
+                self.context
+                    .events
+                    .warning(&self.about(), "ProbeWarning", message);
+            }
             Signal::Started => self.update(|record| {
                 if let State::Running { started, ready, .. } = &mut record.state {
                     *started = true;
@@ -242,7 +297,7 @@ impl Runner {
                 } else {
                     "liveness"
                 };
-                let restarts = RestartPolicy::of(&self.pod()) != RestartPolicy::Never;
+                let restarts = self.update(|record| record.restarting.after(record.role, KILLED));
                 let fate = if restarts { ", will be restarted" } else { "" };
                 self.say_killing(
                     running,
@@ -265,10 +320,9 @@ impl Runner {
     pub(super) async fn take_down(&mut self, exit: Exit, is_replaced: bool) -> bool {
         let message = self.last_words(&exit).await;
         let is_stopped = self.stop.borrow().is_some();
-        let policy = RestartPolicy::of(&self.pod());
         let for_good = self.update(|record| {
             // Whoever is replaced starts again whatever the policy.
-            let restarts = is_replaced || policy.restarts(record.role, exit.code);
+            let restarts = is_replaced || record.restarting.after(record.role, exit.code);
             let for_good = is_stopped || !restarts;
             let started_at = match record.state {
                 State::Running { since, .. } => Some(since),
@@ -312,7 +366,7 @@ async fn perform(
 ) -> Result<(), String> {
     let action = Action::of_hook(hook, &running.container)?;
     match action.attempt(target).await {
-        Outcome::Success => Ok(()),
+        Outcome::Success | Outcome::Warning(_) => Ok(()),
         Outcome::Failure(message) | Outcome::Unknown(message) => Err(message),
     }
 }

@@ -141,8 +141,22 @@ async fn http_succeeds_from_200_to_399() {
     );
     assert!(asked.contains("user-agent: kube-probe/"), "{asked}");
 
-    pod.answer(Some("HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n"));
+    pod.answer(Some("HTTP/1.1 304 Not Modified\r\n\r\n"));
     assert_eq!(outcome(&pod, get.clone()).await, Outcome::Success);
+    pod.answer(Some(
+        "HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+    ));
+    assert_eq!(
+        outcome(&pod, get.clone()).await,
+        Outcome::Failure("Get \"http://10.244.0.2:8080/x\": stopped after 10 redirects".to_owned())
+    );
+    pod.answer(Some(
+        "HTTP/1.1 302 Found\r\nlocation: http://example.com/\r\ncontent-length: 4\r\n\r\ngone",
+    ));
+    assert_eq!(
+        outcome(&pod, get.clone()).await,
+        Outcome::Warning("Probe terminated redirects, Response body: gone".to_owned())
+    );
     pod.answer(Some(BAD));
     assert_eq!(
         outcome(&pod, get.clone()).await,
@@ -184,7 +198,6 @@ async fn tcp_succeeds_when_somebody_listens_and_others_say_what_they_cannot() {
         (json!({"grpc": {"port": 0}}), "unresolvable port"),
         (json!({"httpGet": {"port": "nope"}}), "unresolvable port"),
         (json!({"httpGet": {"port": 0}}), "unresolvable port"),
-        (json!({"httpGet": {"port": 1, "scheme": "HTTPS"}}), "HTTPS"),
         (
             json!({"httpGet": {"port": 1, "httpHeaders": [{"name": "a b", "value": ""}]}}),
             "no valid header",

@@ -69,7 +69,7 @@ fn facts(pod: &Pod, states: Vec<State>) -> Facts {
 fn phase_of(policy: &str, states: Vec<State>) -> Phase {
     let names = ["a", "b", "c"];
     let pod = pod(policy, &[], &names[..states.len()]);
-    phase(&facts(&pod, states), RestartPolicy::of(&pod))
+    phase(&facts(&pod, states))
 }
 
 fn report(pod: &Pod, facts: &Facts, previous: &[PodCondition], second: i64) -> PodStatus {
@@ -133,7 +133,7 @@ fn a_container_in_back_off_does_not_take_the_pod_back_to_pending() {
         }],
     );
     facts.containers[0].last = Some(termination(1));
-    assert_eq!(phase(&facts, RestartPolicy::Always), Phase::Running);
+    assert_eq!(phase(&facts), Phase::Running);
 }
 
 #[test]
@@ -146,17 +146,11 @@ fn init_containers_hold_the_pod_back_or_fail_it() {
         ("Always", vec![ended(0), running(true)], Phase::Running),
     ] {
         let pod = pod(policy, &["i"], &["a"]);
-        assert_eq!(
-            phase(&facts(&pod, states), RestartPolicy::of(&pod)),
-            expected
-        );
+        assert_eq!(phase(&facts(&pod, states)), expected);
     }
     let sidecar = pod("Never", &["+s"], &["a"]);
     let states = vec![running(true), ended(0)];
-    assert_eq!(
-        phase(&facts(&sidecar, states), RestartPolicy::Never),
-        Phase::Succeeded
-    );
+    assert_eq!(phase(&facts(&sidecar, states)), Phase::Succeeded);
 }
 
 #[test]
@@ -167,7 +161,7 @@ fn what_was_stopped_by_deletion_ends_whatever_the_policy() {
             is_stopped: true,
             ..facts(&pod, vec![a, b])
         };
-        phase(&facts, RestartPolicy::Always)
+        phase(&facts)
     };
     assert_eq!(ends(ended(0), ended(0)), Phase::Succeeded);
     assert_eq!(ends(ended(0), ended(143)), Phase::Failed);
