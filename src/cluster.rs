@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
+use vaquita_apiserver::{ApiServer, Authenticator, Config, User};
 use vaquita_image::{ImageStore, Registries, RegistriesConfig};
 use vaquita_ingress::{
     load_balancers::{self, Pool},
@@ -24,6 +24,7 @@ use vaquita_ingress::{
 };
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
+use vaquita_pki::{Pki, PkiError};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
     lead::{Election, lead},
@@ -154,7 +155,7 @@ pub enum StartError {
     Store(#[from] vaquita_store::OpenError),
     /// Keys and certificates could not be read or made.
     #[error("cannot prepare keys and certificates: {}", chain(.0))]
-    Pki(#[from] vaquita_apiserver::pki::PkiError),
+    Pki(#[from] PkiError),
     /// The API server refused its configuration or could not read the store.
     #[error("cannot start the API server: {}", chain(.0))]
     Api(#[from] vaquita_apiserver::StartError),

@@ -38,6 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-workloads",
         ],
     ),
+    ("vaquita-pki", &["vaquita-auth"]),
     ("vaquita-reconcile", &[]),
     ("vaquita-controllers", &["vaquita-api", "vaquita-reconcile"]),
     (

@@ -5,7 +5,8 @@
 use std::{error::Error, path::PathBuf, sync::Arc};
 
 use tokio::net::TcpListener;
-use vaquita_apiserver::{ApiServer, Authenticator, Config, User, pki::Pki};
+use vaquita_apiserver::{ApiServer, Authenticator, Config, User};
+use vaquita_pki::Pki;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -157,7 +157,7 @@ impl ApiServer {
     }
 
     /// Serves HTTPS on `listener` until `shutdown` resolves and its connections have ended, or the drain deadline has
-    /// passed. `tls` comes from [`Pki::server_config`](crate::pki::Pki::server_config).
+    /// passed. `tls` says by which authority clients are known, if any.
     pub async fn serve_tls(
         &self,
         listener: TcpListener,

@@ -15,7 +15,6 @@ mod config;
 mod metrics;
 mod negotiation;
 mod node;
-pub mod pki;
 mod query;
 mod request;
 mod serve;

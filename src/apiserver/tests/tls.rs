@@ -17,10 +17,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_rustls::TlsConnector;
-use vaquita_apiserver::{
-    ApiServer, Authenticator, Config, User,
-    pki::{Identity, Pki},
-};
+use vaquita_apiserver::{ApiServer, Authenticator, Config, User};
+use vaquita_pki::{Identity, Pki};
 
 const NAMESPACES: &str = "/api/v1/namespaces";
 
