@@ -24,7 +24,7 @@ use vaquita_ingress::{
 };
 use vaquita_net::{Fabric, FabricConfig};
 use vaquita_node::{Node, NodeConfig};
-use vaquita_pki::{Pki, PkiError};
+use vaquita_pki::{AdminFiles, Pki, PkiError, keep_fresh};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
     lead::{Election, lead},
@@ -254,6 +254,7 @@ impl Cluster {
         let tls = Arc::new(pki.server_config()?);
         let kubeconfig = config.data_dir.join("admin.kubeconfig");
         pki.write_admin_files(&config.data_dir, &url)?;
+        let pki = Arc::new(pki);
         clock.step("credentials", kubeconfig.display().to_string());
 
         let admin = User::new("kubernetes-admin", ["system:masters"]);
@@ -275,6 +276,7 @@ impl Cluster {
             .insecure_address
             .map(|address| format!("http://{address}"));
         sockets.serve(&mut supervisor, &api, tls);
+        keep_credentials_fresh(&mut supervisor, &pki, &config.data_dir, &url);
         clock.step("API server", url.clone());
 
         let client = local::client(api.router(), admin);
@@ -503,6 +505,25 @@ fn start_control_loops(
             Some(election) => lead(client.clone(), election, stop, schedule).await,
         }
     });
+}
+
+/// Renews certificates before they end, and the kubeconfig with them.
+fn keep_credentials_fresh(supervisor: &mut Supervisor, pki: &Arc<Pki>, dir: &Path, url: &str) {
+    let files = AdminFiles {
+        dir: dir.to_owned(),
+        server: url.to_owned(),
+    };
+    let pki = pki.clone();
+    supervisor.start(
+        "renewal of certificates",
+        PART_DEADLINE,
+        async move |stop| {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = keep_fresh(&pki, &files, jiff::Timestamp::now) => {}
+            }
+        },
+    );
 }
 
 /// Signs the tokens that are kept in Secrets.

@@ -160,7 +160,7 @@ async fn certificate_token_or_nothing_over_both_http_versions() {
         .unwrap();
     for alpn in [&b"h2"[..], b"http/1.1"] {
         let admin = served
-            .get(Some(served.pki.admin()), None, alpn, NAMESPACES)
+            .get(Some(&served.pki.admin()), None, alpn, NAMESPACES)
             .await
             .unwrap();
         assert_eq!(admin.0, StatusCode::OK);
@@ -208,7 +208,7 @@ async fn a_certificate_of_another_authority_is_refused() {
     let stranger = Pki::load_or_create(other.path(), &[]).unwrap();
     assert!(
         served
-            .get(Some(stranger.admin()), None, b"http/1.1", NAMESPACES)
+            .get(Some(&stranger.admin()), None, b"http/1.1", NAMESPACES)
             .await
             .is_err()
     );
@@ -218,7 +218,7 @@ async fn a_certificate_of_another_authority_is_refused() {
 async fn an_open_watch_does_not_hold_the_stop_up() {
     let mut served = Served::start().await;
     let stream = TcpStream::connect(served.address).await.unwrap();
-    let config = client(&served.pki, Some(served.pki.admin()), b"http/1.1");
+    let config = client(&served.pki, Some(&served.pki.admin()), b"http/1.1");
     let name = ServerName::try_from("localhost").unwrap();
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)

@@ -1,36 +1,38 @@
 //! The cluster's certificate authority and what it issues.
 //!
 //! Three things are kept on disk: the authority (certificate and key), the key that signs tokens of service accounts, and the
-//! administrator's bearer token. The serving
-//! certificate and the administrator's client certificate are issued afresh by each [`Pki::load_or_create`], which
-//! takes a fraction of a millisecond: so none of them can be stale, cover the wrong names or expire unnoticed, and a
-//! kubeconfig that somebody copied earlier stays good until its own certificate ends.
+//! administrator's bearer token. The serving certificate (for 30 days) and the administrator's client certificate (for
+//! a year) are issued afresh by each [`Pki::load_or_create`], which takes a fraction of a millisecond: so none of them
+//! can be stale or cover the wrong names. [`keep_fresh`] replaces them while the cluster runs, when two thirds of their time
+//! are over. A kubeconfig that somebody copied earlier stays good until its own certificate ends.
 //!
 //! All keys are ECDSA on P-256. Files are written to a temporary name, synced and renamed; secrets have mode 600.
 
 mod authority;
 mod files;
+mod renewal;
+mod serving;
 #[cfg(test)]
 mod tests;
 
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{PrivateKeyDer, pem::PemObject as _},
-    server::WebPkiClientVerifier,
-};
+use jiff::Timestamp;
+use rustls::ServerConfig;
 use vaquita_auth::tokens::{KeyError, SigningKey};
 
 use crate::{
-    authority::{Authority, pem_certificate},
+    authority::{Authority, Leaf},
     files::{create_private_dir, load_or_create_signing_key, load_or_create_token, write_private},
+    serving::Shown,
 };
+
+pub use renewal::{AdminFiles, keep_fresh};
 
 /// Why keys and certificates could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,17 @@ pub enum PkiError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The authority's certificate has not begun yet.
+    #[error("{path} is valid only from {begins} on: set the clock")]
+    NotYet {
+        /// The file.
+        path: PathBuf,
+        /// When it begins.
+        begins: Timestamp,
+    },
+    /// The authority's own certificate has ended: nothing that it issues would be trusted.
+    #[error("the cluster's authority ended at {0}: remove its files to start a new one")]
+    Ended(Timestamp),
     /// A key or certificate could not be made.
     #[error("cannot issue a certificate: {0}")]
     Issue(#[from] rcgen::Error),
@@ -79,10 +92,26 @@ pub struct Identity {
 /// Keys and certificates of one cluster. See the module's words on what is kept and what is issued anew.
 pub struct Pki {
     authority: Authority,
-    serving: Identity,
-    admin: Identity,
+    hosts: Vec<String>,
+    serving: Arc<Shown>,
+    leaves: Mutex<Leaves>,
     token: String,
     service_account_key: SigningKey,
+}
+
+/// What is issued anew from time to time.
+struct Leaves {
+    serving: Leaf,
+    admin: Leaf,
+}
+
+/// What [`Pki::renew`] replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// The certificate that clients are shown.
+    pub serving: bool,
+    /// The administrator's certificate: the kubeconfig is to be written again.
+    pub admin: bool,
 }
 
 impl Pki {
@@ -92,16 +121,23 @@ impl Pki {
     ///
     /// `dir` is made with mode 700 if it is absent.
     pub fn load_or_create(dir: &Path, hosts: &[String]) -> Result<Self, PkiError> {
+        Self::load_or_create_at(dir, hosts, Timestamp::now())
+    }
+
+    fn load_or_create_at(dir: &Path, hosts: &[String], now: Timestamp) -> Result<Self, PkiError> {
         create_private_dir(dir)?;
-        let authority = Authority::load_or_create(dir)?;
-        let serving = authority.issue_serving(hosts)?;
-        let admin = authority.issue_client("kubernetes-admin", "system:masters")?;
+        let authority = Authority::load_or_create(dir, now)?;
+        let leaves = Leaves {
+            serving: authority.issue_serving(hosts, now)?,
+            admin: authority.issue_admin(now)?,
+        };
         let token = load_or_create_token(&dir.join("token"))?;
         let service_account_key = load_or_create_signing_key(&dir.join("sa.key"))?;
         Ok(Self {
             authority,
-            serving,
-            admin,
+            hosts: hosts.to_vec(),
+            serving: Arc::new(Shown::new(&leaves.serving.identity)?),
+            leaves: Mutex::new(leaves),
             token,
             service_account_key,
         })
@@ -127,9 +163,37 @@ impl Pki {
         &self.service_account_key
     }
 
-    /// The administrator's client certificate and key.
-    pub fn admin(&self) -> &Identity {
-        &self.admin
+    /// The administrator's client certificate and key, as they are now.
+    pub fn admin(&self) -> Identity {
+        self.lock().admin.identity.clone()
+    }
+
+    /// Replaces what is due at `now`: what has less than a third of its time left, or has not begun yet since the clock was
+    /// set back. New connections are shown the new serving certificate; open ones go on with the old.
+    pub fn renew(&self, now: Timestamp) -> Result<Renewed, PkiError> {
+        let mut leaves = self.lock();
+        let renewed = Renewed {
+            serving: leaves.serving.is_due(now),
+            admin: leaves.admin.is_due(now),
+        };
+        if renewed.serving {
+            let serving = self.authority.issue_serving(&self.hosts, now)?;
+            self.serving.show(&serving.identity)?;
+            leaves.serving = serving;
+        }
+        if renewed.admin {
+            leaves.admin = self.authority.issue_admin(now)?;
+        }
+        Ok(renewed)
+    }
+
+    /// When the authority's own certificate ends.
+    pub fn ends(&self) -> Timestamp {
+        self.authority.ends
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Leaves> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes `admin.kubeconfig`, for a cluster at `server`, and `admin.token` into `dir`, both with mode 600.
@@ -143,11 +207,13 @@ impl Pki {
 
     /// A client certificate for user `name` (its CN) in `group` (its O), valid for one year.
     pub fn issue_client(&self, name: &str, group: &str) -> Result<Identity, PkiError> {
-        self.authority.issue_client(name, group)
+        let leaf = self.authority.issue_client(name, group, Timestamp::now())?;
+        Ok(leaf.identity)
     }
 
     /// A kubeconfig for the administrator, whose cluster is at `server` (such as `https://127.0.0.1:6443`).
     pub fn kubeconfig(&self, server: &str) -> String {
+        let admin = self.admin();
         format!(
             "apiVersion: v1\n\
              kind: Config\n\
@@ -169,33 +235,18 @@ impl Pki {
              current-context: vaquita\n\
              preferences: {{}}\n",
             ca = BASE64.encode(self.ca_certificate()),
-            certificate = BASE64.encode(&self.admin.certificate),
-            key = BASE64.encode(&self.admin.key),
+            certificate = BASE64.encode(&admin.certificate),
+            key = BASE64.encode(&admin.key),
         )
     }
 
-    /// TLS for serving: the serving certificate, optional client certificates of this authority, ALPN for HTTP/2 and
+    /// TLS for serving: the serving certificate as [`Self::renew`] leaves it, optional client certificates of this authority, ALPN for HTTP/2 and
     /// HTTP/1.1.
     ///
     /// A client without a certificate is let in (it may bring a token, or be anonymous); one whose certificate the
     /// authority did not issue is cut off in the handshake.
     pub fn server_config(&self) -> Result<ServerConfig, PkiError> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.der.clone())?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()?;
-        let chain = vec![pem_certificate(&self.serving.certificate)?];
-        let key = PrivateKeyDer::from_pem_slice(self.serving.key.as_bytes())
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(config)
+        serving::config(&self.authority.der, self.serving.clone())
     }
 }
 

@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use rcgen::{ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SigningKey as _, date_time_ymd,
+};
 use vaquita_reconcile::SigningAuthority;
-use x509_parser::pem::parse_x509_pem;
+use x509_parser::{
+    asn1_rs::{Any, BitString, FromDer as _, Sequence, SerializeError, ToDer as _},
+    error::X509Error,
+    pem::parse_x509_pem,
+};
 
 use super::requested::Requested;
 
@@ -23,9 +30,70 @@ pub enum AuthorityError {
     /// Its certificate or key is not what it should be.
     #[error("the cluster's authority cannot be read: {0}")]
     Unreadable(String),
+    /// What was made could not be read, or written, as DER.
+    #[error("encoding the certificate: {0}")]
+    Der(String),
     /// The certificate could not be made.
     #[error("signing the certificate")]
     Sign(#[from] rcgen::Error),
+}
+
+impl From<SerializeError> for AuthorityError {
+    fn from(error: SerializeError) -> Self {
+        Self::Der(error.to_string())
+    }
+}
+
+/// A certificate taken apart around its subject; see RFC 5280, section 4.1.
+struct Parts<'a> {
+    before_subject: &'a [u8],
+    after_subject: &'a [u8],
+    /// By which it was signed.
+    algorithm: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(certificate: &'a [u8]) -> Result<Self, X509Error> {
+        /// The first value of `bytes`, and what follows.
+        fn first(bytes: &[u8]) -> Result<(&[u8], &[u8]), X509Error> {
+            let (rest, _) = Any::from_der(bytes).map_err(|_| X509Error::InvalidCertificate)?;
+            Ok(bytes.split_at(bytes.len() - rest.len()))
+        }
+        fn content(bytes: &[u8]) -> Result<&[u8], X509Error> {
+            let (_, any) = Any::from_der(bytes).map_err(|_| X509Error::InvalidCertificate)?;
+            Ok(any.data)
+        }
+        let (signed, rest) = first(content(certificate)?)?;
+        let (algorithm, _signature) = first(rest)?;
+        let fields = content(signed)?;
+        let mut rest = fields;
+        // Version, serial number, algorithm, issuer, validity.
+        for _ in 0..5 {
+            rest = first(rest)?.1;
+        }
+        let (_subject, after_subject) = first(rest)?;
+        Ok(Self {
+            before_subject: &fields[..fields.len() - rest.len()],
+            after_subject,
+            algorithm,
+        })
+    }
+}
+
+fn sequence(content: &[u8]) -> Result<Vec<u8>, AuthorityError> {
+    Ok(Sequence::new(content.into()).to_der_vec()?)
+}
+
+/// One `CERTIFICATE` block.
+fn x509_pem(der: &[u8]) -> String {
+    let text = BASE64.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 /// The cluster's authority, ready to sign.
@@ -57,7 +125,11 @@ impl Authority {
         requested: Requested,
         now: Timestamp,
     ) -> Result<String, AuthorityError> {
-        let mut signing = requested.params;
+        let Requested {
+            params: mut signing,
+            subject,
+            ..
+        } = requested;
         let params = &mut signing.params;
         let asked = object.spec.expiration_seconds;
         let asked = asked.and_then(|seconds| u64::try_from(seconds).ok());
@@ -92,6 +164,18 @@ impl Authority {
         .into_iter()
         .filter_map(|(usage, purpose)| asks(usage).then_some(purpose))
         .collect();
-        Ok(signing.signed_by(&self.issuer)?.pem())
+        let certificate = signing.signed_by(&self.issuer)?;
+        let der = self.with_subject(certificate.der(), &subject)?;
+        Ok(x509_pem(&der))
+    }
+
+    /// The certificate once more, for `subject` (a name in DER) instead of its own.
+    fn with_subject(&self, certificate: &[u8], subject: &[u8]) -> Result<Vec<u8>, AuthorityError> {
+        let parts =
+            Parts::of(certificate).map_err(|error| AuthorityError::Der(error.to_string()))?;
+        let signed = sequence(&[parts.before_subject, subject, parts.after_subject].concat())?;
+        let signature = self.issuer.key().sign(&signed)?;
+        let signature = BitString::new(0, &signature).to_der_vec()?;
+        sequence(&[&signed, parts.algorithm, &signature].concat())
     }
 }

@@ -1,9 +1,10 @@
 //! What a request asks for, and whether a signer of the cluster's own may grant it: no request to anybody, no clock.
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use rcgen::{CertificateSigningRequestParams, DnType, DnValue, SanType};
+use rcgen::{CertificateSigningRequestParams, SanType};
 use x509_parser::{
     certification_request::X509CertificationRequest, pem::parse_x509_pem, prelude::FromDer as _,
+    x509::AttributeTypeAndValue,
 };
 
 /// What certificates of clients of the API are signed by.
@@ -23,8 +24,9 @@ const NODE_PREFIX: &str = "system:node:";
 pub(super) enum Unfit {
     #[error("unable to parse csr {0:?}: {1}")]
     Unreadable(String, String),
-    #[error("certificates with several values of one attribute of the subject are not issued")]
-    ManyValues,
+    /// Readers of the certificate would not agree on who it is for.
+    #[error("certificates with several common names are not issued")]
+    ManyNames,
     #[error("subject organization is not system:nodes")]
     Organization,
     #[error("subject common name does not begin with system:node:")]
@@ -49,7 +51,9 @@ pub(super) enum Unfit {
 pub(super) struct Requested {
     pub(super) params: CertificateSigningRequestParams,
     pub(super) common_name: String,
-    organization: Option<String>,
+    /// The subject as it was asked for, in DER: `params` has it as a map, which loses values.
+    pub(super) subject: Vec<u8>,
+    organizations: Vec<String>,
 }
 
 /// Reads the request in `object`, whose signature is checked on the way.
@@ -60,30 +64,25 @@ pub(super) fn read(object: &CertificateSigningRequest) -> Result<Requested, Unfi
     let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
     let params = CertificateSigningRequestParams::from_pem(text);
     let params = params.map_err(|error| unreadable(error.to_string()))?;
-    // A subject is a list, and `params` has it as a map: what would be lost must not be signed.
     let (_, block) = parse_x509_pem(bytes).map_err(|error| unreadable(error.to_string()))?;
     let (_, raw) = X509CertificationRequest::from_der(&block.contents)
         .map_err(|error| unreadable(error.to_string()))?;
-    let attributes = raw.certification_request_info.subject.iter_attributes();
-    let subject = &params.params.distinguished_name;
-    if attributes.count() != subject.iter().count() {
-        return Err(Unfit::ManyValues);
+    let subject = raw.certification_request_info.subject;
+    let texts = |attributes: &mut dyn Iterator<Item = &AttributeTypeAndValue>| {
+        let texts = attributes.map(|attribute| attribute.as_str().map(str::to_owned));
+        let texts: Result<Vec<String>, _> = texts.collect();
+        texts.map_err(|error| unreadable(error.to_string()))
+    };
+    let mut names = texts(&mut subject.iter_common_name())?;
+    if names.len() > 1 {
+        return Err(Unfit::ManyNames);
     }
-    let text = |attribute| subject.get(&attribute).map(text_of);
     Ok(Requested {
-        common_name: text(DnType::CommonName).unwrap_or_default(),
-        organization: text(DnType::OrganizationName),
+        common_name: names.pop().unwrap_or_default(),
+        organizations: texts(&mut subject.iter_organization())?,
+        subject: subject.as_raw().to_vec(),
         params,
     })
-}
-
-fn text_of(value: &DnValue) -> String {
-    match value {
-        DnValue::Utf8String(text) => text.clone(),
-        DnValue::PrintableString(text) => text.as_str().to_owned(),
-        DnValue::Ia5String(text) => text.as_str().to_owned(),
-        other => format!("{other:?}"),
-    }
 }
 
 /// Whether the usages are `wanted`, with or without key encipherment.
@@ -170,7 +169,7 @@ impl Requested {
     }
 
     fn names_a_node(&self) -> Result<(), Unfit> {
-        if self.organization.as_deref() != Some(NODES) {
+        if self.organizations != [NODES] {
             return Err(Unfit::Organization);
         }
         if !self.common_name.starts_with(NODE_PREFIX) {

@@ -1,4 +1,5 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use vaquita_reconcile::{Options, SigningAuthority, testing::api::FakeApi};
@@ -8,11 +9,12 @@ use super::*;
 
 const REQUESTS: &str = "apis/certificates.k8s.io/v1/certificatesigningrequests";
 
-fn start(api: &FakeApi) {
+fn start(api: &FakeApi) -> Vec<u8> {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let certificate = params.self_signed(&key).unwrap().pem();
+    let public = key.public_key_raw().to_vec();
     let options = Options {
         authority: Some(SigningAuthority {
             certificate,
@@ -22,6 +24,7 @@ fn start(api: &FakeApi) {
     };
     let context = Context::new(api.client(), options, CancellationToken::new());
     tokio::spawn(run(context));
+    public
 }
 
 /// A request for a subject, with these usages, of a signer.
@@ -30,9 +33,14 @@ fn request(name: &str, signer: &str, organization: &str, usages: &[&str]) -> Val
     params
         .distinguished_name
         .push(DnType::CommonName, "system:node:n1");
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, organization);
+    for (index, organization) in organization.split('+').enumerate() {
+        // As a kind of its own, so that the library keeps the first as well.
+        let attribute = match index {
+            0 => DnType::OrganizationName,
+            _ => DnType::CustomDnType(vec![2, 5, 4, 10]),
+        };
+        params.distinguished_name.push(attribute, organization);
+    }
     let key = KeyPair::generate().unwrap();
     let pem = params.serialize_request(&key).unwrap().pem().unwrap();
     json!({
@@ -66,6 +74,8 @@ async fn what_is_approved_and_fits_its_signer_is_signed() {
     let now = Timestamp::now();
     for (name, signer, organization) in [
         ("client", requested::CLIENT, "team"),
+        ("two", requested::CLIENT, "team+another"),
+        ("two-nodes", KUBELET_CLIENT, "system:nodes+system:masters"),
         ("kubelet", KUBELET_CLIENT, "system:nodes"),
         ("stranger", KUBELET_CLIENT, "team"),
         ("serving", requested::KUBELET_SERVING, "system:nodes"),
@@ -80,13 +90,13 @@ async fn what_is_approved_and_fits_its_signer_is_signed() {
         REQUESTS,
         &request("pending", requested::CLIENT, "team", &usages),
     );
-    start(&api);
+    let authority = start(&api);
     let certificate = |api: &FakeApi, name: &str| {
         let request = api.object(REQUESTS, "", name).unwrap();
         let bytes = request["status"]["certificate"].clone();
         serde_json::from_value::<Option<ByteString>>(bytes).unwrap()
     };
-    for name in ["client", "kubelet"] {
+    for name in ["client", "two", "kubelet"] {
         api.until(name, |api| certificate(api, name).is_some())
             .await;
     }
@@ -97,6 +107,20 @@ async fn what_is_approved_and_fits_its_signer_is_signed() {
     assert!((3600..3700).contains(&lasts), "{lasts}");
     assert!(!signed.is_ca());
     assert!(signed.subject().to_string().contains("CN=system:node:n1"));
+    let pem = certificate(&api, "two").unwrap();
+    let (_, block) = parse_x509_pem(&pem.0).unwrap();
+    let two = block.parse_x509().unwrap();
+    let organizations: Vec<_> = two.subject().iter_organization().collect();
+    assert_eq!(organizations.len(), 2);
+    let signer = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority);
+    let signature = &two.signature_value.data;
+    signer
+        .verify(two.tbs_certificate.as_ref(), signature)
+        .unwrap();
+    api.until("another refusal", |api| {
+        condition(api, "two-nodes")["type"] == "Failed"
+    })
+    .await;
     api.until("a refusal", |api| {
         condition(api, "stranger")["type"] == "Failed"
     })
