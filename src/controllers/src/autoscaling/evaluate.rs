@@ -24,9 +24,10 @@ use vaquita_api::{quantity, selector::LabelSelector};
 use super::{
     metrics::{Metrics, MetricsError},
     replicas::{self, Aim, CalculationError, Proposal, Target, Tolerances},
+    selectors::Selectors,
     status::Report,
 };
-use vaquita_reconcile::{Recorder, informer::Informer};
+use vaquita_reconcile::{ObjectKey, Recorder, informer::Informer};
 
 /// How far metrics may be from their targets if nothing else is said.
 const TOLERANCE: f64 = 0.1;
@@ -72,7 +73,9 @@ struct Asked {
 
 /// What evaluating an autoscaler's metrics takes.
 pub(super) struct Evaluation<'e> {
+    pub(super) key: &'e ObjectKey,
     pub(super) autoscaler: &'e HorizontalPodAutoscaler,
+    pub(super) selectors: &'e Selectors,
     pub(super) pods: &'e Informer<Pod>,
     pub(super) metrics: &'e Metrics,
     pub(super) recorder: &'e Recorder,
@@ -148,9 +151,7 @@ impl Evaluation<'_> {
         let status = scale.status.clone().unwrap_or_default();
         let text = status.selector.unwrap_or_default();
         if text.is_empty() {
-            let message = "selector is required".to_owned();
-            self.recorder
-                .warning(self.autoscaler, "SelectorRequired", message);
+            self.refuse("SelectorRequired", "selector is required");
             let why = "the HPA target's scale is missing a selector";
             report.active(false, "InvalidSelector", why.to_owned());
             return None;
@@ -161,21 +162,40 @@ impl Evaluation<'_> {
                 let why = format!(
                     "couldn't convert selector into a corresponding internal selector object: {error}"
                 );
-                self.recorder
-                    .warning(self.autoscaler, "InvalidSelector", why.clone());
+                self.refuse("InvalidSelector", &why);
                 report.active(false, "InvalidSelector", why);
                 return None;
             }
         };
         let selected = |pod: &Pod| selector.matches(pod.labels());
+        let pods = self.pods.store().in_namespace(&namespace, selected);
+        let rivals = self.selectors.claim(self.key, &selector, &pods);
+        if rivals.len() > 1 {
+            let rivals: Vec<String> = rivals.iter().map(ToString::to_string).collect();
+            let why = format!(
+                "pods by selector {text} are controlled by multiple HPAs: [{}]",
+                rivals.join(" ")
+            );
+            self.refuse("AmbiguousSelector", &why);
+            report.active(false, "AmbiguousSelector", why);
+            return None;
+        }
         Some(Subject {
-            pods: self.pods.store().in_namespace(&namespace, selected),
+            pods,
             namespace,
             selector: text,
             current,
             present: status.replicas,
             tolerances: self.tolerances(),
         })
+    }
+
+    /// Records why there is nothing to be computed.
+    fn refuse(&self, reason: &'static str, why: &str) {
+        for reason in [reason, "FailedComputeMetricsReplicas"] {
+            self.recorder
+                .warning(self.autoscaler, reason, why.to_owned());
+        }
     }
 
     fn tolerances(&self) -> Tolerances {

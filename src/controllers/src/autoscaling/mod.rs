@@ -8,6 +8,7 @@ mod evaluate;
 mod limits;
 mod metrics;
 mod replicas;
+mod selectors;
 mod status;
 
 use std::{
@@ -36,6 +37,7 @@ use vaquita_reconcile::{
 use evaluate::Evaluation;
 use limits::{History, Limits};
 use metrics::Metrics;
+use selectors::Selectors;
 use status::Report;
 
 /// How often each autoscaler is looked at.
@@ -64,6 +66,7 @@ pub async fn run(context: Context) {
         metrics: Metrics::new(context.client.clone(), scales.clone()),
         scales,
         histories: Mutex::default(),
+        selectors: Selectors::default(),
         recorder: context.recorder("horizontal-pod-autoscaler"),
         context: context.clone(),
     });
@@ -77,9 +80,12 @@ pub async fn run(context: Context) {
             Change::Added(_) => autoscalers.add(key),
             Change::Modified { old, new } if old.spec != new.spec => autoscalers.add(key),
             Change::Modified { .. } => {}
-            Change::Deleted(_) => listener.with_histories(|histories| {
-                histories.remove(&key);
-            }),
+            Change::Deleted(_) => {
+                listener.selectors.forget(&key);
+                listener.with_histories(|histories| {
+                    histories.remove(&key);
+                });
+            }
         }
     });
     context.drive(controller, queue).await;
@@ -92,6 +98,7 @@ struct Controller {
     scales: Scales,
     metrics: Metrics,
     histories: Mutex<HashMap<ObjectKey, History>>,
+    selectors: Selectors,
     recorder: Recorder,
 }
 
@@ -201,7 +208,9 @@ impl Controller {
             return forced(min, "Current number of replicas below Spec.MinReplicas");
         }
         let evaluation = Evaluation {
+            key,
             autoscaler,
+            selectors: &self.selectors,
             pods: &self.pods,
             metrics: &self.metrics,
             recorder: &self.recorder,

@@ -177,3 +177,32 @@ async fn what_keeps_it_from_scaling_is_said() {
     .await;
     assert_eq!(replicas(&api), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_autoscalers_of_the_same_pods_do_nothing() {
+    let api = FakeApi::new();
+    api.put(DEPLOYMENTS, &deployment(2));
+    add_pod(&api, "a", "80m");
+    add_pod(&api, "b", "70m");
+    let mut rival = autoscaler(&cpu(90));
+    rival["metadata"]["name"] = json!("rival");
+    api.put(AUTOSCALERS, &rival);
+    start(&api);
+    api.until("the only one works", |api| {
+        let rival = api.object(AUTOSCALERS, "shop", "rival").unwrap();
+        rival["status"]["currentMetrics"].is_array()
+    })
+    .await;
+    api.put(AUTOSCALERS, &autoscaler(&cpu(50)));
+    api.until("a refusal", |api| {
+        let (status, reason, message) = condition(api, "ScalingActive");
+        status == "False"
+            && reason == "AmbiguousSelector"
+            && message
+                == "pods by selector app=web are controlled by multiple HPAs: [shop/rival shop/web]"
+    })
+    .await;
+    assert_eq!(replicas(&api), 2);
+    api.remove(AUTOSCALERS, "shop", "rival");
+    api.until("three replicas", |api| replicas(api) == 3).await;
+}
