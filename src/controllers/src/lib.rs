@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod nodes;
 pub mod pod_gc;
 pub mod quotas;
+pub mod resource_claims;
 pub mod root_ca;
 pub mod secret_tokens;
 pub mod service_accounts;
@@ -39,6 +40,7 @@ pub async fn run(context: Context) {
     running.spawn(nodes::run(context.clone()));
     running.spawn(pod_gc::run(context.clone()));
     running.spawn(quotas::run(context.clone()));
+    running.spawn(resource_claims::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(secret_tokens::run(context.clone()));
     running.spawn(service_accounts::run(context));

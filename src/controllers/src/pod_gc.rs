@@ -17,7 +17,7 @@ use kube::{
     Api, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use vaquita_reconcile::{
@@ -203,7 +203,9 @@ impl Cleaner {
         }
         let mut status = json!({ "phase": "Failed" });
         if cause == Cause::Orphaned {
-            status["conditions"] = disrupted(pod, Timestamp::now());
+            let message = "PodGC: node no longer exists";
+            let conditions = pods::disrupted(pod, "DeletionByPodGC", message, Timestamp::now());
+            status["conditions"] = json!(conditions);
         }
         let mut patch = meta::guarded_patch(&pod.metadata, json!({}));
         patch["status"] = status;
@@ -247,23 +249,6 @@ fn is_out_of_service(node: &Node) -> bool {
     taints.any(|taint| taint.key == OUT_OF_SERVICE) && !is_ready(node)
 }
 
-/// The pod's conditions with that which says why it goes.
-fn disrupted(pod: &Pod, now: Timestamp) -> Value {
-    let status = pod.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.clone());
-    let mut conditions: Vec<Value> = conditions
-        .unwrap_or_default()
-        .iter()
-        .filter(|condition| condition.type_ != "DisruptionTarget")
-        .map(|condition| json!(condition))
-        .collect();
-    conditions.push(json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-        "message": "PodGC: node no longer exists", "lastTransitionTime": now,
-    }));
-    json!(conditions)
-}
-
 /// All pods that have ended: they are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Ended;
@@ -301,6 +286,8 @@ impl Reconciler for Surplus {
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
+
+    use serde_json::Value;
 
     use super::*;
     use vaquita_reconcile::{Options, testing::api::FakeApi};

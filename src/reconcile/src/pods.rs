@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
 
 use crate::meta;
 
@@ -58,6 +61,23 @@ fn ready_condition(pod: &Pod) -> Option<&PodCondition> {
 /// Whether the pod says that it can serve.
 pub fn is_ready(pod: &Pod) -> bool {
     ready_condition(pod).is_some_and(|condition| condition.status == "True")
+}
+
+/// The pod's conditions with that which says that it is made to go, and why.
+pub fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Vec<PodCondition> {
+    let status = pod.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.clone());
+    let mut conditions = conditions.unwrap_or_default();
+    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    conditions
 }
 
 /// Since when the pod has been ready, if it is and says so.

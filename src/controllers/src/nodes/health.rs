@@ -82,13 +82,34 @@ pub(super) fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>>
     changed.then_some(conditions)
 }
 
+/// Whether the taint that drives pods off a lost node is to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Driving {
+    On,
+    Off,
+}
+
+/// Whether the node says that it is not ready, or says nothing any more. One that has only just registered is not lost.
+pub(super) fn is_lost(node: &Node) -> bool {
+    readiness(node).is_some_and(|ready| ready != "True")
+}
+
+/// Whether the node has a taint by which its pods are driven off for its health.
+pub(super) fn is_driving(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+    taints.unwrap_or_default().iter().any(|taint| {
+        taint.effect == Effect::NoExecute.name()
+            && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
+    })
+}
+
 /// The taints that the node should have, or nothing if it has them. Those that are not about a node's health are kept.
-pub(super) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+pub(super) fn taints(node: &Node, driving: Driving, now: Timestamp) -> Option<Vec<Taint>> {
     let spec = node.spec.as_ref();
     let present = spec
         .and_then(|spec| spec.taints.as_deref())
         .unwrap_or_default();
-    let mut wanted = wanted_taints(node);
+    let mut wanted = wanted_taints(node, driving);
     let mut changed = false;
     let mut taints = Vec::new();
     for taint in present {
@@ -128,20 +149,17 @@ impl Effect {
     }
 }
 
-fn wanted_taints(node: &Node) -> Vec<(&'static str, Effect)> {
+fn wanted_taints(node: &Node, driving: Driving) -> Vec<(&'static str, Effect)> {
+    let key = match readiness(node) {
+        Some("True") => None,
+        Some("Unknown") => Some(UNREACHABLE),
+        // One without readiness has just registered: nothing should start there.
+        Some(_) | None => Some(NOT_READY),
+    };
     let mut wanted = Vec::new();
-    match readiness(node) {
-        Some("True") => {}
-        Some("Unknown") => wanted.extend([
-            (UNREACHABLE, Effect::NoSchedule),
-            (UNREACHABLE, Effect::NoExecute),
-        ]),
-        Some(_) => wanted.extend([
-            (NOT_READY, Effect::NoSchedule),
-            (NOT_READY, Effect::NoExecute),
-        ]),
-        // It has just registered: nothing runs there that could be hurt, and nothing should start.
-        None => wanted.push((NOT_READY, Effect::NoSchedule)),
+    wanted.extend(key.map(|key| (key, Effect::NoSchedule)));
+    if driving == Driving::On {
+        wanted.extend(key.map(|key| (key, Effect::NoExecute)));
     }
     let pressing =
         |type_: &str| condition(node, type_).is_some_and(|condition| condition.status == "True");
@@ -201,7 +219,16 @@ mod tests {
     }
 
     fn tainted(node: &Node) -> Option<Vec<(String, String)>> {
-        let taints = taints(node, Timestamp::UNIX_EPOCH)?;
+        let driving = if is_lost(node) {
+            Driving::On
+        } else {
+            Driving::Off
+        };
+        tainted_so(node, driving)
+    }
+
+    fn tainted_so(node: &Node, driving: Driving) -> Option<Vec<(String, String)>> {
+        let taints = taints(node, driving, Timestamp::UNIX_EPOCH)?;
         Some(
             taints
                 .into_iter()
@@ -245,6 +272,12 @@ mod tests {
             tainted(&node(&[], &[])),
             Some(pairs(&[(NOT_READY, "NoSchedule")]))
         );
+        let spared = node(&[("Ready", "False")], &both(NOT_READY));
+        assert_eq!(
+            tainted_so(&spared, Driving::Off),
+            Some(pairs(&[(NOT_READY, "NoSchedule")]))
+        );
+        assert!(is_driving(&spared) && !is_driving(&node(&[], &[("team", "NoExecute")])));
     }
 
     #[test]

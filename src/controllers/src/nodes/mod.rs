@@ -3,9 +3,13 @@
 //! Nodes renew a Lease in `kube-node-lease`. When that stops, this controller sets the node's conditions to `Unknown`,
 //! taints the node so that nothing new is scheduled there, and takes its pods out of service. It never declares a node
 //! healthy: that is for the node itself to say.
+//!
+//! The taint that drives pods off ([`evictions`](crate::evictions)) comes to one node after the other, at the pace of their
+//! zone (`zones`), and not at all while no node is ready.
 
 mod health;
 mod heartbeat;
+mod zones;
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +29,11 @@ use kube::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use self::heartbeat::{Heartbeats, Sign};
+use self::{
+    health::Driving,
+    heartbeat::{Heartbeats, Sign},
+    zones::{News, Turn, Zones},
+};
 use vaquita_reconcile::{
     Context, ObjectKey, Recorder,
     drive::{Next, Reconciler},
@@ -64,7 +72,9 @@ pub async fn run(context: Context) {
         leases: context.informers.of(),
         pods: context.informers.of(),
         heartbeats: Heartbeats::default(),
+        zones: Zones::default(),
         recorder: context.recorder("node-controller"),
+        queue: queue.clone(),
         context: context.clone(),
     });
     let synced = controller.nodes.synced().await
@@ -73,7 +83,7 @@ pub async fn run(context: Context) {
     if !synced {
         return;
     }
-    controller.listen(&queue);
+    controller.listen();
     context.drive(controller, queue).await;
 }
 
@@ -83,7 +93,10 @@ struct Controller {
     leases: Informer<Lease>,
     pods: Informer<Pod>,
     heartbeats: Heartbeats,
+    zones: Zones,
     recorder: Recorder,
+    /// The names of nodes to look at.
+    queue: WorkQueue<String>,
 }
 
 impl Reconciler for Controller {
@@ -106,22 +119,29 @@ impl Reconciler for Controller {
             .filter(|left| !left.is_zero());
         let node = match left {
             Some(_) => Node::clone(&node),
-            None => self.declare_lost(&node).await?,
+            None => {
+                let lost = self.declare_lost(&node).await?;
+                // The watch tells it later; by then the last node of all may have been given up.
+                self.take_note(self.zones.count(&lost));
+                lost
+            }
         };
-        let node = self.update_taints(node).await?;
+        let turn = self.update_taints(&node).await?;
         if health::readiness(&node).is_some_and(|ready| ready != "True") {
             self.take_pods_out_of_service(name).await?;
         }
         // A lost node is looked at again when it posts its status.
-        Ok(left.map_or(Next::Wait, Next::After))
+        let next = [left, turn].into_iter().flatten().min();
+        Ok(next.map_or(Next::Wait, Next::After))
     }
 }
 
 impl Controller {
-    fn listen(self: &Arc<Self>, queue: &WorkQueue<String>) {
-        let (listener, nodes) = (Arc::clone(self), queue.clone());
+    fn listen(self: &Arc<Self>) {
+        let listener = Arc::clone(self);
         self.nodes.subscribe(move |change| {
             let node = change.object();
+            listener.node_changed(change);
             let heartbeat = health::condition(node, health::READY)
                 .and_then(|ready| ready.last_heartbeat_time.as_ref());
             if let Some(heartbeat) = heartbeat {
@@ -131,14 +151,46 @@ impl Controller {
                     Instant::now(),
                 );
             }
-            nodes.add(node.name_any());
+            listener.queue.add(node.name_any());
         });
         let listener = Arc::clone(self);
         self.leases
             .subscribe(move |change| listener.lease_changed(change));
-        let (listener, nodes) = (Arc::clone(self), queue.clone());
+        let listener = Arc::clone(self);
         self.pods
-            .subscribe(move |change| listener.pod_changed(change, &nodes));
+            .subscribe(move |change| listener.pod_changed(change));
+    }
+
+    /// Says who came and went, and counts who is ready.
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        let node = change.object();
+        let name = node.name_any();
+        let news = match change {
+            Change::Deleted(_) => {
+                let message = format!("Node {name} event: Removing Node {name} from Controller");
+                self.recorder.normal(node, "RemovingNode", message);
+                self.zones.forget(&name)
+            }
+            Change::Added(_) => {
+                let message = format!("Node {name} event: Registered Node {name} in Controller");
+                self.recorder.normal(node, "RegisteredNode", message);
+                self.zones.count(node)
+            }
+            Change::Modified { .. } => self.zones.count(node),
+        };
+        self.take_note(news);
+    }
+
+    /// Has all nodes looked at when the pace of evictions is another.
+    fn take_note(&self, news: News) {
+        if news == News::BackAgain {
+            self.heartbeats.forgive(Instant::now());
+        }
+        if news != News::Nothing {
+            for node in self.nodes.store().all() {
+                self.queue.add(node.name_any());
+            }
+        }
     }
 
     fn lease_changed(&self, change: &Change<'_, Lease>) {
@@ -152,7 +204,7 @@ impl Controller {
     }
 
     /// A pod that turns up on a lost node is out of service like the others.
-    fn pod_changed(&self, change: &Change<'_, Pod>, nodes: &WorkQueue<String>) {
+    fn pod_changed(&self, change: &Change<'_, Pod>) {
         let (Change::Added(pod) | Change::Modified { new: pod, .. }) = change else {
             return;
         };
@@ -161,7 +213,7 @@ impl Controller {
         };
         let node = self.nodes.store().get(&ObjectKey::new("", name));
         if node.is_some_and(|node| health::readiness(&node) == Some("Unknown")) {
-            nodes.add(name.to_owned());
+            self.queue.add(name.to_owned());
         }
     }
 
@@ -194,11 +246,24 @@ impl Controller {
             .map_err(SyncError::Conditions)
     }
 
-    async fn update_taints(&self, node: Node) -> Result<Node, SyncError> {
-        let Some(taints) = health::taints(&node, Timestamp::now()) else {
-            return Ok(node);
+    /// Gives the node the taints that it should have. If it has to wait for one of them, tells for how long.
+    async fn update_taints(&self, node: &Node) -> Result<Option<Duration>, SyncError> {
+        let (driving, wait) = if self.zones.all_lost() || !health::is_lost(node) {
+            (Driving::Off, None)
+        } else if health::is_driving(node) {
+            // Which of the two taints it is may change at any time.
+            (Driving::On, None)
+        } else {
+            match self.zones.turn(node, Instant::now()) {
+                Turn::Now => (Driving::On, None),
+                Turn::In(left) => (Driving::Off, Some(left)),
+                Turn::NotNow => (Driving::Off, None),
+            }
         };
-        let patch = guarded(&node, "spec", json!({ "taints": taints }));
+        let Some(taints) = health::taints(node, driving, Timestamp::now()) else {
+            return Ok(wait);
+        };
+        let patch = guarded(node, "spec", json!({ "taints": taints }));
         let api = Api::<Node>::all(self.context.client.clone());
         let patched = api
             .patch(
@@ -207,7 +272,7 @@ impl Controller {
                 &Patch::Merge(patch),
             )
             .await;
-        patched.map_err(SyncError::Taints)
+        patched.map(|_| wait).map_err(SyncError::Taints)
     }
 
     /// Services must not send anybody to pods of which nothing is known.
@@ -252,7 +317,11 @@ impl Controller {
             )
             .await
         {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                let message = "Node is not ready".to_owned();
+                self.recorder.warning(pod, "NodeNotReady", message);
+                Ok(())
+            }
             Err(error) if meta::is_not_found(&error) => Ok(()),
             Err(error) => Err(SyncError::MarkPod(pod.name_any(), error)),
         }

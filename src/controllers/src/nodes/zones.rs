@@ -1,0 +1,289 @@
+//! How fast pods are driven off lost nodes, zone by zone.
+//!
+//! One lost node is a broken machine, and its pods should move. Half of a zone lost within a minute is more likely a
+//! broken network, and moving everything would make it worse. So each zone has a pace, which follows from how many of its
+//! nodes are not ready; and when no node of any zone is, it is this process that is cut off, and nothing is moved.
+//!
+//! Numbers and states are upstream's.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt as _;
+use tokio::time::Instant;
+
+use super::is_ready;
+
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// Between two nodes of a zone that are given up: 0.1 nodes per second.
+const PACE: Duration = Duration::from_secs(10);
+/// The same in a large zone of which much is lost: 0.01 nodes per second.
+const SLOW_PACE: Duration = Duration::from_secs(100);
+/// From which share of nodes that are not ready much of a zone counts as lost, in percent.
+const UNHEALTHY_PERCENT: usize = 55;
+/// A zone with more nodes than this is large. In a smaller one of which much is lost, no node is given up.
+const LARGE: usize = 50;
+
+/// Where a node is: its region and its zone. Nodes that say neither are together in one.
+type Place = (String, String);
+
+fn place(node: &Node) -> Place {
+    let label = |name| node.labels().get(name).cloned().unwrap_or_default();
+    (label(REGION), label(ZONE))
+}
+
+/// How a zone fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    Normal,
+    /// Much is lost.
+    Partial,
+    /// All is lost.
+    Full,
+}
+
+#[derive(Debug, Default)]
+struct Zone {
+    ready: usize,
+    not_ready: usize,
+    /// When the last node was given up.
+    last: Option<Instant>,
+}
+
+impl Zone {
+    fn health(&self) -> Health {
+        let all = self.ready + self.not_ready;
+        match (self.ready, self.not_ready) {
+            (0, 1..) => Health::Full,
+            (_, lost) if lost > 2 && lost * 100 >= all * UNHEALTHY_PERCENT => Health::Partial,
+            _ => Health::Normal,
+        }
+    }
+
+    /// How long there must be between two nodes; none are given up without one.
+    fn pace(&self) -> Option<Duration> {
+        match self.health() {
+            Health::Normal | Health::Full => Some(PACE),
+            Health::Partial => (self.ready + self.not_ready > LARGE).then_some(SLOW_PACE),
+        }
+    }
+}
+
+/// Whether a node may be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is its turn, which is counted.
+    Now,
+    /// Not before this has passed.
+    In(Duration),
+    /// Not as long as its zone is as it is.
+    NotNow,
+}
+
+/// What a change of a node means for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    Nothing,
+    /// A zone fares otherwise than before, or all of them together: all nodes are to be looked at.
+    Other,
+    /// A node is ready again after none was: what is known of their silence is this process's own.
+    BackAgain,
+}
+
+/// All zones.
+#[derive(Debug, Default)]
+pub(super) struct Zones(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    zones: HashMap<Place, Zone>,
+    /// Where each node is counted, and as what.
+    nodes: HashMap<String, (Place, bool)>,
+}
+
+impl Known {
+    fn all_lost(&self) -> bool {
+        !self.zones.is_empty() && self.zones.values().all(|zone| zone.ready == 0)
+    }
+
+    fn health(&self, place: &Place) -> Option<Health> {
+        self.zones.get(place).map(Zone::health)
+    }
+
+    fn uncount(&mut self, name: &str) -> Option<Place> {
+        let (place, ready) = self.nodes.remove(name)?;
+        if let Some(zone) = self.zones.get_mut(&place) {
+            let count = if ready {
+                &mut zone.ready
+            } else {
+                &mut zone.not_ready
+            };
+            *count = count.saturating_sub(1);
+            if zone.ready + zone.not_ready == 0 {
+                self.zones.remove(&place);
+            }
+        }
+        Some(place)
+    }
+}
+
+impl Zones {
+    /// The node is as it is now.
+    pub(super) fn count(&self, node: &Node) -> News {
+        let (name, here, ready) = (node.name_any(), place(node), is_ready(node));
+        self.change(&name, Some((here, ready)))
+    }
+
+    /// The node is gone.
+    pub(super) fn forget(&self, name: &str) -> News {
+        self.change(name, None)
+    }
+
+    fn change(&self, name: &str, now: Option<(Place, bool)>) -> News {
+        let mut known = self.lock();
+        if known.nodes.get(name) == now.as_ref() {
+            return News::Nothing;
+        }
+        let lost_before = known.all_lost();
+        let places = [
+            known.nodes.get(name).map(|(place, _)| place.clone()),
+            now.as_ref().map(|(place, _)| place.clone()),
+        ];
+        let healths = |known: &Known| {
+            places
+                .each_ref()
+                .map(|place| place.as_ref().and_then(|place| known.health(place)))
+        };
+        let before = healths(&known);
+        known.uncount(name);
+        if let Some((place, ready)) = now {
+            let zone = known.zones.entry(place.clone()).or_default();
+            if ready {
+                zone.ready += 1;
+            } else {
+                zone.not_ready += 1;
+            }
+            known.nodes.insert(name.to_owned(), (place, ready));
+        }
+        match (lost_before, known.all_lost()) {
+            (true, false) => News::BackAgain,
+            (false, true) => News::Other,
+            _ if before != healths(&known) => News::Other,
+            _ => News::Nothing,
+        }
+    }
+
+    /// Whether there are nodes, and none of them is ready: then none is given up, and what was is taken back.
+    pub(super) fn all_lost(&self) -> bool {
+        self.lock().all_lost()
+    }
+
+    /// Asks for the turn of a node whose pods are to be driven off.
+    pub(super) fn turn(&self, node: &Node, now: Instant) -> Turn {
+        let mut known = self.lock();
+        let Some(zone) = known.zones.get_mut(&place(node)) else {
+            return Turn::NotNow;
+        };
+        let Some(pace) = zone.pace() else {
+            return Turn::NotNow;
+        };
+        let passed = zone.last.map(|last| now.duration_since(last));
+        match passed.and_then(|passed| pace.checked_sub(passed)) {
+            Some(left) if !left.is_zero() => Turn::In(left),
+            _ => {
+                zone.last = Some(now);
+                Turn::Now
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: usize, zone: &str, ready: bool) -> Node {
+        let status = if ready { "True" } else { "Unknown" };
+        let node = json!({
+            "metadata": { "name": format!("n{name}"), "labels": { ZONE: zone } },
+            "status": { "conditions": [{ "type": "Ready", "status": status }] },
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    /// Zones with one node that is ready elsewhere, and `all` here of which `lost` are not.
+    fn zones(all: usize, lost: usize) -> Zones {
+        let zones = Zones::default();
+        zones.count(&node(9999, "elsewhere", true));
+        for index in 0..all {
+            zones.count(&node(index, "here", index >= lost));
+        }
+        zones
+    }
+
+    fn pace(all: usize, lost: usize) -> Turn {
+        let (zones, now) = (zones(all, lost), Instant::now());
+        assert!(matches!(
+            zones.turn(&node(0, "here", false), now),
+            Turn::Now | Turn::NotNow
+        ));
+        zones.turn(&node(1, "here", false), now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_follows_from_what_is_lost() {
+        assert_eq!(pace(10, 1), Turn::In(PACE));
+        assert_eq!(pace(10, 5), Turn::In(PACE), "half is not yet much");
+        assert_eq!(pace(10, 6), Turn::NotNow);
+        assert_eq!(pace(3, 2), Turn::In(PACE), "two are never much");
+        assert_eq!(pace(60, 33), Turn::In(SLOW_PACE));
+        assert_eq!(pace(50, 40), Turn::NotNow);
+        assert_eq!(pace(10, 10), Turn::In(PACE), "the zone itself is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn zones_have_a_pace_of_their_own() {
+        let (zones, now) = (zones(10, 1), Instant::now());
+        let elsewhere = node(9999, "elsewhere", false);
+        assert_eq!(zones.turn(&node(0, "here", false), now), Turn::Now);
+        assert_eq!(zones.turn(&elsewhere, now), Turn::Now);
+        let later = now + Duration::from_secs(4);
+        let left = PACE - Duration::from_secs(4);
+        assert_eq!(zones.turn(&elsewhere, later), Turn::In(left));
+        assert_eq!(zones.turn(&elsewhere, now + PACE), Turn::Now);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_given_up_when_everything_is_lost() {
+        let zones = zones(1, 1);
+        assert!(!zones.all_lost());
+        assert_eq!(
+            zones.count(&node(9999, "elsewhere", false)),
+            News::Other,
+            "the last one"
+        );
+        assert!(zones.all_lost());
+        assert_eq!(zones.count(&node(9999, "elsewhere", false)), News::Nothing);
+        zones.forget("n9999");
+        assert!(zones.all_lost());
+        assert_eq!(zones.count(&node(0, "here", true)), News::BackAgain);
+        assert_eq!(
+            zones.count(&node(0, "there", true)),
+            News::Other,
+            "it moved"
+        );
+        assert_eq!(zones.forget("n0"), News::Other);
+    }
+}
