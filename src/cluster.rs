@@ -23,7 +23,7 @@ use vaquita_ingress::{
     sleep,
 };
 use vaquita_net::{Fabric, FabricConfig};
-use vaquita_node::{Node, NodeConfig};
+use vaquita_node::{EvictionThresholds, Node, NodeConfig};
 use vaquita_pki::{AdminFiles, Pki, PkiError, keep_fresh};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
@@ -69,6 +69,8 @@ pub struct ClusterConfig {
     pub docker: bool,
     /// The ways in from outside. Default: no Ingress is served.
     pub entrance: EntranceConfig,
+    /// Below what the node ends pods, so that something of the machine is left. Default: upstream's thresholds.
+    pub eviction: EvictionThresholds,
     /// How registries of images are reached. Default: by HTTPS, as their names say.
     pub registries: RegistriesConfig,
 }
@@ -86,6 +88,7 @@ impl ClusterConfig {
             scheduler: vaquita_scheduler::Options::default(),
             docker: true,
             entrance: EntranceConfig::default(),
+            eviction: EvictionThresholds::default(),
             registries: RegistriesConfig::default(),
         }
     }
@@ -575,6 +578,7 @@ async fn start_node(
         logs,
     );
     node.toolbox = TOOLBOX.map(Bytes::from_static);
+    node.eviction = config.eviction.clone();
     node.registries = Registries::new(config.registries.clone());
     let stop = CancellationToken::new();
     let node = Node::start(client, node, stop.clone()).await?;

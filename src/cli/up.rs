@@ -11,6 +11,8 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use vaquita_node::EvictionThresholds;
+
 use super::{DataDir, demo, entrance::EntranceArgs, registries::RegistryOptions, report::Report};
 use crate::{ApiLimits, Cluster, ClusterConfig};
 
@@ -43,6 +45,10 @@ pub(super) struct UpArgs {
     /// [default: one profile, with upstream's plugins].
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,
+    /// Below what the node is under pressure and ends pods, as in `memory.available<100Mi,nodefs.available<10%`; an empty text is
+    /// never [default: 100Mi of memory, 10% of the disk, 15% of that of images, 5% of the inodes].
+    #[arg(long, value_name = "THRESHOLDS")]
+    eviction_hard: Option<EvictionThresholds>,
     /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
     #[arg(long)]
     no_docker: bool,
@@ -157,6 +163,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
         .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     config.api = args.limits.resolve();
     config.leader_elect = args.leader_elect;
+    config.eviction = args.eviction_hard.unwrap_or_default();
     config.docker = !args.no_docker;
     config.entrance = args.entrance.resolve();
     if let Some(path) = &args.scheduler_config {

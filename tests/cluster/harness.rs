@@ -279,6 +279,9 @@ pub(crate) fn command(dir: &Path) -> Command {
             "127.0.0.1:0",
             "--node-name",
             "test-node",
+            // However full the machine is that the tests run on.
+            "--eviction-hard",
+            "",
             "--data-dir",
         ])
         .arg(dir)

@@ -7,7 +7,7 @@ use vaquita_image::{ImageStore, Registries};
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
 
-use crate::host;
+use crate::{eviction::EvictionThresholds, host};
 
 /// What a [`Node`](crate::Node) is made with. [`NodeConfig::new`] has the defaults.
 #[derive(Clone)]
@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub toolbox: Option<Bytes>,
     /// How much of the logs is kept.
     pub log_limits: LogLimits,
+    /// Below what the node ends pods, so that something of the machine is left.
+    pub eviction: EvictionThresholds,
     /// How often the lease is renewed and the node's status is looked at. Default 10 s.
     pub heartbeat: Duration,
 }
@@ -112,6 +114,7 @@ impl NodeConfig {
             log_dir,
             toolbox: None,
             log_limits: LogLimits::default(),
+            eviction: EvictionThresholds::default(),
             heartbeat: Duration::from_secs(10),
         }
     }

@@ -52,7 +52,16 @@ pub(crate) fn disk(dir: &Path) -> Option<Disk> {
     })
 }
 
-/// A file system, in bytes.
+/// The inodes of the file system that a directory is on, and those that are free.
+pub(crate) fn inodes(dir: &Path) -> Option<Disk> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(Disk {
+        total: stat.f_files,
+        available: stat.f_favail,
+    })
+}
+
+/// A file system, in bytes or inodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Disk {
     pub(crate) total: u64,

@@ -1,5 +1,5 @@
-//! What a kubelet answers to the API server: `/containerLogs`, `/pods`, `/stats/summary`, `/metrics/resource` and `/healthz`; and the way to its connections,
-//! `/portForward`, `/attach` and `/exec`.
+//! What a kubelet answers to the API server: `/containerLogs`, `/pods`, `/stats/summary`, `/metrics/resource`, `/metrics/cadvisor` and `/healthz`; and the way to its
+//! connections, `/portForward`, `/attach` and `/exec`.
 //!
 //! Errors are plain text with a status code, as upstream's kubelet has them; the API server makes a Status of them.
 
@@ -35,6 +35,7 @@ pub(crate) struct Kubelet {
     pub(crate) connections: Connections,
     pub(crate) executor: Executor,
     pub(crate) machine: stats::Machine,
+    pub(crate) disks: stats::disk::Disks,
 }
 
 /// The routes.
@@ -48,6 +49,7 @@ pub(crate) fn router(kubelet: Kubelet) -> Router {
         )
         .route("/stats/summary", get(stats::summary))
         .route("/metrics/resource", get(stats::resource))
+        .route("/metrics/cadvisor", get(stats::containers))
         // GET of a WebSocket, POST of SPDY.
         .route(
             "/portForward/{namespace}/{pod}",

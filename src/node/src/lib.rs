@@ -7,13 +7,15 @@
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
 //! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `exec` commands
-//! in containers; `refused` images that it cannot run; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
+//! in containers; `refused` images that it cannot run; `eviction` what ends pods when
+//! the machine runs out; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
 //! `http` what the node answers, `connections` that of it which lasts.
 
 mod backend;
 mod config;
 mod connections;
 mod events;
+mod eviction;
 mod exec;
 mod host;
 mod http;
@@ -30,4 +32,5 @@ mod stats;
 mod testing;
 
 pub use config::{Capacity, LogLimits, NodeConfig, StartError};
+pub use eviction::{EvictionThresholds, ThresholdError};
 pub use node::Node;

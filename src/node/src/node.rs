@@ -14,6 +14,7 @@ use crate::{
     backend::WasmBackend,
     connections::Connections,
     events,
+    eviction::{Evictor, Pressure},
     exec::Executor,
     host, http,
     images::Images,
@@ -83,6 +84,7 @@ impl Node {
             shutdown.clone(),
         ));
         let refused = Refused::default();
+        let (pressure, is_pressed) = watch::channel(Pressure::default());
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
             client: client.clone(),
@@ -100,6 +102,7 @@ impl Node {
             volumes,
             claims: Some(claims.clone()),
             follower: Follower::new(client.clone()),
+            pressure: is_pressed.clone(),
             refused: refused.clone(),
             ledger: Ledger::default(),
             toolbox: config.toolbox.clone(),
@@ -109,6 +112,15 @@ impl Node {
         let executor = Executor {
             context: context.clone(),
         };
+        let evictor = Evictor {
+            context: context.clone(),
+            registry: registry.clone(),
+            thresholds: config.eviction,
+            pods_dir: config.pods_dir,
+            images_dir: config.images.dir().to_owned(),
+            pressure,
+        };
+        tasks.spawn(evictor.run(shutdown.clone()));
         let manager = Manager::new(context, config.name.clone(), registry.clone());
         let mut first = is_registered.clone();
         let stop = shutdown.clone();
@@ -129,6 +141,7 @@ impl Node {
                 info: host::system_info(),
             },
             images,
+            pressure: is_pressed,
             refused,
             log_dir: logs.dir().to_owned(),
             heartbeat: config.heartbeat,
@@ -139,7 +152,11 @@ impl Node {
         events.normal(&about(&config.name), "Starting", "Starting kubelet.");
         tasks.close();
         Ok(Self {
-            machine: stats::Machine::new(config.name.clone(), logs.dir().to_owned()),
+            machine: stats::Machine::new(
+                config.name.clone(),
+                logs.dir().to_owned(),
+                config.images.dir().to_owned(),
+            ),
             name: config.name,
             registry,
             logs,
@@ -156,8 +173,8 @@ impl Node {
     }
 
     /// What the API server asks a node for, at the kubelet's paths: `/containerLogs/{namespace}/{pod}/{container}`,
-    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods`, `/stats/summary`, `/metrics/resource`
-    /// and `/healthz`. It checks no credentials:
+    /// `/portForward/{namespace}/{pod}`, `/attach/...`, `/exec/...`, `/pods`, `/stats/summary`, `/metrics/resource`,
+    /// `/metrics/cadvisor` and `/healthz`. It checks no credentials:
     /// whoever may reach it may read every log and connect to every pod.
     pub fn router(&self) -> Router {
         http::router(http::Kubelet {
@@ -166,6 +183,7 @@ impl Node {
             connections: self.connections.clone(),
             executor: self.executor.clone(),
             machine: self.machine.clone(),
+            disks: stats::disk::Disks::default(),
         })
     }
 

@@ -19,6 +19,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    eviction::rank::EVICTED,
     logs::PodKey,
     pod::{
         Context, Feed, Worker,
@@ -209,6 +210,9 @@ impl Manager {
 
     /// Whether the node is too full for another pod, in upstream's words.
     fn refuse(&self, pod: &Pod, entries: &HashMap<String, Known>) -> Option<Verdict> {
+        if let Some(verdict) = self.refuse_under_pressure(pod) {
+            return Some(verdict);
+        }
         let capacity = self.context.capacity.pods;
         let is_active = |pod: &Pod| !Phase::of(pod).is_final();
         // A pod that has run here before has its place.
@@ -238,6 +242,22 @@ impl Manager {
         Some(Verdict {
             reason: "OutOfpods",
             message: format!("Pod was rejected: {message}"),
+            grace: None,
+        })
+    }
+
+    /// Whether the node is short of something that the pod would take more of.
+    fn refuse_under_pressure(&self, pod: &Pod) -> Option<Verdict> {
+        let started = pod.status.as_ref().and_then(|it| it.start_time.as_ref());
+        let message = self.context.pressure.borrow().refusal(pod);
+        let message = message.filter(|_| started.is_none())?;
+        let about = Arc::new(kube::Resource::object_ref(pod, &()));
+        let events = &self.context.events;
+        events.warning(&about, EVICTED, message.clone());
+        Some(Verdict {
+            reason: EVICTED,
+            message: format!("Pod was rejected: {message}"),
+            grace: None,
         })
     }
 }

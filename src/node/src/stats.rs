@@ -1,13 +1,17 @@
-//! What the node, its pods and their containers use: `/stats/summary` and `/metrics/resource`, as a kubelet answers them.
+//! What the node, its pods and their containers use: `/stats/summary`, `/metrics/resource` and
+//! `/metrics/cadvisor`, as a kubelet answers them.
 //!
 //! Consumers add up and compare these figures over time, so totals only ever grow while a container lives, and start at
 //! zero with the next one. Rates are means over the time since the sample before, at least [`WINDOW`] long.
 
+mod cadvisor;
+pub(crate) mod disk;
 mod machine;
 mod prometheus;
 mod summary;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -18,6 +22,7 @@ use http::header;
 use jiff::Timestamp;
 use kube::ResourceExt as _;
 
+use disk::{FileSystem, Places, PodDisk};
 pub(crate) use machine::Machine;
 
 use crate::{
@@ -30,18 +35,25 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// `/stats/summary`.
 pub(crate) async fn summary(Shared(kubelet): Shared<Kubelet>) -> impl IntoResponse {
-    let (node, pods) = readings(kubelet).await;
+    let (node, pods) = readings(kubelet, true).await;
     Json(summary::summary(&node, &pods))
 }
 
 /// `/metrics/resource`.
 pub(crate) async fn resource(Shared(kubelet): Shared<Kubelet>) -> impl IntoResponse {
-    let (node, pods) = readings(kubelet).await;
+    let (node, pods) = readings(kubelet, false).await;
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     (
         [(header::CONTENT_TYPE, kind)],
         prometheus::text(&node, &pods),
     )
+}
+
+/// `/metrics/cadvisor`.
+pub(crate) async fn containers(Shared(kubelet): Shared<Kubelet>) -> impl IntoResponse {
+    let (node, pods) = readings(kubelet, true).await;
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], cadvisor::text(&node, &pods))
 }
 
 /// What the machine uses.
@@ -51,7 +63,10 @@ struct NodeReading {
     started: Timestamp,
     cpu: Cpu,
     memory: machine::Memory,
-    disk: Option<crate::host::Disk>,
+    /// The file system of pods and logs.
+    fs: FileSystem,
+    /// That of images.
+    images: FileSystem,
     /// This process, in which all pods run.
     own: Reading,
 }
@@ -64,6 +79,7 @@ struct PodReading {
     uid: String,
     started: Option<Timestamp>,
     containers: Vec<(String, Reading)>,
+    disk: Arc<PodDisk>,
 }
 
 /// What something uses, at one moment.
@@ -99,20 +115,33 @@ impl PodReading {
     }
 }
 
-/// Reads everything. Files of the kernel are read on a thread that may block.
-async fn readings(kubelet: Kubelet) -> (NodeReading, Vec<PodReading>) {
-    let machine = kubelet.machine.clone();
-    let node = tokio::task::spawn_blocking(move || machine.read()).await;
-    let node = node.unwrap_or_else(|_| kubelet.machine.unread());
-    let mut pods: Vec<_> = kubelet
-        .registry
-        .entries()
+/// Reads everything, what is on disk only if wanted. Files are read on a thread that may block.
+async fn readings(kubelet: Kubelet, with_disk: bool) -> (NodeReading, Vec<PodReading>) {
+    let (machine, disks) = (kubelet.machine.clone(), kubelet.disks.clone());
+    let entries = kubelet.registry.entries();
+    let counted = entries.iter().filter(|_| with_disk);
+    let places: Vec<_> = counted
+        .map(|entry| Places::of(entry, &kubelet.logs))
+        .collect();
+    let logs = kubelet.logs.dir().to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let on_disk = with_disk.then(|| disks.read(places, &logs));
+        (machine.read(), on_disk.unwrap_or_default())
+    });
+    let read = read.await;
+    let (node, on_disk) = read.unwrap_or_else(|_| (kubelet.machine.unread(), HashMap::new()));
+    let mut pods: Vec<_> = entries
         .into_iter()
         .map(|entry| PodReading {
             namespace: entry.pod.namespace().unwrap_or_default(),
             name: entry.pod.name_any(),
             uid: entry.pod.uid().unwrap_or_default(),
             started: entry.board.read(|facts| facts.start_time),
+            disk: entry
+                .pod
+                .uid()
+                .and_then(|uid| on_disk.get(&uid).cloned())
+                .unwrap_or_default(),
             containers: entry
                 .board
                 .meters()
@@ -141,6 +170,11 @@ impl Meter {
             rate: Rate::new(instance.usage().cpu),
             instance,
         })
+    }
+
+    /// The container's name, and the bytes that it uses.
+    pub(crate) fn memory(&self) -> (String, u64) {
+        (self.container.clone(), self.instance.usage().memory)
     }
 
     fn read(&self) -> Reading {
@@ -237,6 +271,7 @@ mod tests {
             uid: "u".to_owned(),
             started: None,
             containers: vec![],
+            disk: Arc::default(),
         };
         assert_eq!(pod.total(), None);
         pod.containers = vec![

@@ -362,6 +362,7 @@ impl Bench {
             volumes: Store::open(dir.path().join("pods")).unwrap(),
             claims: None,
             follower: Follower::new(api.client()),
+            pressure: watch::channel(crate::eviction::Pressure::default()).1,
             refused: crate::refused::Refused::default(),
             ledger: crate::pod::resize::Ledger::default(),
             toolbox: None,

@@ -3,6 +3,7 @@
 //! A [`Backend`] makes sandboxes: what the containers of a pod share, above all one network address. In a
 //! [`Sandbox`], containers are started from images; each is an [`Instance`] until it ends.
 
+mod host_ports;
 mod wasm;
 
 use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -44,12 +45,28 @@ pub(crate) struct SandboxConfig {
     pub(crate) resolv_conf: String,
     /// Whether containers see each other's processes.
     pub(crate) share_processes: bool,
+    /// Ports of the machine that lead to it.
+    pub(crate) host_ports: Vec<HostPort>,
 }
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to set up the pod's network: {0}")]
-pub(crate) struct SandboxError(#[from] vaquita_net::AttachError);
+pub(crate) enum SandboxError {
+    #[error("failed to set up the pod's network: {0}")]
+    Network(#[from] vaquita_net::AttachError),
+    #[error("failed to set up the pod's network: {0}")]
+    HostPort(#[from] host_ports::HostPortError),
+}
+
+/// A port of the machine, and where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    /// The pod's port.
+    pub(crate) port: u16,
+    pub(crate) host_port: u16,
+    /// The machine's address; `None`: all.
+    pub(crate) host_ip: Option<IpAddr>,
+}
 
 /// What the containers of a pod share.
 #[async_trait]

@@ -17,7 +17,7 @@ use vaquita_runtime::{
 
 use super::{
     Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program,
-    Resources, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
+    Resources, Sandbox, SandboxConfig, SandboxError, StartError, Usage, host_ports::HostPorts,
 };
 use crate::{
     images::with_causes,
@@ -132,11 +132,18 @@ impl Backend for WasmBackend {
         pod.share_processes = config.share_processes;
         pod.hostname = config.hostname;
         let pod = self.runtime.pod(pod);
+        // In the host's own network, each port is one of the host's.
+        let ports = if is_on_host {
+            HostPorts::default()
+        } else {
+            HostPorts::open(&self.fabric, ip, &config.host_ports).await?
+        };
         Ok(Arc::new(WasmSandbox {
             backend: self.clone(),
             pod,
             ip,
             is_on_host,
+            ports: Mutex::new(ports),
         }))
     }
 }
@@ -218,6 +225,8 @@ struct WasmSandbox {
     ip: IpAddr,
     /// Whether its network is the host's own.
     is_on_host: bool,
+    /// The host's ports that lead here.
+    ports: Mutex<HostPorts>,
 }
 
 #[async_trait]
@@ -268,6 +277,8 @@ impl Sandbox for WasmSandbox {
     }
 
     async fn shutdown(&self) {
+        let ports = std::mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(ports);
         self.pod.shutdown().await;
     }
 }

@@ -190,9 +190,14 @@ impl LogStore {
         LogReader::new(Files { dir, attempt }, live)
     }
 
+    /// Where the logs of a pod are, a directory for each container. It need not be there.
+    pub(crate) fn pod_dir(&self, pod: &PodKey) -> PathBuf {
+        self.inner.dir.join(pod.directory())
+    }
+
     /// Forgets a pod's logs.
     pub(crate) fn remove(&self, pod: &PodKey) {
-        self.ask(Job::Remove(self.inner.dir.join(pod.directory())));
+        self.ask(Job::Remove(self.pod_dir(pod)));
     }
 
     /// Forgets the logs of all other pods: those which were deleted while nobody looked.

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -15,7 +16,10 @@ use super::{
     manifest::{RestartPolicy, Restarting, Role, init_containers, init_role},
     resize::Pending,
 };
-use crate::{exec::Live, stats::Meter};
+use crate::{
+    exec::Live,
+    stats::{Meter, disk::Place},
+};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -141,10 +145,12 @@ impl Record {
 }
 
 /// Why the pod as a whole has failed, whatever its containers did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) reason: &'static str,
     pub(crate) message: String,
+    /// How long its containers may take to end, if not as long as the manifest says.
+    pub(crate) grace: Option<Duration>,
 }
 
 /// All that is known of a pod.
@@ -288,6 +294,14 @@ impl Board {
         })?;
         let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
         lives.get(&index).cloned()
+    }
+
+    /// Where the volumes of the pod are, if it runs.
+    pub(crate) fn volumes(&self, pod: &Pod) -> Vec<Place> {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let storage = lives.values().next().map(|live| live.storage.clone());
+        drop(lives);
+        storage.map_or_else(Vec::new, |storage| storage.places(pod))
     }
 
     pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {

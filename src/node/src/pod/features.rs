@@ -37,8 +37,9 @@ pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
                     .ports
                     .iter()
                     .flatten()
+                    .filter(|port| port.protocol.as_deref().unwrap_or("TCP") != "TCP")
                     .any(|port| port.host_port.is_some_and(|port| port != 0)),
-            "ports: hostPort is not supported: use a Service of type NodePort",
+            "ports: hostPort is for TCP only",
         ),
     ];
     wants
@@ -89,7 +90,7 @@ mod tests {
             ),
             (
                 plain,
-                json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}),
+                json!({"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "protocol": "UDP"}]}),
                 "hostPort",
             ),
             (

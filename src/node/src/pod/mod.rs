@@ -32,6 +32,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
+use tokio::sync::watch;
 use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
@@ -42,7 +43,8 @@ pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
 use crate::{
-    Capacity, backend::Backend, events::Recorder, images::Images, logs::LogStore, refused::Refused,
+    Capacity, backend::Backend, events::Recorder, eviction::Pressure, images::Images,
+    logs::LogStore, refused::Refused,
 };
 
 /// What all workers of a node need.
@@ -61,6 +63,8 @@ pub(crate) struct Context {
     /// What makes persistent volumes, if anything does.
     pub(crate) claims: Option<Claims>,
     pub(crate) follower: Follower,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Receiver<Pressure>,
     /// Images that this node cannot run.
     pub(crate) refused: Refused,
     /// What the pods have been given.

@@ -2,10 +2,10 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
+use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
 use kube::ResourceExt as _;
 
-use crate::backend::SandboxConfig;
+use crate::backend::{HostPort, SandboxConfig};
 
 /// The domain of the cluster's own names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -50,8 +50,26 @@ pub(super) fn sandbox_config(
         hosts: aliases(pod),
         host_network: host.filter(|_| spec.is_some_and(|spec| spec.host_network == Some(true))),
         wanted_ip,
+        host_ports: spec.map(host_ports).unwrap_or_default(),
         share_processes: spec.is_some_and(|spec| spec.share_process_namespace == Some(true)),
     }
+}
+
+/// The ports of the machine that lead to the pod's containers.
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let init = spec.init_containers.iter().flatten();
+    let containers = spec.containers.iter().chain(init);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
+    let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
+    let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
+    let ports = tcp.filter_map(|port| {
+        Some(HostPort {
+            port: number(port.container_port)?,
+            host_port: number(port.host_port?)?,
+            host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+        })
+    });
+    ports.collect()
 }
 
 fn aliases(pod: &Pod) -> Vec<(String, IpAddr)> {
@@ -175,6 +193,21 @@ mod tests {
             hosts.ends_with("10.244.0.5\tweb-0.web.ns.svc.cluster.local\tweb-0\n"),
             "{hosts}"
         );
+    }
+
+    #[test]
+    fn ports_of_the_host_lead_to_those_of_the_pod() {
+        let ports = json!([
+            {"containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1"},
+            {"containerPort": 81}, {"containerPort": 53, "hostPort": 53, "protocol": "UDP"},
+        ]);
+        let config = config(json!({"containers": [{"name": "c", "ports": ports}]}));
+        let expected = HostPort {
+            port: 80,
+            host_port: 8080,
+            host_ip: Some([127, 0, 0, 1].into()),
+        };
+        assert_eq!(config.host_ports, [expected]);
     }
 
     #[test]

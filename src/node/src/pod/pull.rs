@@ -81,6 +81,7 @@ impl Runner {
             facts.verdict.get_or_insert(Verdict {
                 reason: "UnsupportedImage",
                 message,
+                grace: None,
             });
         });
     }

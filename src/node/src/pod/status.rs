@@ -18,6 +18,8 @@ use super::{
     manifest::Role,
 };
 
+use crate::eviction::rank::EVICTED;
+
 /// What a pod is as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -300,10 +302,38 @@ fn conditions(
         }
     });
     let own = own.chain(resizing(pod, facts, now, previous));
-    let others = previous
-        .iter()
-        .filter(|old| !OWN_CONDITIONS.contains(&old.type_.as_str()));
-    others.cloned().chain(own).collect()
+    let own: Vec<_> = own.chain(disruption(pod, facts, now, previous)).collect();
+    let is_others = |old: &&PodCondition| {
+        !OWN_CONDITIONS.contains(&old.type_.as_str())
+            && own.iter().all(|new| new.type_ != old.type_)
+    };
+    let others: Vec<_> = previous.iter().filter(is_others).cloned().collect();
+    others.into_iter().chain(own).collect()
+}
+
+/// That the node ended the pod for the good of others: who counts failures of the pod does not count this one.
+fn disruption(
+    pod: &Pod,
+    facts: &Facts,
+    now: Timestamp,
+    previous: &[PodCondition],
+) -> Option<PodCondition> {
+    const TYPE: &str = "DisruptionTarget";
+    let verdict = facts.verdict.as_ref();
+    // One that never ran was refused, not ended.
+    let verdict = verdict.filter(|verdict| verdict.reason == EVICTED && verdict.grace.is_some())?;
+    let before = previous.iter().find(|old| old.type_ == TYPE);
+    Some(PodCondition {
+        type_: TYPE.to_owned(),
+        status: "True".to_owned(),
+        reason: Some("TerminationByKubelet".to_owned()),
+        message: Some(verdict.message.clone()),
+        last_transition_time: before
+            .and_then(|old| old.last_transition_time.clone())
+            .or(Some(Time(now))),
+        last_probe_time: None,
+        observed_generation: pod.metadata.generation,
+    })
 }
 
 /// The conditions of a change of resources that is not done yet: they are there only as long as it is not.

@@ -27,7 +27,10 @@ use super::{
     Context, Feed, backoff::Doubling, environment::expand_strictly, follow::News,
     manifest::memory_limit,
 };
-use crate::images::with_causes;
+use crate::{
+    images::with_causes,
+    stats::disk::{self, PlaceKind},
+};
 
 /// How soon a volume that could not be set up is tried again at first, then twice as long each time: upstream's.
 const RETRY: Duration = Duration::from_millis(500);
@@ -216,6 +219,37 @@ impl Storage {
             })
         });
         points.collect()
+    }
+
+    /// Where the volumes are, for who counts what is in them.
+    pub(crate) fn places(&self, pod: &Pod) -> Vec<disk::Place> {
+        let place = |declared: &Declared| {
+            let ready = self.volumes.get(&declared.name)?;
+            let claim = match (&declared.persistent_volume_claim, &declared.ephemeral) {
+                (Some(claim), _) => Some(claim.claim_name.clone()),
+                (None, Some(_)) => Some(format!("{}-{}", pod.name_any(), declared.name)),
+                (None, None) => None,
+            };
+            let kind = match &ready.directory {
+                // It is the machine's, and may be all of it.
+                Some(_) if declared.host_path.is_some() => return None,
+                Some(path) => PlaceKind::Directory {
+                    path: path.clone(),
+                    limit: ready.volume.limit(),
+                    is_ephemeral: claim.is_none(),
+                },
+                None => PlaceKind::Memory {
+                    used: ready.volume.used(),
+                    limit: ready.volume.limit().unwrap_or_default(),
+                },
+            };
+            Some(disk::Place {
+                name: declared.name.clone(),
+                claim,
+                kind,
+            })
+        };
+        declared(pod).iter().filter_map(place).collect()
     }
 
     /// Stops keeping the volumes current.

@@ -225,7 +225,7 @@ impl Worker {
             () = self.deadline() => {
                 let message = "Pod was active on the node longer than the specified deadline".to_owned();
                 self.context.events.normal(&self.about(), "DeadlineExceeded", message.clone());
-                self.board.update(|facts| facts.verdict = Some(Verdict { reason: "DeadlineExceeded", message }));
+                self.board.update(|facts| facts.verdict = Some(Verdict { reason: "DeadlineExceeded", message, grace: None }));
             }
             () = self.board.wait_until(|facts| facts.verdict.is_some()) => {}
             () = self.follow_resources() => {}
@@ -443,7 +443,13 @@ impl Worker {
     async fn stop_group(&mut self, crew: &mut Crew, group: &[usize], began: tokio::time::Instant) {
         loop {
             let feed = self.feed.borrow_and_update().clone();
-            let grace = feed.grace().unwrap_or_else(|| own_grace(&feed.pod));
+            let verdict = |facts: &Facts| facts.verdict.as_ref()?.grace;
+            let own = || {
+                self.board
+                    .read(verdict)
+                    .unwrap_or_else(|| own_grace(&feed.pod))
+            };
+            let grace = feed.grace().unwrap_or_else(own);
             let left = grace.saturating_sub(began.elapsed());
             for index in group {
                 if let Some(member) = crew.members.get(index) {

@@ -26,6 +26,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    eviction::Pressure,
     host,
     images::Images,
     refused::{self, Refused},
@@ -47,6 +48,8 @@ pub(crate) struct Registration {
     pub(crate) client: Client,
     pub(crate) machine: Machine,
     pub(crate) images: Images,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) refused: Refused,
     pub(crate) log_dir: PathBuf,
     pub(crate) heartbeat: Duration,
@@ -64,6 +67,7 @@ impl Registration {
         let mut status_written = None;
         let mut retry = FIRST_RETRY;
         let mut refused = self.refused.changes();
+        let mut pressure = self.pressure.clone();
         loop {
             let pause = match self.beat(&mut status_written).await {
                 Ok(()) => {
@@ -83,6 +87,7 @@ impl Registration {
                 () = tokio::time::sleep(pause) => {}
                 // Those who wait for another node should not wait long.
                 Ok(()) = refused.changed() => {}
+                Ok(()) = pressure.changed() => {}
                 Some(_) = deleted.next() => tracing::debug!("the Node object is absent"),
             }
         }
@@ -143,9 +148,9 @@ impl Registration {
 
     async fn measure(&self) -> Measures {
         let images = self.images.list().await;
-        let log_dir = self.log_dir.clone();
+        let (log_dir, pressure) = (self.log_dir.clone(), *self.pressure.borrow());
         let measure = move || Measures {
-            memory_available: host::memory_available(),
+            pressure,
             disk: host::disk(&log_dir),
             images,
         };

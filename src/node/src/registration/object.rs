@@ -13,14 +13,10 @@ use k8s_openapi::{
 use vaquita_api::quantity::Format;
 use vaquita_image::Image;
 
-use crate::{Capacity, host};
+use crate::{Capacity, eviction::Pressure, host};
 
 /// Images that the status lists at most, as upstream's kubelet has it.
 const MAX_IMAGES: usize = 50;
-/// Below this, there is memory pressure: upstream's default threshold for eviction.
-const LEAST_MEMORY: u64 = 100 << 20;
-/// A file system with less than this part free is under pressure: upstream's default for `nodefs.available`.
-const LEAST_DISK_PERCENT: u64 = 10;
 
 /// What does not change while the node runs.
 #[derive(Debug, Clone)]
@@ -37,7 +33,7 @@ pub(crate) struct Machine {
 /// What is measured each time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Measures {
-    pub(crate) memory_available: Option<u64>,
+    pub(crate) pressure: Pressure,
     pub(crate) disk: Option<host::Disk>,
     pub(crate) images: Vec<Image>,
 }
@@ -165,50 +161,52 @@ struct Finding {
     message: &'static str,
 }
 
-fn findings(measures: &Measures) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Some(available) = measures.memory_available {
-        let pressure = available < LEAST_MEMORY;
-        let (reason, message) = if pressure {
-            (
-                "KubeletHasInsufficientMemory",
-                "kubelet has insufficient memory available",
-            )
-        } else {
-            (
-                "KubeletHasSufficientMemory",
-                "kubelet has sufficient memory available",
-            )
-        };
-        findings.push(Finding {
-            type_: "MemoryPressure",
-            status: pressure,
+/// The conditions of this moment. Reasons and messages are upstream's.
+fn findings(measures: &Measures) -> [Finding; 4] {
+    let Pressure { memory, disk } = measures.pressure;
+    let finding = |type_, status, [bad, good]: [(&'static str, &'static str); 2]| {
+        let (reason, message) = if status { bad } else { good };
+        Finding {
+            type_,
+            status,
             reason,
             message,
-        });
-    }
-    if let Some(disk) = measures.disk {
-        let pressure = disk.available < disk.total / 100 * LEAST_DISK_PERCENT;
-        let (reason, message) = if pressure {
-            ("KubeletHasDiskPressure", "kubelet has disk pressure")
-        } else {
-            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-        };
-        findings.push(Finding {
-            type_: "DiskPressure",
-            status: pressure,
-            reason,
-            message,
-        });
-    }
-    findings.push(Finding {
-        type_: "Ready",
-        status: true,
-        reason: "KubeletReady",
-        message: "kubelet is posting ready status",
-    });
-    findings
+        }
+    };
+    let ready = ("KubeletReady", "kubelet is posting ready status");
+    [
+        finding("MemoryPressure", memory, MEMORY),
+        finding("DiskPressure", disk, DISK),
+        // Modules are no processes of the machine's.
+        finding("PIDPressure", false, PROCESSES),
+        finding("Ready", true, [ready, ready]),
+    ]
 }
+
+const MEMORY: [(&str, &str); 2] = [
+    (
+        "KubeletHasInsufficientMemory",
+        "kubelet has insufficient memory available",
+    ),
+    (
+        "KubeletHasSufficientMemory",
+        "kubelet has sufficient memory available",
+    ),
+];
+const DISK: [(&str, &str); 2] = [
+    ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+    ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+];
+const PROCESSES: [(&str, &str); 2] = [
+    (
+        "KubeletHasInsufficientPID",
+        "kubelet has insufficient PID available",
+    ),
+    (
+        "KubeletHasSufficientPID",
+        "kubelet has sufficient PID available",
+    ),
+];
 
 fn conditions(
     measures: &Measures,
@@ -340,10 +338,7 @@ mod tests {
     #[test]
     fn transitions_are_remembered_and_others_conditions_kept() {
         let machine = machine();
-        let measures = Measures {
-            memory_available: Some(1 << 30),
-            ..Measures::default()
-        };
+        let measures = Measures::default();
         let mut first = machine.status(&measures, None, at(1));
         first.conditions.as_mut().unwrap().push(NodeCondition {
             type_: "NetworkUnavailable".to_owned(),
@@ -363,7 +358,10 @@ mod tests {
         assert!(says_the_same(&first, &second));
 
         let measures = Measures {
-            memory_available: Some(1 << 20),
+            pressure: Pressure {
+                memory: true,
+                disk: false,
+            },
             ..Measures::default()
         };
         let third = machine.status(&measures, Some(&second), at(90));
@@ -373,25 +371,5 @@ mod tests {
             Some(Time(at(90)))
         );
         assert!(!says_the_same(&second, &third));
-    }
-
-    #[test]
-    fn a_full_disk_is_pressure() {
-        let disk = |available| Measures {
-            disk: Some(host::Disk {
-                total: 1000,
-                available,
-            }),
-            ..Measures::default()
-        };
-        let machine = machine();
-        assert_eq!(
-            condition(&machine.status(&disk(99), None, at(1)), "DiskPressure").status,
-            "True"
-        );
-        assert_eq!(
-            condition(&machine.status(&disk(500), None, at(1)), "DiskPressure").status,
-            "False"
-        );
     }
 }

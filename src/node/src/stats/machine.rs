@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,8 +10,7 @@ use std::{
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Cpu, NodeReading, Rate, Reading};
-use crate::host;
+use super::{Cpu, NodeReading, Rate, Reading, disk::FileSystem};
 
 /// The unit of `/proc/stat`, on every architecture that there is.
 const TICKS_PER_SECOND: u64 = 100;
@@ -27,6 +26,8 @@ struct Inner {
     name: String,
     /// On the file system that the node's data are on.
     dir: PathBuf,
+    /// Where images are.
+    images: PathBuf,
     started: Timestamp,
     cpu: Rate,
     own_cpu: Rate,
@@ -45,12 +46,13 @@ pub(super) struct Memory {
 }
 
 impl Machine {
-    /// The node of that name, whose data are in that directory.
-    pub(crate) fn new(name: String, dir: PathBuf) -> Self {
+    /// The node of that name, whose data and images are in these directories.
+    pub(crate) fn new(name: String, dir: PathBuf, images: PathBuf) -> Self {
         Self {
             inner: Arc::new(Inner {
                 name,
                 dir,
+                images,
                 started: Timestamp::now(),
                 cpu: Rate::new(all_cpus()),
                 own_cpu: Rate::new(own_cpu()),
@@ -67,7 +69,8 @@ impl Machine {
                 rate: inner.cpu.per_second(now, cpu),
             },
             memory: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
-            disk: disk(&inner.dir),
+            fs: FileSystem::of(&inner.dir),
+            images: FileSystem::of(&inner.images),
             own: Reading {
                 cpu: Cpu {
                     total: own,
@@ -92,7 +95,8 @@ impl Machine {
             started: inner.started,
             cpu: none,
             memory: Memory::default(),
-            disk: None,
+            fs: FileSystem::default(),
+            images: FileSystem::default(),
             own: Reading {
                 time: Timestamp::now(),
                 started: inner.started,
@@ -101,10 +105,6 @@ impl Machine {
             },
         }
     }
-}
-
-fn disk(dir: &Path) -> Option<host::Disk> {
-    host::disk(dir)
 }
 
 fn all_cpus() -> Duration {
@@ -133,7 +133,7 @@ fn busy(stat: &str) -> Option<Duration> {
 }
 
 fn memory(meminfo: &str) -> Memory {
-    let field = |name| host::parse_meminfo(meminfo, name).unwrap_or_default();
+    let field = |name| crate::host::parse_meminfo(meminfo, name).unwrap_or_default();
     let (total, available) = (field("MemTotal"), field("MemAvailable"));
     Memory {
         available,
@@ -188,9 +188,9 @@ mod tests {
 
     #[test]
     fn the_machine_answers() {
-        let machine = Machine::new("n".to_owned(), PathBuf::from("/"));
+        let machine = Machine::new("n".to_owned(), PathBuf::from("/"), PathBuf::from("/"));
         let reading = machine.read();
         assert!(reading.own.memory > 0 && reading.own.cpu.total > Duration::ZERO);
-        assert!(reading.memory.working_set > 0 && reading.disk.is_some());
+        assert!(reading.memory.working_set > 0 && reading.fs.disk.is_some());
     }
 }

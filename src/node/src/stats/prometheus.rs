@@ -95,21 +95,22 @@ pub(super) fn text(node: &NodeReading, pods: &[PodReading]) -> String {
     text.out
 }
 
+/// Samples, in Prometheus' text format.
 #[derive(Default)]
-struct Text {
-    out: String,
+pub(super) struct Text {
+    pub(super) out: String,
     name: &'static str,
 }
 
 impl Text {
     /// Begins a family of samples.
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+    pub(super) fn family(&mut self, name: &'static str, kind: &str, help: &str) {
         self.name = name;
         // Writing to a string can't fail; here and below.
         let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    fn sample(&mut self, labels: &[(&str, &str)], value: f64, time: Option<Timestamp>) {
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64, time: Option<Timestamp>) {
         self.out.push_str(self.name);
         for (at, (name, value)) in labels.iter().enumerate() {
             let before = if at == 0 { '{' } else { ',' };
@@ -134,7 +135,7 @@ impl Text {
     clippy::cast_precision_loss,
     reason = "Prometheus' numbers are of this kind"
 )]
-fn bytes(count: u64) -> f64 {
+pub(super) fn bytes(count: u64) -> f64 {
     count as f64
 }
 

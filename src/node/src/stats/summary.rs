@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Cpu, NodeReading, PodReading, Reading};
+use super::{
+    Cpu, NodeReading, PodReading, Reading,
+    disk::{FileSystem, VolumeReading},
+};
 use jiff::Timestamp;
 
 pub(super) fn summary(node: &NodeReading, pods: &[PodReading]) -> Value {
@@ -46,13 +49,31 @@ fn of_node(node: &NodeReading, pods: &[PodReading]) -> Value {
             "memory": memory(&all),
         }));
     }
-    if let Some(disk) = node.disk {
-        value["fs"] = json!({
-            "time": seconds(time),
-            "availableBytes": disk.available,
-            "capacityBytes": disk.total,
-            "usedBytes": disk.total.saturating_sub(disk.available),
-        });
+    if node.fs.disk.is_some() {
+        value["fs"] = file_system(time, node.fs, None);
+    }
+    if node.images.disk.is_some() {
+        let images = file_system(time, node.images, None);
+        value["runtime"] = json!({"imageFs": images, "containerFs": images});
+    }
+    value
+}
+
+/// A file system; and how much of it something has, if it is not about all of it.
+fn file_system(time: Timestamp, system: FileSystem, used: Option<u64>) -> Value {
+    let mut value = json!({"time": seconds(time)});
+    if let Some(disk) = system.disk {
+        value["availableBytes"] = disk.available.into();
+        value["capacityBytes"] = disk.total.into();
+        let all = disk.total.saturating_sub(disk.available);
+        value["usedBytes"] = used.unwrap_or(all).into();
+    }
+    if let Some(inodes) = system.inodes {
+        value["inodesFree"] = inodes.available.into();
+        value["inodes"] = inodes.total.into();
+        if used.is_none() {
+            value["inodesUsed"] = inodes.total.saturating_sub(inodes.available).into();
+        }
     }
     value
 }
@@ -62,12 +83,16 @@ fn of_pod(pod: &PodReading) -> Value {
         .containers
         .iter()
         .map(|(name, reading)| {
-            json!({
+            let mut value = json!({
                 "name": name,
                 "startTime": seconds(reading.started),
                 "cpu": cpu(reading.time, reading.cpu),
                 "memory": memory(reading),
-            })
+            });
+            if let Some((_, used)) = pod.disk.logs.iter().find(|(known, _)| known == name) {
+                value["logs"] = file_system(reading.time, pod.disk.file_system, Some(*used));
+            }
+            value
         })
         .collect();
     let mut value = json!({
@@ -78,6 +103,29 @@ fn of_pod(pod: &PodReading) -> Value {
     if let Some(total) = pod.total() {
         value["cpu"] = cpu(total.time, total.cpu);
         value["memory"] = memory(&total);
+        if pod.disk.file_system.disk.is_some() {
+            let (time, disk) = (total.time, &pod.disk);
+            value["ephemeral-storage"] = file_system(time, disk.file_system, Some(disk.total()));
+            let volumes = disk.volumes.iter();
+            let volumes: Vec<_> = volumes.map(|it| volume(time, pod, it)).collect();
+            if !volumes.is_empty() {
+                value["volume"] = volumes.into();
+            }
+        }
+    }
+    value
+}
+
+fn volume(time: Timestamp, pod: &PodReading, volume: &VolumeReading) -> Value {
+    let mut value = json!({
+        "name": volume.name,
+        "time": seconds(time),
+        "availableBytes": volume.available,
+        "capacityBytes": volume.capacity,
+        "usedBytes": volume.used,
+    });
+    if let Some(claim) = &volume.claim {
+        value["pvcRef"] = json!({"name": claim, "namespace": pod.namespace});
     }
     value
 }
@@ -108,10 +156,13 @@ fn seconds(time: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{sync::Arc, time::Duration};
 
     use super::*;
-    use crate::stats::machine::Memory;
+    use crate::{
+        host::Disk,
+        stats::{disk::PodDisk, machine::Memory},
+    };
 
     #[test]
     fn it_has_the_shape_that_clients_read() {
@@ -130,7 +181,8 @@ mod tests {
             started: Timestamp::UNIX_EPOCH,
             cpu: reading.cpu,
             memory: Memory::default(),
-            disk: None,
+            fs: FileSystem::default(),
+            images: FileSystem::default(),
             own: reading,
         };
         let pod = PodReading {
@@ -139,12 +191,35 @@ mod tests {
             uid: "u".to_owned(),
             started: Some(Timestamp::UNIX_EPOCH),
             containers: vec![("c".to_owned(), reading)],
+            disk: Arc::default(),
+        };
+        let disk = Disk {
+            total: 100,
+            available: 60,
+        };
+        let stored = PodReading {
+            disk: Arc::new(PodDisk {
+                logs: vec![("c".to_owned(), 10)],
+                volumes: vec![VolumeReading {
+                    name: "data".to_owned(),
+                    used: 5,
+                    capacity: 100,
+                    available: 60,
+                    claim: Some("mine".to_owned()),
+                    is_ephemeral: false,
+                }],
+                file_system: FileSystem {
+                    disk: Some(disk),
+                    inodes: None,
+                },
+            }),
+            ..pod.clone()
         };
         let idle = PodReading {
             containers: vec![],
             ..pod.clone()
         };
-        let summary = summary(&node, &[pod, idle]);
+        let summary = summary(&node, &[pod, idle, stored]);
         assert_eq!(summary["node"]["nodeName"], "n");
         assert_eq!(summary["node"]["systemContainers"][1]["name"], "pods");
         let expected = json!({
@@ -162,5 +237,14 @@ mod tests {
         assert_eq!(summary["pods"][0], expected);
         assert_eq!(summary["pods"][1]["containers"], json!([]));
         assert!(summary["pods"][1].get("cpu").is_none());
+        let stored = &summary["pods"][2];
+        assert_eq!(stored["containers"][0]["logs"]["usedBytes"], 10);
+        assert_eq!(stored["ephemeral-storage"]["usedBytes"], 10);
+        assert_eq!(stored["ephemeral-storage"]["capacityBytes"], 100);
+        let volume = json!({
+            "name": "data", "time": "2026-01-02T03:04:05Z", "availableBytes": 60, "capacityBytes": 100,
+            "usedBytes": 5, "pvcRef": {"name": "mine", "namespace": "ns"},
+        });
+        assert_eq!(stored["volume"], json!([volume]));
     }
 }

@@ -175,6 +175,7 @@ fn a_verdict_is_the_pods_reason() {
     facts.verdict = Some(super::super::board::Verdict {
         reason: "OutOfpods",
         message: "full".to_owned(),
+        grace: None,
     });
     let status = report(&pod, &facts, &[], 9);
     assert_eq!(
