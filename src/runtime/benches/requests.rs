@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use vaquita_net::{Fabric, FabricConfig};
@@ -97,6 +97,63 @@ fn requests(bench: &mut Criterion) {
     });
 }
 
+/// As from handler to handler in one process: no connection, an instance for each request or for several.
+fn direct(bench: &mut Criterion) {
+    let host = Host::new();
+    // The guest's allocator never frees, so that its one page is enough for a few.
+    for (name, reuse) in [("fresh", 1), ("each answers 8", 8)] {
+        let pod = host.pod();
+        let mut config = ProcessConfig::new("handler", host.load(HANDLER));
+        config.http.requests_per_instance = reuse;
+        let process = host.tokio.block_on(pod.start(config)).expect("a process");
+        bench.bench_function(
+            &format!("request, no connection, instances {name}"),
+            |bench| {
+                bench.iter(|| {
+                    host.tokio.block_on(async {
+                        let request = http::Request::get("/").header("host", "bench");
+                        let request = request.body(Empty::<Bytes>::new()).expect("a request");
+                        let answer = process.request(request).await.expect("a handler");
+                        assert!(answer.status().is_success());
+                        black_box(answer.into_body().collect().await.expect("a body"));
+                    });
+                });
+            },
+        );
+    }
+}
+
+/// What HTTP alone costs, over the same network: a native server in the guest's place.
+fn native(bench: &mut Criterion) {
+    let host = Host::new();
+    let network = host.fabric.attach(None).expect("an address");
+    let address = (network.ip(), 8080).into();
+    let listener = network.listen(address).expect("a free port");
+    host.tokio.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(async |_| {
+                let body = Full::new(Bytes::from_static(b"/"));
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    let mut sender = host.tokio.block_on(async {
+        let stream = host.fabric.dial(address).await.expect("a listener");
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        sender
+    });
+    bench.bench_function("request to native hyper, one at a time", |bench| {
+        bench.iter(|| host.tokio.block_on(request(&mut sender)));
+    });
+    drop(network);
+}
+
 fn programs(bench: &mut Criterion) {
     let host = Host::new();
     let pod = host.pod();
@@ -125,5 +182,5 @@ fn loading(bench: &mut Criterion) {
     bench.bench_function("load, already in memory", |bench| bench.iter(load));
 }
 
-criterion_group!(benches, requests, programs, loading);
+criterion_group!(benches, requests, direct, native, programs, loading);
 criterion_main!(benches);

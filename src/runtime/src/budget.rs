@@ -105,6 +105,16 @@ impl Share {
         }
     }
 
+    /// Another instance's of the same process, whose failures are explained by what either was refused.
+    pub(crate) fn sibling(&self) -> Self {
+        Self {
+            budget: Arc::clone(&self.budget),
+            taken: 0,
+            ceilings: self.ceilings,
+            refusals: self.refusals.clone(),
+        }
+    }
+
     pub(crate) fn refusals(&self) -> Refusals {
         self.refusals.clone()
     }

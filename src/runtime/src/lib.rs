@@ -95,6 +95,7 @@ mod bindings;
 mod budget;
 mod cache;
 mod capabilities;
+mod cells;
 mod config;
 mod cpu;
 mod engine;

@@ -59,8 +59,11 @@ pub(crate) struct Shared {
     pub(crate) threads: tokio::runtime::Handle,
     pub(crate) ended: CancellationToken,
     loader: Loader,
-    loaded: Mutex<HashMap<Digest, Slot>>,
+    loaded: Mutex<HashMap<Key, Slot>>,
 }
+
+/// What makes a module: its bytes, and the function that it starts with, if that is named.
+type Key = (Digest, Option<String>);
 
 /// A module that is loaded or being loaded; locked while it is, so that nobody else does the same.
 type Slot = Arc<tokio::sync::Mutex<Weak<module::Inner>>>;
@@ -121,6 +124,7 @@ impl Runtime {
                     engine: engine.wasmtime.clone(),
                     components,
                     cache,
+                    is_async: false,
                 },
                 later,
                 asynchronous: OnceLock::new(),
@@ -146,12 +150,24 @@ impl Runtime {
     ///
     /// Compiling takes about half a second for each megabyte; it is done on other threads.
     pub async fn load(&self, wasm: Bytes) -> Result<Module, LoadError> {
+        self.load_for(wasm, None).await
+    }
+
+    /// As [`load`](Self::load), with the function that the program starts with: an export of a core module that takes nothing and
+    /// returns nothing or its exit code, after `_initialize` if there is that; or one of a component (`run`, or
+    /// `a:b/c@1.0.0#run` for that of an interface) that takes nothing and returns nothing or a `result`. `_start` is what
+    /// `load` does.
+    pub async fn load_entry(&self, wasm: Bytes, entry: &str) -> Result<Module, LoadError> {
+        self.load_for(wasm, Some(entry.to_owned())).await
+    }
+
+    async fn load_for(&self, wasm: Bytes, entry: Option<String>) -> Result<Module, LoadError> {
         self.shared.loader.check_size(&wasm)?;
         let shared = Arc::clone(&self.shared);
         let task = self
             .shared
             .threads
-            .spawn(async move { shared.load(wasm).await });
+            .spawn(async move { shared.load(wasm, entry).await });
         task.await.unwrap_or(Err(LoadError::ShuttingDown))
     }
 
@@ -189,22 +205,26 @@ impl Shared {
         &self.loader.modules
     }
 
-    async fn load(self: Arc<Self>, wasm: Bytes) -> Result<Module, LoadError> {
+    async fn load(
+        self: Arc<Self>,
+        wasm: Bytes,
+        entry: Option<String>,
+    ) -> Result<Module, LoadError> {
         let (digest, wasm) = blocking(move || (Digest::of(&wasm), wasm)).await?;
-        let slot = self.slot(digest);
+        let slot = self.slot((digest, entry.clone()));
         let mut slot = slot.lock().await;
         if let Some(inner) = slot.upgrade() {
             return Ok(Module { inner });
         }
-        let inner = blocking(move || self.loader.load(digest, &wasm)).await??;
+        let inner = blocking(move || self.loader.load(digest, &wasm, entry.as_deref())).await??;
         let inner = Arc::new(inner);
         *slot = Arc::downgrade(&inner);
         Ok(Module { inner })
     }
 
-    fn slot(&self, digest: Digest) -> Slot {
+    fn slot(&self, key: Key) -> Slot {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if !loaded.contains_key(&digest) {
+        if !loaded.contains_key(&key) {
             // Modules come and go; what nobody uses is forgotten here, where the map would grow.
             loaded.retain(|_, slot| {
                 Arc::strong_count(slot) > 1
@@ -213,7 +233,7 @@ impl Shared {
                         .is_ok_and(|module| module.strong_count() > 0)
             });
         }
-        Arc::clone(loaded.entry(digest).or_default())
+        Arc::clone(loaded.entry(key).or_default())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::http::Outgoing;
 use crate::log::LogStream;
 use crate::namespaces::Member;
 use crate::preview1::{Descriptors, Objects};
-use crate::process::Environment;
+use crate::process::{Environment, Threads};
 use crate::stdio::{Input, Output};
 use vaquita_guest_fs::Files;
 
@@ -39,7 +39,11 @@ impl State {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MOST_RESOURCES);
         Self {
-            wasi: context(environment, Input::new(&environment.stdin)).build(),
+            wasi: context(environment)
+                .stdin(Input::new(&environment.stdin))
+                .stdout(Output::new(&environment.outputs, LogStream::Stdout))
+                .stderr(Output::new(&environment.outputs, LogStream::Stderr))
+                .build(),
             table,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing::new(environment),
@@ -71,6 +75,30 @@ impl WasiHttpView for State {
     }
 }
 
+/// What all instances of a core module's process have in common: its threads, each of which is an instance.
+#[derive(Clone)]
+pub(crate) struct Common {
+    stdin: Input,
+    stdout: Output,
+    stderr: Output,
+    descriptors: Descriptors,
+    objects: Objects,
+}
+
+impl Common {
+    pub(crate) fn new(environment: &Environment) -> Self {
+        let root = environment.files.as_ref().map(Files::root);
+        let network = environment.network.clone();
+        Self {
+            stdin: Input::new(&environment.stdin),
+            stdout: Output::new(&environment.outputs, LogStream::Stdout),
+            stderr: Output::new(&environment.outputs, LogStream::Stderr),
+            descriptors: Descriptors::new(network, &environment.listen, root),
+            objects: Objects::default(),
+        }
+    }
+}
+
 /// The state of a core module's instance.
 pub(crate) struct CoreState {
     pub(crate) wasi: WasiP1Ctx,
@@ -79,35 +107,38 @@ pub(crate) struct CoreState {
     pub(crate) objects: Objects,
     pub(crate) member: Arc<Member>,
     pub(crate) share: Share,
+    /// Of a module with shared memories.
+    pub(crate) threads: Option<Arc<Threads>>,
 }
 
 impl CoreState {
-    pub(crate) fn new(environment: &Environment, share: Share) -> Self {
-        let stdin = Input::new(&environment.stdin);
-        let mut wasi = context(environment, stdin.clone()).build_p1();
+    pub(crate) fn new(environment: &Environment, common: Common, share: Share) -> Self {
+        let Common {
+            stdin,
+            stdout,
+            stderr,
+            descriptors,
+            objects,
+        } = common;
+        let mut context = context(environment);
+        context.stdin(stdin.clone()).stdout(stdout).stderr(stderr);
+        let mut wasi = context.build_p1();
         wasi.ctx().table.set_max_capacity(MOST_RESOURCES);
-        let root = environment.files.as_ref().map(Files::root);
-        let network = environment.network.clone();
-        let descriptors = Descriptors::new(network, &environment.listen, root);
         Self {
             wasi,
             stdin,
             descriptors,
-            objects: Objects::default(),
+            objects,
             member: Arc::clone(&environment.member),
             share,
+            threads: None,
         }
     }
 }
 
-fn context(environment: &Environment, stdin: Input) -> WasiCtxBuilder {
+fn context(environment: &Environment) -> WasiCtxBuilder {
     let mut context = WasiCtxBuilder::new();
-    context
-        .args(&environment.args)
-        .envs(&environment.env)
-        .stdin(stdin)
-        .stdout(Output::new(&environment.outputs, LogStream::Stdout))
-        .stderr(Output::new(&environment.outputs, LogStream::Stderr));
+    context.args(&environment.args).envs(&environment.env);
     if let Some(directory) = &environment.working_dir {
         context.initial_cwd(directory);
     }

@@ -20,7 +20,7 @@ struct Batch {
     guests: &'static [&'static str],
 }
 
-const BATCHES: [Batch; 2] = [
+const BATCHES: [Batch; 3] = [
     Batch {
         target: "wasm32-wasip2",
         packages: &[],
@@ -40,6 +40,7 @@ const BATCHES: [Batch; 2] = [
             "processes",
             "producer",
             "relay",
+            "sockets-without-end",
             "spin",
             "toolbox",
             "trap-at-start",
@@ -50,6 +51,11 @@ const BATCHES: [Batch; 2] = [
         target: "wasm32-wasip1",
         packages: &["--package", "core-guests"],
         guests: &["core-command", "core-files", "core-greeter", "exit-code"],
+    },
+    Batch {
+        target: "wasm32-wasip1-threads",
+        packages: &["--package", "threads"],
+        guests: &["threads"],
     },
 ];
 

@@ -29,14 +29,17 @@ const KEPT_MODULES: usize = 32;
 /// Bytes that a termination message may take on disk. Far fewer are read.
 const MOST_LAST_WORDS: u64 = 64 << 10;
 
+/// What makes a module: its image, and the function that it starts with, if the manifest names one.
+type Key = (Digest, Option<String>);
+
 /// Pods of WebAssembly modules.
 #[derive(Clone)]
 pub(crate) struct WasmBackend {
     fabric: Fabric,
     runtime: Runtime,
     images: ImageStore,
-    /// By the image's digest, the last one used at the end.
-    kept: Arc<Mutex<Vec<(Digest, Module)>>>,
+    /// The last one used at the end.
+    kept: Arc<Mutex<Vec<(Key, Module)>>>,
 }
 
 impl WasmBackend {
@@ -50,8 +53,9 @@ impl WasmBackend {
     }
 
     /// The module of an image. Only the first container of an image costs reading and compiling it.
-    async fn module(&self, image: &Image) -> Result<Module, StartError> {
-        if let Some(module) = self.kept(&image.digest) {
+    async fn module(&self, image: &Image, entry: Option<&str>) -> Result<Module, StartError> {
+        let key = (image.digest.clone(), entry.map(str::to_owned));
+        if let Some(module) = self.kept(&key) {
             return Ok(module);
         }
         let (images, wanted) = (self.images.clone(), image.clone());
@@ -61,7 +65,10 @@ impl WasmBackend {
             Ok(Err(error)) => return Err(StartError::Create(with_causes(&error))),
             Err(_) => return Err(StartError::Create("the node is shutting down".to_owned())),
         };
-        let module = self.runtime.load(bytes.into()).await;
+        let module = match entry {
+            Some(entry) => self.runtime.load_entry(bytes.into(), entry).await,
+            None => self.runtime.load(bytes.into()).await,
+        };
         let module = module.map_err(|error| {
             StartError::Create(format!(
                 "image {} cannot be run: {}",
@@ -69,7 +76,7 @@ impl WasmBackend {
                 with_causes(&error)
             ))
         })?;
-        self.keep(image.digest.clone(), module.clone());
+        self.keep(key, module.clone());
         Ok(module)
     }
 
@@ -79,22 +86,22 @@ impl WasmBackend {
         module.map_err(|error| StartError::Create(with_causes(&error)))
     }
 
-    fn kept(&self, digest: &Digest) -> Option<Module> {
+    fn kept(&self, key: &Key) -> Option<Module> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = kept.iter().position(|(known, _)| known == digest)?;
+        let index = kept.iter().position(|(known, _)| known == key)?;
         let entry = kept.remove(index);
         let module = entry.1.clone();
         kept.push(entry);
         Some(module)
     }
 
-    fn keep(&self, digest: Digest, module: Module) {
+    fn keep(&self, key: Key, module: Module) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|(known, _)| *known != digest);
+        kept.retain(|(known, _)| *known != key);
         if kept.len() == KEPT_MODULES {
             kept.remove(0);
         }
-        kept.push((digest, module));
+        kept.push((key, module));
     }
 
     fn attach(&self, config: &SandboxConfig) -> Result<PodNetwork, AttachError> {
@@ -146,6 +153,13 @@ impl Backend for WasmBackend {
             ports: Mutex::new(ports),
         }))
     }
+}
+
+/// The function that a command names by which its module starts: `/app.wasm#run`. Other runtimes for WebAssembly read a container's
+/// command in this way.
+fn entry(path: &str) -> Option<&str> {
+    let (_, entry) = path.split_once('#')?;
+    Some(entry).filter(|entry| !entry.is_empty())
 }
 
 /// What the runtime is to start.
@@ -237,7 +251,10 @@ impl Sandbox for WasmSandbox {
 
     async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
         let module = match &container.program {
-            Program::Image(image) => self.backend.module(image).await?,
+            Program::Image(image) => {
+                let entry = container.args.first().and_then(|path| entry(path));
+                self.backend.module(image, entry).await?
+            }
             Program::Wasm(bytes) => self.backend.loaded(bytes.clone()).await?,
         };
         let granted = container.grants.check(module.imports());

@@ -1,15 +1,16 @@
-//! Shared memory.
+//! Shared memory: the pod's, by names, and what it has in common with that of guests' threads.
 
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use wasmtime::{MemoryType, SharedMemory};
 
 use super::{Charge, IpcError, Place, within};
+use crate::cells;
 
 /// WebAssembly's pages, of which a memory has whole ones.
 pub(super) const PAGE: u64 = 64 << 10;
@@ -39,13 +40,18 @@ pub(crate) enum Operation {
     Exchange,
 }
 
-/// A shared memory: a WebAssembly memory, so that modules can have it as one of theirs. Its size never changes.
+/// A shared memory of a pod's, whose size never changes.
 pub(crate) struct Segment {
+    memory: Arc<Waitable>,
+    _charge: Charge,
+    _place: Place,
+}
+
+/// A WebAssembly memory that several instances have, and who waits in it.
+pub(crate) struct Waitable {
     memory: SharedMemory,
     /// Who waits, by where. Locked while a number is compared and its waiter is added, so that no wake-up is missed.
     waiting: Mutex<BTreeMap<u64, Vec<oneshot::Sender<()>>>>,
-    _charge: Charge,
-    _place: Place,
 }
 
 macro_rules! atomically {
@@ -75,17 +81,38 @@ impl Segment {
         charge: Charge,
         place: Place,
     ) -> Result<Self, IpcError> {
-        let memory = SharedMemory::new(engine, MemoryType::shared(pages, pages));
+        let memory = Waitable::new(engine, MemoryType::shared(pages, pages));
         Ok(Self {
-            memory: memory.map_err(|_| IpcError::InsufficientMemory)?,
-            waiting: Mutex::default(),
+            memory: Arc::new(memory.map_err(|_| IpcError::InsufficientMemory)?),
             _charge: charge,
             _place: place,
         })
     }
 
+    /// It counts as the pod's only as long as the segment itself is kept.
+    pub(crate) fn memory(&self) -> &Arc<Waitable> {
+        &self.memory
+    }
+}
+
+impl std::ops::Deref for Segment {
+    type Target = Waitable;
+
+    fn deref(&self) -> &Waitable {
+        &self.memory
+    }
+}
+
+impl Waitable {
+    pub(crate) fn new(engine: &wasmtime::Engine, kind: MemoryType) -> wasmtime::Result<Self> {
+        Ok(Self {
+            memory: SharedMemory::new(engine, kind)?,
+            waiting: Mutex::default(),
+        })
+    }
+
     /// As modules import it.
-    pub(crate) fn memory(&self) -> &SharedMemory {
+    pub(crate) fn shared(&self) -> &SharedMemory {
         &self.memory
     }
 
@@ -117,17 +144,11 @@ impl Segment {
         if length > LARGEST_COPY {
             return Err(IpcError::Invalid);
         }
-        let bytes = self.bytes(offset, length)?.iter();
-        Ok(bytes
-            .map(|byte| atomic(byte).load(Ordering::Relaxed))
-            .collect())
+        Ok(cells::read(self.bytes(offset, length)?))
     }
 
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<(), IpcError> {
-        let bytes = self.bytes(offset, data.len() as u64)?;
-        for (byte, new) in bytes.iter().zip(data) {
-            atomic(byte).store(*new, Ordering::Relaxed);
-        }
+        cells::write(self.bytes(offset, data.len() as u64)?, data);
         Ok(())
     }
 
@@ -243,12 +264,6 @@ impl Segment {
         }
         Ok(woken)
     }
-}
-
-fn atomic(byte: &UnsafeCell<u8>) -> &AtomicU8 {
-    // SAFETY: a byte of a shared memory lives as long as the reference to it, and is accessed atomically by all but
-    // WebAssembly code, whose accesses are as good.
-    unsafe { AtomicU8::from_ptr(byte.get()) }
 }
 
 /// The bits of a number that a narrower one has.

@@ -18,7 +18,7 @@ mod semaphore;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use memory::{Operation, Segment};
+pub(crate) use memory::{Operation, Segment, Waitable};
 pub(crate) use queue::{Attributes, Message, Queue};
 pub(crate) use semaphore::Semaphore;
 

@@ -23,7 +23,7 @@ const HINTS: &[(&str, &str)] = &[
     ),
     (
         "wasi::thread-spawn",
-        "threads of WASI 0.1 are not supported; build without them",
+        "a module with threads must have a shared memory; build for wasm32-wasip1-threads",
     ),
     ("wasi_ephemeral_nn::", "neural networks are not provided"),
     (
@@ -98,6 +98,7 @@ pub(super) fn of_module(module: &Module) -> Vec<String> {
     sorted(
         module
             .imports()
+            .filter(|import| !super::sharing::is_own_memory(import))
             .map(|import| format!("{}::{}", import.module(), import.name())),
     )
 }

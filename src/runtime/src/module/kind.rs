@@ -1,8 +1,8 @@
 //! What bytes are, before and after they are compiled.
 
-use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::{Engine, ExternType, Module};
+use wasmtime::component::{Component, Type};
+use wasmtime::{Engine, ExternType, Module, ValType};
 
 use super::{LoadError, ModuleKind};
 
@@ -76,8 +76,14 @@ fn describe(bytes: &[u8]) -> String {
     )
 }
 
-/// A core module can be run if it has an entry point.
-pub(crate) fn of_module(module: &Module) -> Result<ModuleKind, LoadError> {
+/// What a core module's entry point is called if nobody says otherwise.
+pub(crate) const START: &str = "_start";
+
+/// A core module can be run if it has an entry point: the one that is asked for, or else WASI's.
+pub(crate) fn of_module(module: &Module, entry: Option<&str>) -> Result<ModuleKind, LoadError> {
+    if let Some(entry) = entry.filter(|entry| *entry != START) {
+        return has_entry(module, entry);
+    }
     if let Some(ExternType::Func(start)) = module.get_export("_start") {
         if start.params().len() == 0 && start.results().len() == 0 {
             return Ok(ModuleKind::CoreCommand);
@@ -94,6 +100,81 @@ pub(crate) fn of_module(module: &Module) -> Result<ModuleKind, LoadError> {
         unsupported(
             "the module has no entry point: it does not export `_start`; build it for wasm32-wasip1 or -wasip2",
         )
+    })
+}
+
+/// An entry point by a name of its own takes nothing, and returns nothing or an exit code.
+fn has_entry(module: &Module, entry: &str) -> Result<ModuleKind, LoadError> {
+    let Some(export) = module.get_export(entry) else {
+        let functions = module
+            .exports()
+            .filter(|export| export.ty().func().is_some());
+        let names: Vec<_> = functions.map(|export| export.name()).take(20).collect();
+        return Err(LoadError::NoEntry {
+            entry: entry.to_owned(),
+            found: list(&names),
+        });
+    };
+    let fits = export.func().is_some_and(|function| {
+        let code = function
+            .results()
+            .all(|result| matches!(result, ValType::I32));
+        function.params().len() == 0 && function.results().len() <= 1 && code
+    });
+    if fits {
+        return Ok(ModuleKind::CoreCommand);
+    }
+    Err(LoadError::UnsupportedKind {
+        message: format!(
+            "the entry point {entry} must be a function that takes nothing and returns nothing or an i32, its exit code"
+        ),
+    })
+}
+
+fn list(names: &[&str]) -> String {
+    if names.is_empty() {
+        "no function".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// A component's function as an entry point: of an interface that it exports (`a:b/c@1.0.0#run`), or of its own. It takes
+/// nothing, and returns nothing or a `result`.
+pub(crate) fn of_component_function(
+    component: &Component,
+    engine: &Engine,
+    entry: &str,
+) -> Result<(), LoadError> {
+    let function = match entry.rsplit_once('#') {
+        Some((interface, name)) => match component.get_export(None, interface) {
+            Some((ComponentItem::ComponentInstance(_), index)) => {
+                component.get_export(Some(&index), name)
+            }
+            _ => None,
+        },
+        None => component.get_export(None, entry),
+    };
+    let Some((ComponentItem::ComponentFunc(function), _)) = function else {
+        let kind = component.component_type();
+        let names: Vec<_> = kind
+            .exports(engine)
+            .map(|(name, _)| name)
+            .take(20)
+            .collect();
+        return Err(LoadError::NoEntry {
+            entry: entry.to_owned(),
+            found: list(&names),
+        });
+    };
+    let results: Vec<_> = function.results().collect();
+    if function.params().len() == 0 && matches!(results[..], [] | [Type::Result(_)]) {
+        return Ok(());
+    }
+    Err(LoadError::UnsupportedKind {
+        message: format!(
+            "the entry point {entry} must be a function that takes nothing and returns nothing or a result"
+        ),
     })
 }
 

@@ -19,6 +19,7 @@ use crate::engine::{Engine, Purpose};
 use crate::linker;
 use crate::state::{CoreState, State};
 
+pub(crate) mod atomics;
 mod imports;
 mod kind;
 pub(crate) mod sharing;
@@ -115,6 +116,14 @@ pub enum LoadError {
         /// What was found and what would be needed.
         message: String,
     },
+    /// The function that it was to start with is not there.
+    #[error("no function {entry} to start with; it exports {found}")]
+    NoEntry {
+        /// What was asked for.
+        entry: String,
+        /// What there is.
+        found: String,
+    },
     /// The module asks for something that nothing provides.
     #[error("unknown import {name}{}", hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
     UnknownImport {
@@ -143,6 +152,8 @@ pub struct Module {
 pub(crate) struct Inner {
     digest: Digest,
     pub(crate) code: Code,
+    /// The function that it starts with, if that is another than its kind's.
+    pub(crate) entry: Option<String>,
     /// What it asks for, each once.
     pub(crate) imports: Vec<String>,
 }
@@ -164,10 +175,12 @@ pub(crate) enum HttpGuest {
 #[derive(Clone)]
 pub(crate) enum Program {
     Core(InstancePre<CoreState>),
-    /// A core module that has memories of its pod's; linked when it starts.
+    /// A core module that has shared memories; linked when it starts.
     Sharing(CoreModule),
     Component(CommandPre<State>),
     AsyncComponent(AsyncCommandPre<State>),
+    /// A component by a function of its own; `true` on the engine for asynchronous ones.
+    Function(ComponentPre<State>, bool),
 }
 
 impl Module {
@@ -175,9 +188,9 @@ impl Module {
     pub fn kind(&self) -> ModuleKind {
         match self.inner.code {
             Code::Program(Program::Core(_) | Program::Sharing(_)) => ModuleKind::CoreCommand,
-            Code::Program(Program::Component(_) | Program::AsyncComponent(_)) => {
-                ModuleKind::Command
-            }
+            Code::Program(
+                Program::Component(_) | Program::AsyncComponent(_) | Program::Function(..),
+            ) => ModuleKind::Command,
             Code::HttpHandler(_) => ModuleKind::HttpHandler,
         }
     }
@@ -219,6 +232,7 @@ pub(crate) struct Toolchain {
     pub(crate) engine: wasmtime::Engine,
     pub(crate) components: component::Linker<State>,
     pub(crate) cache: Option<Cache>,
+    pub(crate) is_async: bool,
 }
 
 impl Loader {
@@ -232,35 +246,56 @@ impl Loader {
         Ok(())
     }
 
-    pub(crate) fn load(&self, digest: Digest, wasm: &[u8]) -> Result<Inner, LoadError> {
+    pub(crate) fn load(
+        &self,
+        digest: Digest,
+        wasm: &[u8],
+        entry: Option<&str>,
+    ) -> Result<Inner, LoadError> {
+        let entry = entry.filter(|entry| *entry != kind::START);
         let (code, imports) = match kind::format(wasm)? {
-            Format::Module => {
-                let module = self.sync.compiled::<CoreModule>(digest, wasm)?;
-                let imports = imports::of_module(&module);
-                (self.link_module(&module, wasm)?, imports)
+            Format::Module => match atomics::rewritten(wasm)? {
+                Some(rewritten) => {
+                    let digest = Digest::of(&rewritten);
+                    let module = self.sync.compiled::<CoreModule>(digest, &rewritten)?;
+                    kind::of_module(&module, entry)?;
+                    sharing::check(&module)?;
+                    let imports = imports::of_module(&module);
+                    (Code::Program(Program::Sharing(module)), imports)
+                }
+                None => {
+                    let module = self.sync.compiled::<CoreModule>(digest, wasm)?;
+                    let imports = imports::of_module(&module);
+                    (self.link_module(&module, entry)?, imports)
+                }
+            },
+            Format::Component if atomics::component_shares(wasm) => {
+                return Err(LoadError::UnsupportedKind {
+                    message: "a component with shared memories; only core modules can have threads"
+                        .into(),
+                });
             }
-            Format::Component => match self.sync.component(digest, wasm) {
-                Err(CompileError::IsAsync) => self.asynchronous()?.component(digest, wasm)?,
+            Format::Component => match self.sync.component(digest, wasm, entry) {
+                Err(CompileError::IsAsync) => {
+                    self.asynchronous()?.component(digest, wasm, entry)?
+                }
                 loaded => loaded?,
             },
         };
         Ok(Inner {
             digest,
             code,
+            entry: entry.map(str::to_owned),
             imports,
         })
     }
 
-    fn link_module(&self, module: &CoreModule, wasm: &[u8]) -> Result<Code, LoadError> {
-        if sharing::shares(module, wasm)? {
-            kind::of_module(module)?;
-            return Ok(Code::Program(Program::Sharing(module.clone())));
-        }
+    fn link_module(&self, module: &CoreModule, entry: Option<&str>) -> Result<Code, LoadError> {
         let linked = self
             .modules
             .instantiate_pre(module)
             .map_err(imports::unknown_in_module)?;
-        kind::of_module(module)?;
+        kind::of_module(module, entry)?;
         Ok(Code::Program(Program::Core(linked)))
     }
 
@@ -278,6 +313,7 @@ impl Loader {
             components: linker::for_async_components(&engine).map_err(failed)?,
             cache: Cache::of(&self.config, &engine).map_err(|error| failed(error.into()))?,
             engine,
+            is_async: true,
         };
         // Two may come here at once. The engine of whoever is late is dropped.
         let toolchain = self.asynchronous.get_or_init(|| toolchain);
@@ -294,18 +330,32 @@ impl fmt::Debug for Loader {
 
 impl Toolchain {
     /// A component, linked, and what it imports.
-    fn component(&self, digest: Digest, wasm: &[u8]) -> Result<(Code, Vec<String>), CompileError> {
+    fn component(
+        &self,
+        digest: Digest,
+        wasm: &[u8],
+        entry: Option<&str>,
+    ) -> Result<(Code, Vec<String>), CompileError> {
         let component = self.compiled::<Component>(digest, wasm)?;
         let imports = imports::of_component(&component, &self.engine);
-        Ok((self.link(&component)?, imports))
+        Ok((self.link(&component, entry)?, imports))
     }
 
-    fn link(&self, component: &Component) -> Result<Code, LoadError> {
-        let entry = kind::of_component(component, &self.engine)?;
+    fn link(&self, component: &Component, function: Option<&str>) -> Result<Code, LoadError> {
+        let entry = match function {
+            Some(function) => {
+                kind::of_component_function(component, &self.engine, function)?;
+                None
+            }
+            None => Some(kind::of_component(component, &self.engine)?),
+        };
         let linked: ComponentPre<State> = self
             .components
             .instantiate_pre(component)
             .map_err(|error| imports::unknown_in_component(error, component, &self.engine))?;
+        let Some(entry) = entry else {
+            return Ok(Code::Program(Program::Function(linked, self.is_async)));
+        };
         let code = match entry {
             Entry::Handler => {
                 ProxyPre::new(linked).map(|linked| Code::HttpHandler(HttpGuest::P2(linked)))

@@ -1,92 +1,149 @@
-//! Core modules that import their pod's shared memories as memories of their own:
-//! `(import "vaquita:ipc" "memory:NAME" (memory MIN MAX shared))`.
+//! Core modules with shared memories: those of their pod, which they import by
+//! `(import "vaquita:ipc" "memory:NAME" (memory MIN MAX shared))`, and their own, which their threads have in common.
 //!
-//! Which memory that is differs from pod to pod, so such a module is linked when it starts; what is wrong with its other imports is told
-//! only then. The memory has MAX pages. Once it is made, it stays until it is unlinked, as one that is opened does.
+//! Which memory that is differs from pod to pod and from process to process, so such a module is linked when it starts; what is wrong
+//! with its other imports is told only then. A pod's memory has MAX pages. Once it is made, it stays until it is unlinked, as one
+//! that is opened does.
 
-use wasmparser::{Operator, Parser, Payload};
-use wasmtime::{ExternType, Linker, MemoryType, Module, Store};
+use std::sync::Arc;
 
-use super::LoadError;
-use crate::ipc::OpenHow;
+use wasmtime::{Engine, ExternType, InstancePre, Linker, MemoryType, Module, Store};
+
+use super::{LoadError, atomics};
+use crate::ipc::{Ipc, OpenHow, Segment, Waitable};
+use crate::process::Threads;
 use crate::state::CoreState;
 
 const MODULE: &str = "vaquita:ipc";
 const PREFIX: &str = "memory:";
 
+/// The function by which a module starts threads, and the one that each of them begins with, as toolchains know them
+/// (wasi-threads).
+const SPAWN: (&str, &str) = ("wasi", "thread-spawn");
+pub(crate) const THREAD_START: &str = "wasi_thread_start";
+
 /// The size of WebAssembly's pages.
 const PAGE: u64 = 64 << 10;
 
-/// The shared memories that a module imports: their names in the pod, and their types.
-fn memories(module: &Module) -> Vec<(String, MemoryType)> {
-    let imports = module.imports().filter(|import| import.module() == MODULE);
-    let memories = imports.filter_map(|import| match import.ty() {
-        ExternType::Memory(kind) if kind.is_shared() => {
-            let name = import.name().strip_prefix(PREFIX)?;
-            Some((name.to_owned(), kind))
-        }
-        _ => None,
-    });
-    memories.collect()
+/// Refuses a module that could not start the threads that it wants.
+pub(super) fn check(module: &Module) -> Result<(), LoadError> {
+    let spawns = module
+        .imports()
+        .any(|import| (import.module(), import.name()) == SPAWN);
+    if !spawns {
+        return Ok(());
+    }
+    let start = module.get_export(THREAD_START);
+    let fits = start
+        .as_ref()
+        .and_then(ExternType::func)
+        .is_some_and(|start| {
+            start.params().len() == 2
+                && start.params().all(|parameter| parameter.is_i32())
+                && start.results().len() == 0
+        });
+    if fits {
+        return Ok(());
+    }
+    Err(LoadError::UnsupportedKind {
+        message: format!(
+            "it imports wasi::thread-spawn, but exports no function {THREAD_START} with two i32 parameters"
+        ),
+    })
 }
 
-/// Whether a module shares memories, of which each pod has its own; refused if it waits in them.
-pub(super) fn shares(module: &Module, wasm: &[u8]) -> Result<bool, LoadError> {
-    if memories(module).is_empty() {
-        return Ok(false);
+/// Whether an import is a memory of the process's own: nothing that could be granted or not.
+pub(super) fn is_own_memory(import: &wasmtime::ImportType<'_>) -> bool {
+    let named = import.module() == MODULE && import.name().starts_with(PREFIX);
+    !named && matches!(import.ty(), ExternType::Memory(kind) if kind.is_shared())
+}
+
+/// A memory that a module's instances have.
+pub(crate) enum Memory {
+    /// The module's number for it means another one, which is not shared.
+    Unshared,
+    /// The pod's. It is kept as long as anybody has it.
+    Pods(Arc<Segment>),
+    /// The process's own.
+    Own(Arc<Waitable>),
+}
+
+impl Memory {
+    pub(crate) fn waitable(&self) -> Option<&Arc<Waitable>> {
+        match self {
+            Self::Unshared => None,
+            Self::Pods(segment) => Some(segment.memory()),
+            Self::Own(memory) => Some(memory),
+        }
     }
-    // It would hold up a thread that others need.
-    if waits(wasm) {
-        return Err(LoadError::UnsupportedKind {
-            message: "it waits in a shared memory by an instruction (memory.atomic.wait); \
-                      memory_wait of vaquita:ipc does that without holding up others"
-                .into(),
+}
+
+/// A module's memories in a process, by their numbers. Those that nobody has made are made: `charge` is asked before the process gets
+/// one of its own.
+pub(crate) fn memories(
+    module: &Module,
+    engine: &Engine,
+    ipc: &Ipc,
+    mut charge: impl FnMut(&MemoryType) -> wasmtime::Result<()>,
+) -> wasmtime::Result<Vec<Memory>> {
+    let mut memories = Vec::new();
+    for import in module.imports() {
+        let ExternType::Memory(kind) = import.ty() else {
+            continue;
+        };
+        memories.push(if !kind.is_shared() {
+            Memory::Unshared
+        } else if is_own_memory(&import) {
+            charge(&kind)?;
+            Memory::Own(Arc::new(Waitable::new(engine, kind)?))
+        } else {
+            Memory::Pods(pods(import.name(), &kind, ipc)?)
         });
     }
-    Ok(true)
+    Ok(memories)
 }
 
-/// What a module is linked with in a pod: the linker, and the pod's memories, which are made if nobody has done so.
-pub(crate) fn linker(
-    linker: &Linker<CoreState>,
-    store: &mut Store<CoreState>,
-    module: &Module,
-) -> wasmtime::Result<Linker<CoreState>> {
-    let mut linker = linker.clone();
+fn pods(import: &str, kind: &MemoryType, ipc: &Ipc) -> wasmtime::Result<Arc<Segment>> {
+    let name = import.strip_prefix(PREFIX).unwrap_or(import);
     let how = OpenHow {
         create: true,
         exclusive: false,
     };
-    for (name, kind) in memories(module) {
-        let size = kind.maximum().unwrap_or(kind.minimum());
-        let ipc = &store.data().member.namespaces.ipc;
-        let segment = ipc.memory(&name, how, size.saturating_mul(PAGE));
-        let segment = segment.map_err(|error| {
-            wasmtime::Error::msg(format!("the shared memory {name:?}: {error}"))
-        })?;
-        let import = format!("{PREFIX}{name}");
-        if linker.get(&mut *store, MODULE, &import).is_err() {
-            linker.define(&mut *store, MODULE, &import, segment.memory().clone())?;
-        }
-    }
-    Ok(linker)
+    let size = kind.maximum().unwrap_or(kind.minimum());
+    let segment = ipc.memory(name, how, size.saturating_mul(PAGE));
+    segment.map_err(|error| wasmtime::Error::msg(format!("the shared memory {name:?}: {error}")))
 }
 
-/// Whether any of its functions waits in a memory. What can't be read was refused before.
-fn waits(wasm: &[u8]) -> bool {
-    let bodies = Parser::new(0)
-        .parse_all(wasm)
-        .filter_map(|payload| match payload {
-            Ok(Payload::CodeSectionEntry(body)) => body.get_operators_reader().ok(),
-            _ => None,
-        });
-    bodies.flatten().any(|operator| {
-        let wait = |operator: &Operator<'_>| {
-            matches!(
-                operator,
-                Operator::MemoryAtomicWait32 { .. } | Operator::MemoryAtomicWait64 { .. }
-            )
-        };
-        operator.is_ok_and(|operator| wait(&operator))
-    })
+/// Links a module with the memories of its process, and with the means to start threads.
+pub(crate) fn link(
+    linker: &Linker<CoreState>,
+    store: &mut Store<CoreState>,
+    module: &Module,
+    memories: &[Memory],
+) -> wasmtime::Result<InstancePre<CoreState>> {
+    let mut linker = linker.clone();
+    linker.func_wrap_async(SPAWN.0, SPAWN.1, |caller, (argument,): (i32,)| {
+        let threads: Option<Arc<Threads>> = caller.data().threads.clone();
+        Box::new(async move {
+            match threads {
+                Some(threads) => threads.spawn(argument).await,
+                None => -1,
+            }
+        })
+    })?;
+    let imports = module
+        .imports()
+        .filter(|import| matches!(import.ty(), ExternType::Memory(_)));
+    for (import, memory) in imports.zip(memories) {
+        let (from, name) = (import.module(), import.name());
+        if let Some(memory) = memory.waitable()
+            && linker.get(&mut *store, from, name).is_err()
+        {
+            linker.define(&mut *store, from, name, memory.shared().clone())?;
+        }
+    }
+    linker.instantiate_pre(module)
 }
+
+/// The start function that was, if there was one.
+pub(crate) const START: &str = atomics::START;

@@ -1,7 +1,9 @@
 //! A program's file descriptors, but for the standard three: sockets, files and directories.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -31,9 +33,15 @@ pub(super) const FILESTAT: [u8; 64] = {
     stat
 };
 
-/// What an instance has open by number. The numbers of `wasmtime-wasi` don't collide with them: it has no directory, from
-/// which alone it could open more than the standard three.
-pub(crate) struct Descriptors {
+/// What a process has open by number, all its threads alike. The numbers of `wasmtime-wasi` don't collide with them: it has no
+/// directory, from which alone it could open more than the standard three. Clones are the same.
+///
+/// It is never locked while a call waits, so that one thread can write to a socket from which another one reads.
+#[derive(Clone)]
+pub(crate) struct Descriptors(Arc<Mutex<Table>>);
+
+/// See [`Descriptors`].
+pub(super) struct Table {
     network: PodNetwork,
     open: BTreeMap<u32, Entry>,
 }
@@ -88,12 +96,47 @@ impl Descriptors {
             })
         });
         let root = root.map(|root| Entry::Dir(OpenedDir::new(root, Some("/"))));
-        Self {
+        Self(Arc::new(Mutex::new(Table {
             network,
             open: (FIRST..).zip(sockets.chain(root)).collect(),
-        }
+        })))
     }
 
+    pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Accepts a connection; waits for one if that is how the listener is used.
+    pub(super) async fn accept(&self, fd: i32, flags: i32) -> Result<u32, Errno> {
+        let stream = loop {
+            if let Some(stream) = self.lock().try_accept(fd)? {
+                break stream;
+            }
+            self.ready(fd, Socket::poll_readable).await;
+        };
+        let kind = Kind::Connection(Connection {
+            stream,
+            peeked: Bytes::new(),
+        });
+        let mut socket = Socket {
+            kind,
+            waiting: Waiting::Wait,
+        };
+        socket.set_flags(flags);
+        self.lock().add(Entry::Socket(socket))
+    }
+
+    /// Waits until a socket is ready, or gone.
+    pub(super) async fn ready(&self, fd: i32, poll: impl Fn(&Socket, &Context<'_>) -> Poll<()>) {
+        poll_fn(|context| match self.lock().get(fd) {
+            Some(socket) => poll(socket, context),
+            None => Poll::Ready(()),
+        })
+        .await;
+    }
+}
+
+impl Table {
     /// The socket of that number, in a state to be used.
     pub(super) fn get(&mut self, fd: i32) -> Option<&mut Socket> {
         match self.open.get_mut(&fd.cast_unsigned())? {
@@ -161,30 +204,18 @@ impl Descriptors {
         self.open.remove(&fd.cast_unsigned()).is_some()
     }
 
-    pub(super) async fn accept(&mut self, fd: i32, flags: i32) -> Result<u32, Errno> {
+    /// A connection; `None` if there is none yet, and the guest waits for one.
+    fn try_accept(&mut self, fd: i32) -> Result<Option<Stream>, Errno> {
         let listening = self.listening(fd.cast_unsigned())?;
-        let blocking = listening.is_blocking();
         let Kind::Listener(listener) = &listening.kind else {
             return Err(Errno::Inval);
         };
-        let accepted = if blocking {
-            listener.accept().await.map(Some)
-        } else {
-            listener.try_accept()
-        };
-        let (stream, _peer) = accepted
-            .map_err(|error| errno_of(&error))?
-            .ok_or(Errno::Again)?;
-        let kind = Kind::Connection(Connection {
-            stream,
-            peeked: Bytes::new(),
-        });
-        let mut socket = Socket {
-            kind,
-            waiting: Waiting::Wait,
-        };
-        socket.set_flags(flags);
-        self.add(Entry::Socket(socket))
+        match listener.try_accept() {
+            Ok(Some((stream, _peer))) => Ok(Some(stream)),
+            Ok(None) if listening.is_blocking() => Ok(None),
+            Ok(None) => Err(Errno::Again),
+            Err(error) => Err(errno_of(&error)),
+        }
     }
 
     /// The socket of that number, bound if it was not yet.

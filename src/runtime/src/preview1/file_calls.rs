@@ -3,7 +3,7 @@
 use wasmtime::Linker;
 use wasmtime_wasi::p1::types::Errno;
 
-use super::memory::{Memory, Pointer};
+use super::memory::Pointer;
 use super::paths::{Change, HowOpen, Path};
 use super::{Answer, MODULE, errno, files, paths, split};
 use crate::state::CoreState;
@@ -16,8 +16,8 @@ macro_rules! replace {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
                 #[allow(unused_mut, reason = "not every function writes")]
-                let mut $memory = Memory::new(memory);
-                let $descriptors = &mut state.descriptors;
+                let mut $memory = memory;
+                let $descriptors = &state.descriptors;
                 let answer: Answer = async { $answer }.await;
                 Ok(errno(answer))
             })
@@ -71,7 +71,7 @@ fn add_files(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         Err(Errno::Notsup)
     });
     replace!(linker, "fd_renumber", (fd: i32, to: i32), |descriptors, _memory| {
-        descriptors.renumber(fd, to)
+        descriptors.lock().renumber(fd, to)
     });
     Ok(())
 }
@@ -90,7 +90,7 @@ fn add_about_files(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     });
     replace!(linker, "fd_prestat_get", (fd: i32, out: i32), |descriptors, memory| {
         // 0 is a directory; nothing else has a number yet.
-        let (tag, length) = match descriptors.preopened(fd)? {
+        let (tag, length) = match descriptors.lock().preopened(fd)? {
             Some(name) => (0, name.len()),
             None => (1, 0),
         };
@@ -99,7 +99,7 @@ fn add_about_files(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         memory.write_u32(Pointer::from(out).element(1, 4)?, length)
     });
     replace!(linker, "fd_prestat_dir_name", (fd: i32, into: i32, room: i32), |descriptors, memory| {
-        let name = descriptors.preopened(fd)?.ok_or(Errno::Notdir)?;
+        let name = descriptors.lock().preopened(fd)?.ok_or(Errno::Notdir)?;
         if name.len() > room.cast_unsigned() as usize {
             return Err(Errno::Nametoolong);
         }

@@ -1,5 +1,6 @@
 //! Functions of WASI 0.1 on open files and directories.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
@@ -7,10 +8,12 @@ use rustix::io::Errno as HostErrno;
 use wasmtime_wasi::p1::types::Errno;
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
+use tokio::sync::Mutex;
+use vaquita_guest_fs::{Entry, Kind, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat};
+
 use super::descriptors::{Descriptors, Entry as Descriptor};
 use super::io;
 use super::memory::{Memory, Pointer};
-use vaquita_guest_fs::{Entry, Kind, OpenDir, OpenFile, SetTime, SetTimes, Stat};
 
 /// `fdflags.append`
 pub(super) const APPEND: u16 = 1;
@@ -23,20 +26,33 @@ const ALL_RIGHTS: u64 = 0x1fff_ffff;
 /// The size of an entry before its name, as `fd_readdir` tells it.
 const DIRENT: usize = 24;
 
-/// An open file, and where it is read and written next.
+/// An open file. Clones are the same, but for whether they append.
+#[derive(Clone)]
 pub(super) struct OpenedFile {
     pub(super) file: OpenFile,
-    pub(super) at: u64,
+    /// Where it is read and written next; locked while it is, if it is there.
+    at: Arc<Mutex<u64>>,
     pub(super) append: bool,
 }
 
+impl OpenedFile {
+    pub(super) fn new(file: OpenFile, append: bool) -> Self {
+        Self {
+            file,
+            at: Arc::default(),
+            append,
+        }
+    }
+}
+
 /// An open directory.
+#[derive(Clone)]
 pub(super) struct OpenedDir {
     pub(super) dir: OpenDir,
     /// By which name the program was given it.
     pub(super) preopened: Option<&'static str>,
     /// What is being read of it.
-    listing: Vec<Entry>,
+    listing: Arc<[Entry]>,
 }
 
 impl OpenedDir {
@@ -44,7 +60,7 @@ impl OpenedDir {
         Self {
             dir,
             preopened,
-            listing: Vec::new(),
+            listing: Arc::default(),
         }
     }
 }
@@ -62,8 +78,8 @@ pub(super) fn errno_of(error: HostErrno) -> Errno {
 }
 
 /// Why there is no file of that number.
-fn no_file(descriptors: &Descriptors, fd: i32) -> Errno {
-    match descriptors.entry(fd) {
+fn no_file(entry: Option<&Descriptor>, fd: i32) -> Errno {
+    match entry {
         Some(Descriptor::Dir(_)) => Errno::Isdir,
         Some(Descriptor::Socket(_)) => Errno::Spipe,
         Some(Descriptor::File(_)) | None if (0..=2).contains(&fd) => Errno::Spipe,
@@ -71,17 +87,16 @@ fn no_file(descriptors: &Descriptors, fd: i32) -> Errno {
     }
 }
 
-fn file(descriptors: &mut Descriptors, fd: i32) -> Result<&mut OpenedFile, Errno> {
-    let error = no_file(descriptors, fd);
-    match descriptors.entry_mut(fd) {
-        Some(Descriptor::File(file)) => Ok(file),
-        _ => Err(error),
+fn file(descriptors: &Descriptors, fd: i32) -> Result<OpenedFile, Errno> {
+    match descriptors.lock().entry(fd) {
+        Some(Descriptor::File(file)) => Ok(file.clone()),
+        other => Err(no_file(other, fd)),
     }
 }
 
-pub(super) fn dir(descriptors: &mut Descriptors, fd: i32) -> Result<&mut OpenedDir, Errno> {
-    match descriptors.entry_mut(fd) {
-        Some(Descriptor::Dir(dir)) => Ok(dir),
+pub(super) fn dir(descriptors: &Descriptors, fd: i32) -> Result<OpenedDir, Errno> {
+    match descriptors.lock().entry(fd) {
+        Some(Descriptor::Dir(dir)) => Ok(dir.clone()),
         Some(_) => Err(Errno::Notdir),
         None if (0..=2).contains(&fd) => Err(Errno::Notdir),
         None => Err(Errno::Badf),
@@ -97,7 +112,7 @@ pub(super) struct Buffers {
 
 /// Reads from where the file is, or from elsewhere without moving it.
 pub(super) async fn read(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &mut Memory<'_>,
     fd: i32,
     into: Buffers,
@@ -106,26 +121,27 @@ pub(super) async fn read(
     let opened = file(descriptors, fd)?;
     let buffers = io::buffers(memory, Pointer::from(into.list), into.count)?;
     let most: u32 = buffers.iter().map(|(_, length)| length).sum();
-    let at = elsewhere.unwrap_or(opened.at);
-    let mut data = opened
-        .file
-        .read(at, most as usize)
-        .await
-        .map_err(errno_of)?;
+    let mut here = match elsewhere {
+        Some(_) => None,
+        None => Some(opened.at.lock().await),
+    };
+    let at = here.as_deref().copied().or(elsewhere).unwrap_or_default();
+    let read = opened.file.read(at, most as usize).await;
+    let mut data = read.map_err(errno_of)?;
     let length = u32::try_from(data.len()).map_err(|_| Errno::Overflow)?;
     for (address, room) in buffers {
         let piece = data.split_to(data.len().min(room as usize));
         memory.write(address, &piece)?;
     }
-    if elsewhere.is_none() {
-        opened.at = at.saturating_add(length.into());
+    if let Some(here) = &mut here {
+        **here = at.saturating_add(length.into());
     }
     Ok(length)
 }
 
 /// Writes to where the file is, or to elsewhere without moving it.
 pub(super) async fn write(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     fd: i32,
     from: Buffers,
@@ -135,91 +151,90 @@ pub(super) async fn write(
     let buffers = io::buffers(memory, Pointer::from(from.list), from.count)?;
     let mut data = BytesMut::new();
     for (address, length) in buffers {
-        data.extend_from_slice(memory.slice(address, length)?);
+        data.extend_from_slice(&memory.slice(address, length)?);
     }
     let data: Bytes = data.freeze();
     if data.is_empty() {
         return Ok(0);
     }
     let written = match elsewhere {
-        Some(at) => opened.file.write(at, data).await,
-        None if opened.append => opened.file.append(data).await,
-        None => opened.file.write(opened.at, data).await,
+        Some(at) => opened.file.write(at, data).await.map_err(errno_of)?,
+        None => {
+            let mut at = opened.at.lock().await;
+            if opened.append {
+                let written = opened.file.append(data).await.map_err(errno_of)?;
+                *at = opened.file.stat().await.map_err(errno_of)?.size;
+                written
+            } else {
+                let written = opened.file.write(*at, data).await.map_err(errno_of)?;
+                *at = at.saturating_add(written as u64);
+                written
+            }
+        }
     };
-    let written = written.map_err(errno_of)?;
-    if elsewhere.is_none() {
-        opened.at = if opened.append {
-            opened.file.stat().await.map_err(errno_of)?.size
-        } else {
-            opened.at.saturating_add(written as u64)
-        };
-    }
     u32::try_from(written).map_err(|_| Errno::Overflow)
 }
 
 pub(super) async fn seek(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     fd: i32,
     offset: i64,
     whence: i32,
 ) -> Result<u64, Errno> {
     let opened = file(descriptors, fd)?;
+    let mut at = opened.at.lock().await;
     let base = match whence {
         0 => 0,
-        1 => opened.at,
+        1 => *at,
         2 => opened.file.stat().await.map_err(errno_of)?.size,
         _ => return Err(Errno::Inval),
     };
-    opened.at = base.checked_add_signed(offset).ok_or(Errno::Inval)?;
-    Ok(opened.at)
+    *at = base.checked_add_signed(offset).ok_or(Errno::Inval)?;
+    Ok(*at)
 }
 
-pub(super) async fn set_size(
-    descriptors: &mut Descriptors,
-    fd: i32,
-    size: i64,
-) -> Result<(), Errno> {
+pub(super) async fn set_size(descriptors: &Descriptors, fd: i32, size: i64) -> Result<(), Errno> {
     let size = u64::try_from(size).map_err(|_| Errno::Inval)?;
     let opened = file(descriptors, fd)?;
     opened.file.set_size(size).await.map_err(errno_of)
 }
 
-pub(super) async fn sync(
-    descriptors: &mut Descriptors,
-    fd: i32,
-    data_only: bool,
-) -> Result<(), Errno> {
-    match descriptors.entry_mut(fd) {
-        Some(Descriptor::File(opened)) => opened.file.sync(data_only).await.map_err(errno_of),
-        Some(Descriptor::Dir(_)) => Ok(()),
-        _ => Err(no_file(descriptors, fd)),
+pub(super) async fn sync(descriptors: &Descriptors, fd: i32, data_only: bool) -> Result<(), Errno> {
+    if dir(descriptors, fd).is_ok() {
+        return Ok(());
     }
+    let opened = file(descriptors, fd)?;
+    opened.file.sync(data_only).await.map_err(errno_of)
 }
 
 /// What is known of an open file or directory; `None` if the number is of neither.
-pub(super) async fn stat(
-    descriptors: &mut Descriptors,
-    fd: i32,
-) -> Option<Result<[u8; 64], Errno>> {
-    let stat = match descriptors.entry_mut(fd)? {
-        Descriptor::File(opened) => opened.file.stat().await,
-        Descriptor::Dir(opened) => opened.dir.own_stat().await,
-        Descriptor::Socket(_) => return None,
+pub(super) async fn stat(descriptors: &Descriptors, fd: i32) -> Option<Result<[u8; 64], Errno>> {
+    let stat = match opened(descriptors, fd)? {
+        Opened::File(file) => file.stat().await,
+        Opened::Dir(dir) => dir.own_stat().await,
     };
     Some(stat.map(|stat| filestat(&stat)).map_err(errno_of))
 }
 
 pub(super) async fn set_times(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     fd: i32,
     times: SetTimes,
 ) -> Result<(), Errno> {
-    match descriptors.entry_mut(fd) {
-        Some(Descriptor::File(opened)) if opened.file.writable => {
-            opened.file.set_times(times).await.map_err(errno_of)
-        }
-        Some(Descriptor::Dir(opened)) => opened.dir.set_own_times(times).await.map_err(errno_of),
-        _ => Err(Errno::Badf),
+    match opened(descriptors, fd) {
+        Some(Opened::File(file)) if file.writable => file.set_times(times).await,
+        Some(Opened::Dir(dir)) => dir.set_own_times(times).await,
+        _ => return Err(Errno::Badf),
+    }
+    .map_err(errno_of)
+}
+
+/// The file or directory of that number.
+fn opened(descriptors: &Descriptors, fd: i32) -> Option<Opened> {
+    match descriptors.lock().entry(fd)? {
+        Descriptor::File(opened) => Some(Opened::File(opened.file.clone())),
+        Descriptor::Dir(opened) => Some(Opened::Dir(opened.dir.clone())),
+        Descriptor::Socket(_) => None,
     }
 }
 
@@ -307,20 +322,23 @@ pub(super) fn times(accessed: i64, modified: i64, flags: i32) -> Result<SetTimes
 /// Writes a directory's entries from a position on, and says how many bytes that took: as many as there are if the
 /// last one is cut off.
 pub(super) async fn read_dir(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &mut Memory<'_>,
     fd: i32,
     (into, room): (i32, i32),
     from: i64,
 ) -> Result<u32, Errno> {
-    let opened = dir(descriptors, fd)?;
+    let mut opened = dir(descriptors, fd)?;
     if from == 0 {
-        opened.listing = listing(&opened.dir).await.map_err(errno_of)?;
+        opened.listing = listing(&opened.dir).await.map_err(errno_of)?.into();
+        if let Some(Descriptor::Dir(dir)) = descriptors.lock().entry_mut(fd) {
+            dir.listing = Arc::clone(&opened.listing);
+        }
     }
     let room = room.cast_unsigned() as usize;
     let mut told = Vec::new();
     let from = usize::try_from(from).map_err(|_| Errno::Inval)?;
-    for (position, entry) in (1_u64..).zip(&opened.listing).skip(from) {
+    for (position, entry) in (1_u64..).zip(opened.listing.iter()).skip(from) {
         if told.len() >= room {
             break;
         }

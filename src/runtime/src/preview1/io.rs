@@ -4,7 +4,7 @@ use std::io;
 
 use wasmtime_wasi::p1::types::Errno;
 
-use super::descriptors::{Socket, errno_of_io};
+use super::descriptors::{Connection, Descriptors, Socket, errno_of_io};
 use super::memory::{Memory, Pointer};
 
 /// The most that goes through at once.
@@ -55,7 +55,7 @@ pub(super) fn buffers(
         let at = Pointer::from(memory.read_u32(buffer)?);
         let length = memory.read_u32(buffer.element(1, 4)?)?;
         // Not even a part that is not used now may lie outside.
-        memory.slice(at, length)?;
+        memory.check(at, length)?;
         let length = length.min(room);
         room -= length;
         if length > 0 {
@@ -67,36 +67,68 @@ pub(super) fn buffers(
 
 /// Fills the guest's buffers with what has arrived, and says how much that was: 0 at the end.
 pub(super) async fn receive(
-    socket: &mut Socket,
+    descriptors: &Descriptors,
+    fd: i32,
     memory: &mut Memory<'_>,
-    list: Pointer,
-    count: i32,
+    (list, count): (Pointer, i32),
     how: Receive,
 ) -> Result<u32, Errno> {
     let buffers = buffers(memory, list, count)?;
-    let most: u32 = buffers.iter().map(|(_, length)| length).sum();
-    if most == 0 {
-        return Ok(0);
+    loop {
+        if let Some(received) = try_receive(descriptors, fd, memory, &buffers, how)? {
+            return Ok(received);
+        }
+        descriptors.ready(fd, Socket::poll_readable).await;
     }
+}
+
+/// What could be received at once; `None` if that is nothing, and the guest waits.
+fn try_receive(
+    descriptors: &Descriptors,
+    fd: i32,
+    memory: &mut Memory<'_>,
+    buffers: &[Buffer],
+    how: Receive,
+) -> Result<Option<u32>, Errno> {
+    let most: u32 = buffers.iter().map(|(_, length)| length).sum();
+    // What is taken is written before anybody else can take more.
+    let mut table = descriptors.lock();
+    let socket = table.get(fd).ok_or(Errno::Notsock)?;
+    if most == 0 {
+        return Ok(Some(0));
+    }
+    match arrived(socket, most as usize)? {
+        Some(connection) => fill(connection, memory, buffers, how).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// A connection that has something to be read, or is at its end; `None` if the guest waits for that.
+fn arrived(socket: &mut Socket, most: usize) -> Result<Option<&mut Connection>, Errno> {
     let blocking = socket.is_blocking();
     let connection = socket.connection()?;
     if connection.peeked.is_empty() {
-        connection.peeked = loop {
-            match connection.stream.try_read(most as usize) {
-                Ok(data) => break data,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && blocking => {
-                    connection.stream.read_ready().await;
-                }
-                Err(error) => return Err(errno_of_io(&error)),
-            }
+        connection.peeked = match connection.stream.try_read(most) {
+            Ok(data) => data,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && blocking => return Ok(None),
+            Err(error) => return Err(errno_of_io(&error)),
         };
     }
+    Ok(Some(connection))
+}
+
+fn fill(
+    connection: &mut Connection,
+    memory: &mut Memory<'_>,
+    buffers: &[Buffer],
+    how: Receive,
+) -> Result<u32, Errno> {
     let mut data = connection.peeked.clone();
     let mut received = 0;
     for (at, length) in buffers {
-        let length = length.min(u32::try_from(data.len()).unwrap_or(u32::MAX));
+        let length = (*length).min(u32::try_from(data.len()).unwrap_or(u32::MAX));
         let piece = data.split_to(length as usize);
-        memory.write(at, &piece)?;
+        memory.write(*at, &piece)?;
         received += length;
     }
     if how == Receive::Take {
@@ -107,35 +139,45 @@ pub(super) async fn receive(
 
 /// Sends a part of what is in the guest's buffers, and says how much.
 pub(super) async fn send(
-    socket: &mut Socket,
+    descriptors: &Descriptors,
+    fd: i32,
     memory: &Memory<'_>,
-    list: Pointer,
-    count: i32,
+    (list, count): (Pointer, i32),
 ) -> Result<u32, Errno> {
     let buffers = buffers(memory, list, count)?;
+    loop {
+        if let Some(sent) = try_send(descriptors, fd, memory, &buffers)? {
+            return Ok(sent);
+        }
+        descriptors.ready(fd, Socket::poll_writable).await;
+    }
+}
+
+/// What could be sent at once; `None` if that is nothing, and the guest waits.
+fn try_send(
+    descriptors: &Descriptors,
+    fd: i32,
+    memory: &Memory<'_>,
+    buffers: &[Buffer],
+) -> Result<Option<u32>, Errno> {
+    let mut table = descriptors.lock();
+    let socket = table.get(fd).ok_or(Errno::Notsock)?;
     let blocking = socket.is_blocking();
     let stream = &socket.connection()?.stream;
     let mut sent = 0;
     for (at, length) in buffers {
-        let data = memory.slice(at, length)?;
-        let written = loop {
-            match stream.try_write_from(data) {
-                Ok(written) => break written,
-                Err(error)
-                    if error.kind() == io::ErrorKind::WouldBlock && blocking && sent == 0 =>
-                {
-                    stream.write_ready().await;
-                }
-                // What was sent before has been sent; the next call will find out.
-                Err(_) if sent > 0 => return Ok(sent),
-                Err(error) => return Err(errno_of_io(&error)),
-            }
+        let data = memory.slice(*at, *length)?;
+        let written = match stream.try_write_from(&data) {
+            Ok(written) => u32::try_from(written).unwrap_or(*length),
+            // What was sent before has been sent; the next call will find out.
+            Err(_) if sent > 0 => break,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && blocking => return Ok(None),
+            Err(error) => return Err(errno_of_io(&error)),
         };
-        let written = u32::try_from(written).unwrap_or(length);
         sent += written;
-        if written < length {
+        if written < *length {
             break;
         }
     }
-    Ok(sent)
+    Ok(Some(sent))
 }

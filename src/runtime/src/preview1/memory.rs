@@ -1,6 +1,13 @@
 //! A guest's memory, where every address is suspect.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
+use wasmtime::SharedMemory;
 use wasmtime_wasi::p1::types::Errno;
+use wiggle::GuestMemory;
+
+use crate::cells;
 
 /// An address in the guest's memory.
 #[derive(Clone, Copy, Debug)]
@@ -27,26 +34,58 @@ impl Pointer {
 }
 
 /// The whole memory.
-pub(super) struct Memory<'a>(&'a mut [u8]);
+pub(super) enum Memory<'a> {
+    /// The instance's own.
+    Own(&'a mut [u8]),
+    /// Other threads change it meanwhile, so that all is copied.
+    Shared(SharedMemory),
+}
 
-impl<'a> Memory<'a> {
-    pub(super) fn new(bytes: &'a mut [u8]) -> Self {
-        Self(bytes)
+impl Memory<'_> {
+    /// As `wasmtime-wasi`'s functions take it.
+    pub(super) fn original(&mut self) -> GuestMemory<'_> {
+        match self {
+            Self::Own(bytes) => GuestMemory::Unshared(bytes),
+            Self::Shared(memory) => GuestMemory::Shared(memory.data()),
+        }
     }
 
-    pub(super) fn slice(&self, at: Pointer, length: u32) -> Result<&[u8], Errno> {
-        let rest = self.0.get(at.0 as usize..).ok_or(Errno::Fault)?;
-        rest.get(..length as usize).ok_or(Errno::Fault)
+    /// The indices of these bytes, if all are inside.
+    fn range(&self, at: Pointer, length: u32) -> Result<Range<usize>, Errno> {
+        let size = match self {
+            Self::Own(bytes) => bytes.len(),
+            Self::Shared(memory) => memory.data().len(),
+        };
+        let from = at.0 as usize;
+        let to = from.checked_add(length as usize).ok_or(Errno::Fault)?;
+        if to > size {
+            return Err(Errno::Fault);
+        }
+        Ok(from..to)
     }
 
-    pub(super) fn slice_mut(&mut self, at: Pointer, length: u32) -> Result<&mut [u8], Errno> {
-        let rest = self.0.get_mut(at.0 as usize..).ok_or(Errno::Fault)?;
-        rest.get_mut(..length as usize).ok_or(Errno::Fault)
+    /// Whether all these bytes are inside.
+    pub(super) fn check(&self, at: Pointer, length: u32) -> Result<(), Errno> {
+        self.range(at, length).map(drop)
+    }
+
+    pub(super) fn slice(&self, at: Pointer, length: u32) -> Result<Cow<'_, [u8]>, Errno> {
+        let range = self.range(at, length)?;
+        Ok(match self {
+            Self::Own(bytes) => Cow::Borrowed(&bytes[range]),
+            Self::Shared(memory) => Cow::Owned(cells::read(&memory.data()[range])),
+        })
     }
 
     pub(super) fn read<const N: usize>(&self, at: Pointer) -> Result<[u8; N], Errno> {
-        let rest = self.0.get(at.0 as usize..).ok_or(Errno::Fault)?;
-        rest.first_chunk::<N>().copied().ok_or(Errno::Fault)
+        let length = u32::try_from(N).map_err(|_| Errno::Fault)?;
+        let range = self.range(at, length)?;
+        let mut read = [0; N];
+        match self {
+            Self::Own(bytes) => read.copy_from_slice(&bytes[range]),
+            Self::Shared(memory) => read.copy_from_slice(&cells::read(&memory.data()[range])),
+        }
+        Ok(read)
     }
 
     pub(super) fn read_u32(&self, at: Pointer) -> Result<u32, Errno> {
@@ -55,7 +94,11 @@ impl<'a> Memory<'a> {
 
     pub(super) fn write(&mut self, at: Pointer, bytes: &[u8]) -> Result<(), Errno> {
         let length = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
-        self.slice_mut(at, length)?.copy_from_slice(bytes);
+        let range = self.range(at, length)?;
+        match self {
+            Self::Own(memory) => memory[range].copy_from_slice(bytes),
+            Self::Shared(memory) => cells::write(&memory.data()[range], bytes),
+        }
         Ok(())
     }
 
@@ -71,7 +114,7 @@ mod tests {
     #[test]
     fn nothing_outside_is_touched() {
         let mut bytes = [0; 8];
-        let mut memory = Memory::new(&mut bytes);
+        let mut memory = Memory::Own(&mut bytes);
         assert!(memory.slice(Pointer(8), 0).is_ok());
         assert!(memory.slice(Pointer(9), 0).is_err());
         assert!(memory.slice(Pointer(4), 5).is_err());

@@ -7,7 +7,6 @@
 use wasmtime::{AsContextMut, Caller, Extern, Linker};
 use wasmtime_wasi::p1::types::Errno;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as original, WasiSnapshotPreview1};
-use wiggle::GuestMemory;
 
 use crate::state::CoreState;
 
@@ -44,19 +43,17 @@ pub(crate) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
         |mut caller, args: (i32, i32, i32, i32)| {
             Box::new(async move {
                 let (subscriptions, events, count, written) = args;
-                let (memory, state) = split(&mut caller)?;
+                let (mut memory, state) = split(&mut caller)?;
                 let request = poll::Request {
                     subscriptions: Pointer::from(subscriptions),
                     events: Pointer::from(events),
                     count: count.cast_unsigned(),
                     written: Pointer::from(written),
                 };
-                if poll::concerns_sockets(&state.descriptors, &Memory::new(memory), &request) {
-                    return Ok(errno(
-                        poll::poll(state, Memory::new(memory), &request).await,
-                    ));
+                if poll::concerns_sockets(&state.descriptors, &memory, &request) {
+                    return Ok(errno(poll::poll(state, memory, &request).await));
                 }
-                let mut memory = GuestMemory::Unshared(memory);
+                let mut memory = memory.original();
                 original::poll_oneoff(
                     &mut state.wasi,
                     &mut memory,
@@ -80,30 +77,23 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
         "fd_read",
         |mut caller, (fd, data, count, read): (i32, i32, i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                if state.descriptors.is_file(fd.cast_unsigned()) {
-                    let mut memory = Memory::new(memory);
+                let (mut memory, state) = split(&mut caller)?;
+                if state.descriptors.lock().is_file(fd.cast_unsigned()) {
                     let into = files::Buffers { list: data, count };
-                    let length =
-                        files::read(&mut state.descriptors, &mut memory, fd, into, None).await;
+                    let length = files::read(&state.descriptors, &mut memory, fd, into, None).await;
                     return Ok(errno(
                         length.and_then(|length| memory.write_u32(Pointer::from(read), length)),
                     ));
                 }
-                let Some(socket) = state.descriptors.get(fd) else {
-                    let mut memory = GuestMemory::Unshared(memory);
+                if !state.descriptors.lock().contains(fd.cast_unsigned()) {
+                    let mut memory = memory.original();
                     return original::fd_read(&mut state.wasi, &mut memory, fd, data, count, read)
                         .await;
-                };
-                let mut memory = Memory::new(memory);
-                let length = io::receive(
-                    socket,
-                    &mut memory,
-                    Pointer::from(data),
-                    count,
-                    io::Receive::Take,
-                )
-                .await;
+                }
+                let into = (Pointer::from(data), count);
+                let received =
+                    io::receive(&state.descriptors, fd, &mut memory, into, io::Receive::Take);
+                let length = received.await;
                 Ok(errno(length.and_then(|length| {
                     memory.write_u32(Pointer::from(read), length)
                 })))
@@ -115,18 +105,16 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
         "fd_write",
         |mut caller, (fd, data, count, written): (i32, i32, i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                if state.descriptors.is_file(fd.cast_unsigned()) {
-                    let mut memory = Memory::new(memory);
+                let (mut memory, state) = split(&mut caller)?;
+                if state.descriptors.lock().is_file(fd.cast_unsigned()) {
                     let from = files::Buffers { list: data, count };
-                    let length =
-                        files::write(&mut state.descriptors, &memory, fd, from, None).await;
+                    let length = files::write(&state.descriptors, &memory, fd, from, None).await;
                     return Ok(errno(length.and_then(|length| {
                         memory.write_u32(Pointer::from(written), length)
                     })));
                 }
-                let Some(socket) = state.descriptors.get(fd) else {
-                    let mut memory = GuestMemory::Unshared(memory);
+                if !state.descriptors.lock().contains(fd.cast_unsigned()) {
+                    let mut memory = memory.original();
                     return original::fd_write(
                         &mut state.wasi,
                         &mut memory,
@@ -136,9 +124,9 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
                         written,
                     )
                     .await;
-                };
-                let mut memory = Memory::new(memory);
-                let length = io::send(socket, &memory, Pointer::from(data), count).await;
+                }
+                let from = (Pointer::from(data), count);
+                let length = io::send(&state.descriptors, fd, &memory, from).await;
                 Ok(errno(length.and_then(|length| {
                     memory.write_u32(Pointer::from(written), length)
                 })))
@@ -151,11 +139,12 @@ fn add_reading_and_writing(linker: &mut Linker<CoreState>) -> wasmtime::Result<(
 fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_close", |mut caller, (fd,): (i32,)| {
         Box::new(async move {
-            let (memory, state) = split(&mut caller)?;
-            if state.descriptors.close(fd) {
+            let (mut memory, state) = split(&mut caller)?;
+            let closed = state.descriptors.lock().close(fd);
+            if closed {
                 return Ok(errno(Ok(())));
             }
-            original::fd_close(&mut state.wasi, &mut GuestMemory::Unshared(memory), fd).await
+            original::fd_close(&mut state.wasi, &mut memory.original(), fd).await
         })
     })?;
     linker.func_wrap_async(
@@ -163,12 +152,16 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "fd_fdstat_get",
         |mut caller, (fd, out): (i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                if let Some(entry) = state.descriptors.entry_mut(fd) {
-                    let stat = entry.fdstat();
-                    return Ok(errno(Memory::new(memory).write(Pointer::from(out), &stat)));
+                let (mut memory, state) = split(&mut caller)?;
+                let stat = state
+                    .descriptors
+                    .lock()
+                    .entry_mut(fd)
+                    .map(descriptors::Entry::fdstat);
+                if let Some(stat) = stat {
+                    return Ok(errno(memory.write(Pointer::from(out), &stat)));
                 }
-                let mut memory = GuestMemory::Unshared(memory);
+                let mut memory = memory.original();
                 original::fd_fdstat_get(&mut state.wasi, &mut memory, fd, out).await
             })
         },
@@ -178,18 +171,19 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "fd_filestat_get",
         |mut caller, (fd, out): (i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                if state.descriptors.get(fd).is_some() {
+                let (mut memory, state) = split(&mut caller)?;
+                let is_socket = state.descriptors.lock().get(fd).is_some();
+                if is_socket {
                     return Ok(errno(
-                        Memory::new(memory).write(Pointer::from(out), &descriptors::FILESTAT),
+                        memory.write(Pointer::from(out), &descriptors::FILESTAT),
                     ));
                 }
-                if let Some(stat) = files::stat(&mut state.descriptors, fd).await {
-                    return Ok(errno(stat.and_then(|stat| {
-                        Memory::new(memory).write(Pointer::from(out), &stat)
-                    })));
+                if let Some(stat) = files::stat(&state.descriptors, fd).await {
+                    return Ok(errno(
+                        stat.and_then(|stat| memory.write(Pointer::from(out), &stat)),
+                    ));
                 }
-                let mut memory = GuestMemory::Unshared(memory);
+                let mut memory = memory.original();
                 original::fd_filestat_get(&mut state.wasi, &mut memory, fd, out).await
             })
         },
@@ -198,12 +192,12 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         MODULE,
         "fd_fdstat_set_flags",
         |mut caller: Caller<'_, CoreState>, fd: i32, flags: i32| {
-            let (memory, state) = split(&mut caller)?;
-            if let Some(entry) = state.descriptors.entry_mut(fd) {
+            let (mut memory, state) = split(&mut caller)?;
+            if let Some(entry) = state.descriptors.lock().entry_mut(fd) {
                 entry.set_flags(flags);
                 return Ok(errno(Ok(())));
             }
-            let mut memory = GuestMemory::Unshared(memory);
+            let mut memory = memory.original();
             original::fd_fdstat_set_flags(&mut state.wasi, &mut memory, fd, flags)
         },
     )?;
@@ -216,9 +210,8 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "sock_accept",
         |mut caller, (fd, flags, out): (i32, i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
+                let (mut memory, state) = split(&mut caller)?;
                 let accepted = state.descriptors.accept(fd, flags).await;
-                let mut memory = Memory::new(memory);
                 Ok(errno(
                     accepted.and_then(|fd| memory.write_u32(Pointer::from(out), fd)),
                 ))
@@ -230,13 +223,12 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "sock_recv",
         |mut caller, (fd, data, count, flags, read, told): (i32, i32, i32, i32, i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                let mut memory = Memory::new(memory);
+                let (mut memory, state) = split(&mut caller)?;
                 let receive = async {
-                    let socket = state.descriptors.get(fd).ok_or(Errno::Notsock)?;
                     let how = io::Receive::of_flags(flags);
+                    let into = (Pointer::from(data), count);
                     let length =
-                        io::receive(socket, &mut memory, Pointer::from(data), count, how).await?;
+                        io::receive(&state.descriptors, fd, &mut memory, into, how).await?;
                     memory.write_u32(Pointer::from(read), length)?;
                     // No flag: a stream's data is never cut off.
                     memory.write(Pointer::from(told), &[0; 2])
@@ -250,11 +242,10 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         "sock_send",
         |mut caller, (fd, data, count, _flags, written): (i32, i32, i32, i32, i32)| {
             Box::new(async move {
-                let (memory, state) = split(&mut caller)?;
-                let mut memory = Memory::new(memory);
+                let (mut memory, state) = split(&mut caller)?;
                 let send = async {
-                    let socket = state.descriptors.get(fd).ok_or(Errno::Notsock)?;
-                    let length = io::send(socket, &memory, Pointer::from(data), count).await?;
+                    let from = (Pointer::from(data), count);
+                    let length = io::send(&state.descriptors, fd, &memory, from).await?;
                     memory.write_u32(Pointer::from(written), length)
                 };
                 Ok(errno(send.await))
@@ -264,8 +255,9 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
     linker.func_wrap(
         MODULE,
         "sock_shutdown",
-        |mut caller: Caller<'_, CoreState>, fd: i32, how: i32| {
-            let socket = caller.data_mut().descriptors.get(fd).ok_or(Errno::Notsock);
+        |caller: Caller<'_, CoreState>, fd: i32, how: i32| {
+            let mut table = caller.data().descriptors.lock();
+            let socket = table.get(fd).ok_or(Errno::Notsock);
             errno(socket.and_then(|socket| socket.shutdown(how)))
         },
     )?;
@@ -275,14 +267,20 @@ fn add_sockets(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
 /// The guest's memory and the instance's state, with the bound on what the originals may copy set as they expect it.
 fn split<'a>(
     caller: &'a mut Caller<'_, CoreState>,
-) -> wasmtime::Result<(&'a mut [u8], &'a mut CoreState)> {
+) -> wasmtime::Result<(Memory<'a>, &'a mut CoreState)> {
     let fuel = caller.as_context_mut().hostcall_fuel();
-    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-        return Err(wasmtime::Error::msg(
-            "the module does not export its memory",
-        ));
+    let (memory, state) = match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => {
+            let (memory, state) = memory.data_and_store_mut(caller);
+            (Memory::Own(memory), state)
+        }
+        Some(Extern::SharedMemory(memory)) => (Memory::Shared(memory), caller.data_mut()),
+        _ => {
+            return Err(wasmtime::Error::msg(
+                "the module does not export its memory",
+            ));
+        }
     };
-    let (memory, state) = memory.data_and_store_mut(caller);
     state.wasi.set_hostcall_fuel(fuel);
     Ok((memory, state))
 }

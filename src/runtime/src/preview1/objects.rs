@@ -4,7 +4,7 @@
 //! it takes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,16 +18,24 @@ use crate::state::CoreState;
 
 const MODULE: &str = "vaquita:ipc";
 
+/// The most that is copied at once.
+const PIECE: u32 = 64 << 10;
+
 /// The most that an instance has open.
 const MOST: usize = 4096;
 
-/// What an instance has open of its pod's, by number.
+/// What a process has open of its pod's, by number, all its threads alike. Clones are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Objects(Arc<Mutex<Table>>);
+
+/// See [`Objects`].
 #[derive(Default)]
-pub(crate) struct Objects {
+struct Table {
     open: BTreeMap<u32, Object>,
     last: u32,
 }
 
+#[derive(Clone)]
 enum Object {
     Queue(Arc<Queue>),
     Semaphore(Arc<Semaphore>),
@@ -35,34 +43,49 @@ enum Object {
 }
 
 impl Objects {
-    fn add(&mut self, object: Object) -> Result<u32, Errno> {
-        if self.open.len() >= MOST {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, object: Object) -> Result<u32, Errno> {
+        let mut table = self.lock();
+        if table.open.len() >= MOST {
             return Err(Errno::Mfile);
         }
-        self.last = self.last.checked_add(1).ok_or(Errno::Mfile)?;
-        self.open.insert(self.last, object);
-        Ok(self.last)
+        let number = table.last.checked_add(1).ok_or(Errno::Mfile)?;
+        table.last = number;
+        table.open.insert(number, object);
+        Ok(number)
+    }
+
+    fn get(&self, number: i32) -> Option<Object> {
+        self.lock().open.get(&number.cast_unsigned()).cloned()
     }
 
     fn queue(&self, number: i32) -> Result<Arc<Queue>, Errno> {
-        match self.open.get(&number.cast_unsigned()) {
-            Some(Object::Queue(queue)) => Ok(Arc::clone(queue)),
+        match self.get(number) {
+            Some(Object::Queue(queue)) => Ok(queue),
             _ => Err(Errno::Badf),
         }
     }
 
     fn semaphore(&self, number: i32) -> Result<Arc<Semaphore>, Errno> {
-        match self.open.get(&number.cast_unsigned()) {
-            Some(Object::Semaphore(semaphore)) => Ok(Arc::clone(semaphore)),
+        match self.get(number) {
+            Some(Object::Semaphore(semaphore)) => Ok(semaphore),
             _ => Err(Errno::Badf),
         }
     }
 
     fn memory(&self, number: i32) -> Result<Arc<Segment>, Errno> {
-        match self.open.get(&number.cast_unsigned()) {
-            Some(Object::Memory(memory)) => Ok(Arc::clone(memory)),
+        match self.get(number) {
+            Some(Object::Memory(memory)) => Ok(memory),
             _ => Err(Errno::Badf),
         }
+    }
+
+    fn close(&self, number: i32) -> Result<(), Errno> {
+        let closed = self.lock().open.remove(&number.cast_unsigned());
+        closed.map(drop).ok_or(Errno::Badf)
     }
 }
 
@@ -102,7 +125,7 @@ macro_rules! provide {
             Box::new(async move {
                 let (memory, state) = split(&mut caller)?;
                 #[allow(unused_mut, reason = "not every function writes")]
-                let mut $memory = Memory::new(memory);
+                let mut $memory = memory;
                 let $state = state;
                 let answer: Answer = async { $answer }.await;
                 Ok(errno(answer))
@@ -113,11 +136,11 @@ macro_rules! provide {
 pub(super) use provide;
 
 pub(super) fn text(memory: &Memory<'_>, at: i32, length: i32) -> Result<String, Errno> {
-    let bytes = memory.slice(Pointer::from(at), length.cast_unsigned())?;
-    if bytes.len() > 4096 {
+    if !(0..=4096).contains(&length) {
         return Err(Errno::Nametoolong);
     }
-    String::from_utf8(bytes.to_owned()).map_err(|_| Errno::Ilseq)
+    let bytes = memory.slice(Pointer::from(at), length.cast_unsigned())?;
+    String::from_utf8(bytes.into_owned()).map_err(|_| Errno::Ilseq)
 }
 
 fn how(flags: i32) -> OpenHow {
@@ -137,8 +160,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<CoreState>) -> wasmtime::Result<
     add_memories(linker)?;
     add_atomics(linker)?;
     provide!(linker, MODULE, "close", (number: i32), |state, _memory| {
-        let closed = state.objects.open.remove(&number.cast_unsigned());
-        closed.map(drop).ok_or(Errno::Badf)
+        state.objects.close(number)
     });
     Ok(())
 }
@@ -188,7 +210,7 @@ fn add_queues(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
             }
             let data = memory.slice(Pointer::from(data), length.cast_unsigned())?;
             let message = Message {
-                data: Bytes::copy_from_slice(data),
+                data: Bytes::copy_from_slice(&data),
                 priority: priority.cast_unsigned(),
             };
             match patience(time) {
@@ -209,9 +231,9 @@ fn add_queues(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
             if room.cast_unsigned() < queue.attributes().max_message_size {
                 return Err(Errno::Msgsize);
             }
-            memory.slice(Pointer::from(into), room.cast_unsigned())?;
-            memory.slice(Pointer::from(length), 4)?;
-            memory.slice(Pointer::from(priority), 4)?;
+            memory.check(Pointer::from(into), room.cast_unsigned())?;
+            memory.check(Pointer::from(length), 4)?;
+            memory.check(Pointer::from(priority), 4)?;
             let received = match patience(time) {
                 Patience::None => queue.try_receive(),
                 Patience::Until(time) => queue.receive(time).await,
@@ -305,8 +327,14 @@ fn add_memories(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         (number: i32, offset: i64, from: i32, length: i32),
         |state, memory| {
             let shared = state.objects.memory(number)?;
-            let data = memory.slice(Pointer::from(from), length.cast_unsigned())?;
-            shared.write(offset.cast_unsigned(), data).map_err(errno_of)
+            let (from, length) = (Pointer::from(from), length.cast_unsigned());
+            memory.check(from, length)?;
+            for at in (0..length).step_by(PIECE as usize) {
+                let data = memory.slice(from.element(at, 1)?, PIECE.min(length - at))?;
+                let to = offset.cast_unsigned().checked_add(at.into()).ok_or(Errno::Fault)?;
+                shared.write(to, &data).map_err(errno_of)?;
+            }
+            Ok(())
         }
     );
     Ok(())

@@ -25,10 +25,10 @@ pub(super) struct Path {
 impl Path {
     fn read(
         self,
-        descriptors: &mut Descriptors,
+        descriptors: &Descriptors,
         memory: &Memory<'_>,
     ) -> Result<(OpenDir, String), Errno> {
-        let dir = files::dir(descriptors, self.fd)?.dir.clone();
+        let dir = files::dir(descriptors, self.fd)?.dir;
         Ok((dir, text(memory, self.at, self.length)?))
     }
 }
@@ -38,7 +38,7 @@ fn text(memory: &Memory<'_>, at: i32, length: i32) -> Result<String, Errno> {
         return Err(Errno::Nametoolong);
     }
     let bytes = memory.slice(Pointer::from(at), length.cast_unsigned())?;
-    String::from_utf8(bytes.to_owned()).map_err(|_| Errno::Ilseq)
+    String::from_utf8(bytes.into_owned()).map_err(|_| Errno::Ilseq)
 }
 
 /// How `path_open` is to open.
@@ -54,7 +54,7 @@ fn follow(lookup: i32) -> bool {
 }
 
 pub(super) async fn open(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     path: Path,
     how: HowOpen,
@@ -87,18 +87,16 @@ pub(super) async fn open(
     };
     let entry = match opened.map_err(errno_of)? {
         Opened::File(_) if dir_wanted => return Err(Errno::Notdir),
-        Opened::File(file) => Entry::File(OpenedFile {
-            file,
-            at: 0,
-            append: how.fdflags & i32::from(APPEND) != 0,
-        }),
+        Opened::File(file) => {
+            Entry::File(OpenedFile::new(file, how.fdflags & i32::from(APPEND) != 0))
+        }
         Opened::Dir(dir) => Entry::Dir(OpenedDir::new(dir, None)),
     };
-    descriptors.add(entry)
+    descriptors.lock().add(entry)
 }
 
 pub(super) async fn stat(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &mut Memory<'_>,
     path: Path,
     lookup: i32,
@@ -110,7 +108,7 @@ pub(super) async fn stat(
 }
 
 pub(super) async fn set_times(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     path: Path,
     lookup: i32,
@@ -122,7 +120,7 @@ pub(super) async fn set_times(
 }
 
 pub(super) async fn read_link(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &mut Memory<'_>,
     path: Path,
     (into, room): (i32, i32),
@@ -143,7 +141,7 @@ pub(super) enum Change {
 }
 
 pub(super) async fn change(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     path: Path,
     what: Change,
@@ -158,7 +156,7 @@ pub(super) async fn change(
 }
 
 pub(super) async fn make_link(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     (target, length): (i32, i32),
     path: Path,
@@ -169,7 +167,7 @@ pub(super) async fn make_link(
 }
 
 pub(super) async fn rename(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     path: Path,
     to: Path,
@@ -180,7 +178,7 @@ pub(super) async fn rename(
 }
 
 pub(super) async fn link(
-    descriptors: &mut Descriptors,
+    descriptors: &Descriptors,
     memory: &Memory<'_>,
     lookup: i32,
     path: Path,

@@ -85,9 +85,10 @@ pub(super) fn concerns_sockets(
     memory: &Memory<'_>,
     request: &Request,
 ) -> bool {
+    let table = descriptors.lock();
     (0..request.count.min(MOST)).any(|index| {
         request.read(memory, index).is_ok_and(|subscription| {
-            subscription.kind != CLOCK && descriptors.contains(subscription.what)
+            subscription.kind != CLOCK && table.contains(subscription.what)
         })
     })
 }
@@ -107,7 +108,7 @@ pub(super) async fn poll(
     for subscription in &subscriptions {
         waits.push(wait_of(state, subscription)?);
     }
-    let descriptors = &mut state.descriptors;
+    let descriptors = &state.descriptors;
     let events = poll_fn(|context| {
         let events: Vec<_> = waits
             .iter_mut()
@@ -143,12 +144,14 @@ fn wait_of(state: &mut CoreState, subscription: &Subscription) -> Result<Wait, E
             state,
             subscription,
         )?))),
-        READ | WRITE if state.descriptors.is_file(fd) => Wait::Nothing(Errno::Success),
-        READ if state.descriptors.contains(fd) => match state.descriptors.listening(fd) {
-            Ok(_) => Wait::Readable(fd),
-            Err(error) => Wait::Nothing(error),
-        },
-        WRITE if state.descriptors.contains(fd) => Wait::Writable(fd),
+        READ | WRITE if state.descriptors.lock().is_file(fd) => Wait::Nothing(Errno::Success),
+        READ if state.descriptors.lock().contains(fd) => {
+            match state.descriptors.lock().listening(fd) {
+                Ok(_) => Wait::Readable(fd),
+                Err(error) => Wait::Nothing(error),
+            }
+        }
+        WRITE if state.descriptors.lock().contains(fd) => Wait::Writable(fd),
         READ if fd == 0 => Wait::Input(state.stdin.clone()),
         // Output can wait at the write.
         READ | WRITE if fd <= 2 => Wait::Nothing(Errno::Success),
@@ -181,20 +184,16 @@ fn deadline(state: &mut CoreState, subscription: &Subscription) -> Result<Instan
         .unwrap_or(now + Duration::from_hours(24 * 365 * 100)))
 }
 
-fn check(
-    descriptors: &mut Descriptors,
-    wait: &mut Wait,
-    context: &mut Context<'_>,
-) -> Option<Errno> {
+fn check(descriptors: &Descriptors, wait: &mut Wait, context: &mut Context<'_>) -> Option<Errno> {
     let ready = match wait {
         Wait::Nothing(error) => return Some(*error),
         Wait::Until(sleep) => sleep.as_mut().poll(context),
         Wait::Input(input) => input.poll_ready(context),
-        Wait::Readable(fd) => match descriptors.get(fd.cast_signed()) {
+        Wait::Readable(fd) => match descriptors.lock().get(fd.cast_signed()) {
             Some(socket) => socket.poll_readable(context),
             None => return Some(Errno::Badf),
         },
-        Wait::Writable(fd) => match descriptors.get(fd.cast_signed()) {
+        Wait::Writable(fd) => match descriptors.lock().get(fd.cast_signed()) {
             Some(socket) => socket.poll_writable(context),
             None => return Some(Errno::Badf),
         },

@@ -69,6 +69,9 @@ pub struct ProcessConfig {
     pub working_dir: Option<String>,
     /// The most files and directories that all instances of the process may have open together. Default: 1024.
     pub max_open_files: u32,
+    /// The most threads that a core module may have at once (wasi-threads), the first one included. Each counts as an instance of the
+    /// [runtime's](crate::Config::max_instances). Default: 128.
+    pub max_threads: u32,
 }
 
 impl ProcessConfig {
@@ -94,6 +97,7 @@ impl ProcessConfig {
             mounts: Vec::new(),
             working_dir: None,
             max_open_files: 1024,
+            max_threads: 128,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::capabilities::Capabilities;
 use crate::cpu;
 use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
-use crate::module::{Code, Program};
+use crate::module::{Code, Module, Program};
 use crate::namespaces::{Lifecycle, Listed, Member, Namespaces};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
@@ -31,12 +31,14 @@ mod config;
 mod exit;
 mod program;
 mod request;
+mod threads;
 
 pub use config::{ProcessConfig, StartError};
 pub use exit::{Exit, OverLimit, Usage};
 pub use request::{BodyError, RequestError, ResponseBody};
 
 pub(crate) use exit::Failure;
+pub(crate) use threads::Threads;
 
 /// What every instance of a process is given.
 pub(crate) struct Environment {
@@ -46,6 +48,7 @@ pub(crate) struct Environment {
     pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) tls: Arc<Tls>,
     pub(crate) listen: Vec<u16>,
+    pub(crate) max_threads: u32,
     pub(crate) stdin: Stdin,
     pub(crate) outputs: Outputs,
     pub(crate) working_dir: Option<String>,
@@ -85,6 +88,7 @@ impl Environment {
             capabilities: Arc::new(std::mem::take(&mut config.capabilities)),
             tls: Arc::clone(&runtime.tls),
             listen: config.listen.clone(),
+            max_threads: config.max_threads,
             stdin: Stdin::new(config.stdin.take(), config.tty),
             outputs: Outputs {
                 log: Arc::clone(&config.log),
@@ -251,7 +255,8 @@ impl Process {
             }
             Code::Program(program) => {
                 let (runtime, environment) = (Arc::clone(runtime), Arc::clone(&environment));
-                let program = run(runtime, program.clone(), environment, orders);
+                let module = config.module.clone();
+                let program = run(runtime, (module, program.clone()), environment, orders);
                 (program.boxed(), Vec::new(), Weak::new())
             }
         };
@@ -415,13 +420,29 @@ fn listen(network: &PodNetwork, ports: &[u16]) -> Result<Vec<Listener>, StartErr
 /// The whole life of a program.
 async fn run(
     runtime: Arc<Shared>,
-    program: Program,
+    (module, program): (Module, Program),
     environment: Arc<Environment>,
     mut orders: Orders,
 ) -> Exit {
-    let running = program::run(&runtime, &program, &environment);
+    let entry = module.inner.entry.as_deref();
+    let threads = match &program {
+        Program::Sharing(module) => match Threads::new(&runtime, module, &environment) {
+            Ok(threads) => Some(threads),
+            Err(failure) => return report(&environment, failure.into()),
+        },
+        _ => None,
+    };
+    let running = program::run(&runtime, &program, entry, (&environment, threads.as_ref()));
     let running = runtime.processors.drive(running, &environment.accounts.cpu);
     let exit = until_ordered(&mut orders, &environment.member.lifecycle, running).await;
+    if let Some(threads) = threads {
+        threads.end().await;
+    }
+    report(&environment, exit)
+}
+
+/// Says in the log what its guest can't say any more of its end.
+fn report(environment: &Environment, exit: Exit) -> Exit {
     match &exit {
         Exit::Trapped { message } | Exit::Failed { message } => environment.report(message),
         Exit::OutOfMemory => environment.report("out of memory"),

@@ -2,63 +2,111 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::Accessor;
-use wasmtime::{Instance, Store};
+use wasmtime::component::{self, Accessor, Func, InstancePre as ComponentPre, Val};
+use wasmtime::{Instance, InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 
-use super::{Environment, Exit, Failure};
+use super::{Environment, Exit, Failure, Threads};
 use crate::cpu::yield_in_turns;
-use crate::module::{Program, sharing};
+use crate::module::Program;
 use crate::runtime::Shared;
-use crate::state::{CoreState, State};
+use crate::state::{Common, CoreState, State};
 
 /// Runs a program from its start to its end.
 pub(super) async fn run(
     runtime: &Shared,
     program: &Program,
-    environment: &Arc<Environment>,
+    entry: Option<&str>,
+    (environment, threads): (&Arc<Environment>, Option<&Arc<Threads>>),
 ) -> Exit {
-    match program {
-        Program::Core(_) | Program::Sharing(_) => run_core(runtime, program, environment).await,
-        Program::Component(program) => run_component(runtime, program, environment).await,
-        Program::AsyncComponent(program) => run_async(runtime, program, environment).await,
+    match (program, threads) {
+        (Program::Core(program), _) => run_core(runtime, program, entry, environment).await,
+        (Program::Sharing(_), Some(threads)) => run_threads(threads, entry, environment).await,
+        (Program::Sharing(_), None) => Exit::Failed {
+            message: "its memories are not there".into(),
+        },
+        (Program::Component(program), _) => run_component(runtime, program, environment).await,
+        (Program::AsyncComponent(program), _) => run_async(runtime, program, environment).await,
+        (Program::Function(program, is_async), _) => {
+            let function = entry.unwrap_or_default();
+            run_function(runtime, (program, *is_async), function, environment).await
+        }
     }
 }
 
-async fn run_core(runtime: &Shared, program: &Program, environment: &Arc<Environment>) -> Exit {
+async fn run_core(
+    runtime: &Shared,
+    program: &InstancePre<CoreState>,
+    entry: Option<&str>,
+    environment: &Arc<Environment>,
+) -> Exit {
     let _counted = environment.accounts.count_instance();
     let share = runtime.share(environment);
     let refusals = share.refusals();
-    let mut store = Store::new(&runtime.engine.wasmtime, CoreState::new(environment, share));
+    let state = CoreState::new(environment, Common::new(environment), share);
+    let mut store = Store::new(&runtime.engine.wasmtime, state);
     store.limiter(|state| &mut state.share);
     yield_in_turns(&mut store);
     let result = async {
-        let instance = instantiate(runtime, program, &mut store).await?;
-        let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-        start.call_async(&mut store, ()).await
+        let instance = program.instantiate_async(&mut store).await?;
+        start(&mut store, &instance, entry).await
     };
     match result.await {
-        Ok(()) => Exit::Exited(0),
+        Ok(code) => Exit::Exited(code),
         Err(error) => Failure::of(&error, &refusals).into(),
     }
 }
 
-async fn instantiate(
-    runtime: &Shared,
-    program: &Program,
-    store: &mut Store<CoreState>,
-) -> wasmtime::Result<Instance> {
-    match program {
-        Program::Core(program) => program.instantiate_async(store).await,
-        Program::Sharing(module) => {
-            let linker = sharing::linker(runtime.core_linker(), store, module)?;
-            linker.instantiate_async(store, module).await
-        }
-        Program::Component(_) | Program::AsyncComponent(_) => {
-            Err(wasmtime::Error::msg("a component is no core module"))
-        }
+/// The first thread of a program that has shared memories. The process ends with it, whatever the others do, or before.
+async fn run_threads(
+    threads: &Arc<Threads>,
+    entry: Option<&str>,
+    environment: &Arc<Environment>,
+) -> Exit {
+    let _counted = environment.accounts.count_instance();
+    let first = async {
+        let (mut store, instance) = threads.instance().await?;
+        start(&mut store, &instance, entry).await
+    };
+    let result = tokio::select! {
+        biased;
+        exit = threads.over() => return exit,
+        result = first => result,
+    };
+    match result {
+        Ok(code) => Exit::Exited(code),
+        Err(error) => Failure::of(&error, &threads.refusals()).into(),
     }
+}
+
+/// Has a module begin where it begins, and gives its exit code.
+async fn start(
+    store: &mut Store<CoreState>,
+    instance: &Instance,
+    entry: Option<&str>,
+) -> wasmtime::Result<i32> {
+    if let Some(entry) = entry {
+        return start_with(store, instance, entry).await;
+    }
+    let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
+    start.call_async(store, ()).await.map(|()| 0)
+}
+
+/// Has a library begin with one of its functions; what that returns is the exit code.
+async fn start_with(
+    store: &mut Store<CoreState>,
+    instance: &Instance,
+    entry: &str,
+) -> wasmtime::Result<i32> {
+    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
+        initialize.call_async(&mut *store, ()).await?;
+    }
+    if let Ok(function) = instance.get_typed_func::<(), i32>(&mut *store, entry) {
+        return function.call_async(store, ()).await;
+    }
+    let function = instance.get_typed_func::<(), ()>(&mut *store, entry)?;
+    function.call_async(store, ()).await.map(|()| 0)
 }
 
 async fn run_component(
@@ -107,4 +155,56 @@ async fn run_async(
         Ok(Err(())) => Exit::Exited(1),
         Err(error) => Failure::of(&error, &refusals).into(),
     }
+}
+
+/// Runs a component by a function that takes nothing, and returns nothing or a `result`.
+async fn run_function(
+    runtime: &Shared,
+    (program, is_async): (&ComponentPre<State>, bool),
+    function: &str,
+    environment: &Arc<Environment>,
+) -> Exit {
+    let _counted = environment.accounts.count_instance();
+    let share = runtime.share(environment);
+    let refusals = share.refusals();
+    let mut store = Store::new(program.engine(), State::new(environment, share));
+    store.limiter(|state| &mut state.share);
+    yield_in_turns(&mut store);
+    let result = async {
+        let instance = program.instantiate_async(&mut store).await?;
+        let function = find(&mut store, &instance, function)?;
+        let mut results = vec![Val::Bool(false); function.ty(&store).results().len()];
+        if is_async {
+            let call = async |accessor: &Accessor<State>| {
+                function.call_concurrent(accessor, &[], &mut results).await
+            };
+            store.run_concurrent(call).await.flatten()?;
+        } else {
+            function.call_async(&mut store, &[], &mut results).await?;
+        }
+        Ok(!matches!(results.first(), Some(Val::Result(Err(_)))))
+    };
+    match result.await {
+        Ok(true) => Exit::Exited(0),
+        Ok(false) if refusals.any() => Exit::OutOfMemory,
+        Ok(false) => Exit::Exited(1),
+        Err(error) => Failure::of(&error, &refusals).into(),
+    }
+}
+
+/// A function by its name, or that of an interface by `interface#name`.
+fn find(
+    store: &mut Store<State>,
+    instance: &component::Instance,
+    function: &str,
+) -> wasmtime::Result<Func> {
+    let within = match function.rsplit_once('#') {
+        Some((interface, name)) => instance
+            .get_export_index(&mut *store, None, interface)
+            .and_then(|interface| instance.get_export_index(&mut *store, Some(&interface), name)),
+        None => instance.get_export_index(&mut *store, None, function),
+    };
+    within
+        .and_then(|index| instance.get_func(store, index))
+        .ok_or_else(|| wasmtime::Error::msg(format!("no function {function}")))
 }

@@ -156,6 +156,62 @@ async fn one_that_opens_files_without_end() {
     ask(&host, &neighbour, 5).await;
 }
 
+#[tokio::test]
+async fn one_that_makes_queues_without_end() {
+    let (host, neighbour, _handler) = neighbourhood().await;
+    let pod = host.pod("hostile");
+    let module = host.load(guest!("queue")).await;
+    let (process, _log) = start(&pod, module.clone(), |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(41), "ENFILE");
+    ask(&host, &neighbour, 5).await;
+    // It is its pod's bound, not the node's.
+    let pod = host.pod("other");
+    let (process, _log) = start(&pod, module, |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(41));
+}
+
+#[tokio::test]
+async fn one_that_fills_its_volume() {
+    let (host, neighbour, _handler) = neighbourhood().await;
+    let pod = host.pod("hostile");
+    let module = host.load(guest!("fill")).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let on_disk = Volume::directory_with_limit(dir.path(), 8 << 20).expect("a volume");
+    for volume in [Volume::memory(8 << 20), on_disk] {
+        let (process, _log) = start(&pod, module.clone(), |config| {
+            config.listen = Vec::new();
+            config.root = Some(volume.clone());
+        })
+        .await;
+        assert_eq!(process.wait().await, Exit::Exited(51), "ENOSPC");
+        assert!(volume.used() <= 8 << 20, "{}", volume.used());
+    }
+    ask(&host, &neighbour, 5).await;
+}
+
+#[tokio::test]
+async fn one_that_starts_threads_without_end() {
+    let (host, neighbour, _handler) = neighbourhood().await;
+    let pod = host.pod("hostile");
+    let module = host.load(guest!("threads")).await;
+    let (process, log) = start(&pod, module, |_| {}).await;
+    log.contains("the process may have 128 at once").await;
+    ask(&host, &neighbour, 20).await;
+    assert_eq!(process.exit(), None);
+    pod.shutdown().await;
+    assert_eq!(process.wait().await, Exit::Killed);
+}
+
+#[tokio::test]
+async fn one_that_opens_sockets_without_end() {
+    let (host, neighbour, _handler) = neighbourhood().await;
+    let pod = host.pod("hostile");
+    let module = host.example("wasm32-wasip2", "sockets-without-end").await;
+    let (process, log) = start(&pod, module, |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(0), "{}", log.text());
+    ask(&host, &neighbour, 5).await;
+}
+
 /// Takes a hundred lines and then no more.
 #[derive(Default)]
 struct Narrow(AtomicUsize);

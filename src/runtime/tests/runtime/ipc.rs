@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vaquita_runtime::{Exit, LoadError, Pod, PodConfig, Process, ProcessConfig};
+use vaquita_runtime::{Exit, Pod, PodConfig, Process, ProcessConfig};
 
-use crate::support::{Host, Log, assemble, start};
+use crate::support::{Host, Log, start};
 
 async fn example(
     host: &Host,
@@ -186,14 +186,29 @@ async fn core_modules_send_messages() {
 }
 
 #[tokio::test]
-async fn who_would_hold_up_a_thread_in_shared_memory_is_refused() {
+async fn who_waits_by_an_instruction_is_woken_by_another_module() {
     let host = Host::new();
-    let waits =
-        sharing("(drop (memory.atomic.wait32 $shared (i32.const 0) (i32.const 0) (i64.const -1)))");
-    match host.runtime.load(assemble(&waits)).await {
-        Err(LoadError::UnsupportedKind { message }) => {
-            assert!(message.contains("memory.atomic.wait"), "{message}");
-        }
-        other => panic!("{other:?}"),
+    let pod = host.pod("pod");
+    let waits = sharing(
+        "(call $exit (i32.add (i32.const 40)
+            (memory.atomic.wait32 $shared (i32.const 8) (i32.const 0) (i64.const -1))))",
+    );
+    let wakes = sharing(
+        "(loop $more
+            (br_if $more (i32.eqz (memory.atomic.notify $shared (i32.const 8) (i32.const 1)))))",
+    );
+    // Whoever waits holds up nobody: there are far more of them than threads.
+    let waits = host.load(&waits).await;
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        waiting.push(start(&pod, waits.clone(), |_| {}).await.0);
+    }
+    let wakes = host.load(&wakes).await;
+    for _ in 0..8 {
+        let (waking, _) = start(&pod, wakes.clone(), |_| {}).await;
+        assert_eq!(waking.wait().await, Exit::Exited(0));
+    }
+    for process in waiting {
+        assert_eq!(process.wait().await, Exit::Exited(40));
     }
 }

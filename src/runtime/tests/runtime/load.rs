@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use vaquita_runtime::{Exit, LoadError, ModuleKind};
 
-use crate::support::{Host, assemble, config};
+use crate::support::{Host, assemble, config, start};
 
 const NOTHING: &str = r#"(module (func (export "_start")))"#;
 
@@ -247,4 +247,62 @@ fn only_file(dir: &Path) -> std::path::PathBuf {
     } else {
         entry
     }
+}
+
+const LIBRARY: &str = r#"(module
+    (global $ready (mut i32) (i32.const 0))
+    (func (export "_initialize") (global.set $ready (i32.const 40)))
+    (func (export "code") (result i32) (i32.add (global.get $ready) (i32.const 2)))
+    (func (export "quiet"))
+    (func (export "_start") (unreachable))
+    (func (export "picky") (param i32)))"#;
+
+async fn run_entry(host: &Host, text: &str, entry: &str) -> Exit {
+    let loaded = host.runtime.load_entry(assemble(text), entry).await;
+    let module = loaded.unwrap_or_else(|error| panic!("{error}"));
+    let pod = host.pod("pod");
+    let (process, _) = start(&pod, module, |_| {}).await;
+    process.wait().await
+}
+
+#[tokio::test]
+async fn a_library_starts_with_the_function_that_is_named() {
+    let host = Host::new();
+    assert_eq!(run_entry(&host, LIBRARY, "code").await, Exit::Exited(42));
+    assert_eq!(run_entry(&host, LIBRARY, "quiet").await, Exit::Exited(0));
+    let exit = run_entry(&host, LIBRARY, "_start").await;
+    assert!(matches!(exit, Exit::Trapped { .. }), "{exit}");
+    let refused = |entry: &'static str| {
+        let loaded = host.runtime.load_entry(assemble(LIBRARY), entry);
+        async { loaded.await.expect_err("a refusal").to_string() }
+    };
+    assert_eq!(
+        refused("absent").await,
+        "no function absent to start with; it exports _initialize, code, quiet, _start, picky"
+    );
+    assert!(refused("picky").await.contains("takes nothing"));
+}
+
+#[tokio::test]
+async fn a_component_starts_with_the_function_that_is_named() {
+    const COMPONENT: &str = r#"(component
+        (core module $m
+            (func (export "good") (result i32) (i32.const 0))
+            (func (export "bad") (result i32) (i32.const 1))
+            (func (export "quiet")))
+        (core instance $i (instantiate $m))
+        (func $good (result (result)) (canon lift (core func $i "good")))
+        (func $bad (result (result)) (canon lift (core func $i "bad")))
+        (func $quiet (canon lift (core func $i "quiet")))
+        (instance $jobs (export "run" (func $bad)))
+        (export "good" (func $good))
+        (export "quiet" (func $quiet))
+        (export "my:jobs/nightly@1.0.0" (instance $jobs)))"#;
+    let host = Host::new();
+    assert_eq!(run_entry(&host, COMPONENT, "good").await, Exit::Exited(0));
+    assert_eq!(run_entry(&host, COMPONENT, "quiet").await, Exit::Exited(0));
+    let nested = run_entry(&host, COMPONENT, "my:jobs/nightly@1.0.0#run").await;
+    assert_eq!(nested, Exit::Exited(1));
+    let refused = host.runtime.load_entry(assemble(COMPONENT), "absent").await;
+    assert!(matches!(refused, Err(LoadError::NoEntry { .. })));
 }

@@ -11,3 +11,4 @@ mod load;
 mod network;
 mod program;
 mod support;
+mod threads;
