@@ -25,6 +25,7 @@ const BATCHES: [Batch; 3] = [
         target: "wasm32-wasip2",
         packages: &[],
         guests: &[
+            "async_files",
             "async_greeter",
             "async_hello",
             "async_sockets",
