@@ -250,9 +250,11 @@ impl Cluster {
         clock.step("store", format!("revision {}", store.revision()));
 
         let url = format!("https://{}", reachable(sockets.address));
+        let fabric = Fabric::new(network(&config))?;
+        let in_cluster = Config::default().service_network.first();
         let pki = Pki::load_or_create(
             &config.data_dir.join("pki"),
-            &[sockets.address.ip().to_string()],
+            &[sockets.address.ip().to_string(), in_cluster.to_string()],
         )?;
         let tls = Arc::new(pki.server_config()?);
         let kubeconfig = config.data_dir.join("admin.kubeconfig");
@@ -266,6 +268,7 @@ impl Cluster {
             service_account_key: Some(pki.service_account_key().clone()),
             authority: Some(pki.ca_certificate().to_owned()),
             secure_port: sockets.address.port(),
+            advertise_address: Some(advertise(sockets.address, &fabric)),
             max_reads_in_flight: config.api.max_reads_in_flight,
             max_writes_in_flight: config.api.max_writes_in_flight,
             body_limit: config.api.body_limit,
@@ -283,7 +286,6 @@ impl Cluster {
         clock.step("API server", url.clone());
 
         let client = local::client(api.router(), admin);
-        let fabric = Fabric::new(network(&config))?;
         let entrance = entrance.open(&fabric, !config.leader_elect)?;
         api.set_more_metrics(entrance.metrics(&fabric));
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
@@ -379,6 +381,17 @@ fn network(config: &ClusterConfig) -> FabricConfig {
         .extend(balancers.map(|(first, last)| first..=last));
     network.outside.service_endpoints = true;
     network
+}
+
+/// The address at which pods reach the API: the one where it listens, or the node's in the pods' network if the former is of
+/// use to the host alone, with the way from there.
+fn advertise(api: SocketAddr, fabric: &Fabric) -> IpAddr {
+    let ip = api.ip().to_canonical();
+    if !ip.is_loopback() && !ip.is_unspecified() {
+        return ip;
+    }
+    fabric.publish(api.port(), Some(reachable(api)));
+    fabric.node_ip()
 }
 
 /// The sockets of the API, bound before anything works.

@@ -97,6 +97,13 @@ pub struct Network {
 #[error("{0:?} is not a range of at least 8 IPv4 addresses, such as 10.96.0.0/12")]
 pub struct NetworkError(String);
 
+impl Network {
+    /// The first address: the Service `kubernetes` has it.
+    pub fn first(self) -> Ipv4Addr {
+        self.address(1)
+    }
+}
+
 impl FromStr for Network {
     type Err = NetworkError;
 

@@ -65,6 +65,7 @@ impl Fabric {
         Ok(Self(Arc::new(Inner {
             node_ip: IpAddr::V4(pool.gateway()),
             own_cidr,
+            published: ArcSwap::default(),
             uplink: ArcSwapOption::empty(),
             neighbours: Mutex::default(),
             pool: Mutex::new(pool),
@@ -97,6 +98,19 @@ impl Fabric {
     /// Whether this is an address of the pod network that is the fabric's own, whether or not a pod has it now.
     pub fn has(&self, ip: IpAddr) -> bool {
         self.0.is_pod_network(ip.to_canonical())
+    }
+
+    /// Makes a port at the [node's address](Self::node_ip) lead to a socket of the host, its loopback included, by TCP: pods
+    /// reach the API server this way, say, wherever it listens. None: it leads nowhere again.
+    pub fn publish(&self, port: u16, host: Option<SocketAddr>) {
+        self.0.published.rcu(|published| {
+            let mut next = imbl::HashMap::clone(published);
+            match host {
+                Some(host) => next.insert(port, host),
+                None => next.remove(&port),
+            };
+            next
+        });
     }
 
     /// Gives a nameless pod a network: see [`attach_as`](Self::attach_as).
@@ -370,6 +384,8 @@ pub(crate) struct Inner {
     pub(crate) node_account: Arc<Account>,
     /// Where the pool has its addresses from.
     own_cidr: Ipv4Net,
+    /// Ports of the node's address that lead to sockets of the host.
+    published: ArcSwap<imbl::HashMap<u16, SocketAddr>>,
     /// The way to pods beside the fabric, and those that were told of.
     pub(crate) uplink: ArcSwapOption<Box<dyn Uplink>>,
     pub(crate) neighbours: Mutex<HashMap<IpAddr, PodIdentity>>,

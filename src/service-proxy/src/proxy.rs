@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt as _,
+    core::PartialObjectMeta,
     runtime::{
         WatchStreamExt as _,
         watcher::{self, Event, watcher},
@@ -17,15 +21,20 @@ use vaquita_net::{Fabric, ServiceKey};
 use crate::{
     ServiceLinks,
     health::HealthChecks,
+    spec::Place,
     table::{Report, Table},
 };
 
 /// How often node ports that were taken by others are tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(10);
 
+/// Label of a node with its zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
 /// Keeps the tables.
 pub(crate) struct Proxy {
     client: Client,
+    node: String,
     table: Table,
     shared: ServiceLinks,
 }
@@ -38,10 +47,15 @@ impl Proxy {
         report: Report,
         shared: ServiceLinks,
     ) -> Self {
+        let place = Place {
+            node: node.clone(),
+            zone: None,
+        };
         let health = HealthChecks::new(fabric.config().node_ports);
         Self {
             client,
-            table: Table::new(fabric.services(), node, report, health),
+            node,
+            table: Table::new(fabric.services(), place, report, health),
             shared,
         }
     }
@@ -51,6 +65,11 @@ impl Proxy {
         let config = watcher::Config::default();
         let services: Api<Service> = Api::all(self.client.clone());
         let slices: Api<EndpointSlice> = Api::all(self.client.clone());
+        let nodes: Api<PartialObjectMeta<Node>> = Api::all(self.client.clone());
+        let own = config
+            .clone()
+            .fields(&format!("metadata.name={}", self.node));
+        let mut nodes = watcher(nodes, own).default_backoff().boxed();
         let mut services = watcher(services, config.clone()).default_backoff().boxed();
         let mut slices = watcher(slices, config).default_backoff().boxed();
         let mut retry = tokio::time::interval(RETRY_EVERY);
@@ -62,6 +81,10 @@ impl Proxy {
                     Ok(event) => self.service_event(event),
                     Err(error) => complain(&error),
                 },
+                Some(event) = nodes.next() => match event {
+                    Ok(event) => self.node_event(event),
+                    Err(error) => complain(&error),
+                },
                 Some(event) = slices.next() => match event {
                     Ok(event) => self.table.slice_event(event),
                     Err(error) => complain(&error),
@@ -70,6 +93,16 @@ impl Proxy {
             for key in dirty {
                 self.table.refresh(&key);
             }
+        }
+    }
+
+    fn node_event(&mut self, event: Event<PartialObjectMeta<Node>>) -> Vec<ServiceKey> {
+        match event {
+            Event::Apply(node) | Event::InitApply(node) => {
+                let zone = node.labels().get(ZONE_LABEL).cloned();
+                self.table.set_zone(zone.filter(|zone| !zone.is_empty()))
+            }
+            Event::Init | Event::InitDone | Event::Delete(_) => Vec::new(),
         }
     }
 

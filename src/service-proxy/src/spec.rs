@@ -23,8 +23,21 @@ const WAKES: &str = "vaquita.dev/wakes";
 /// How long a client stays with an endpoint, unless the Service says otherwise.
 const AFFINITY_TIMEOUT: Duration = Duration::from_hours(3);
 
-/// What a Service is to the network of the node named `node`. `None` if it is nothing to it: one without an address yet.
-pub(crate) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Option<ServiceSpec> {
+/// Where the node of the network is, which decides what is local and what is near.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The node's name.
+    pub(crate) node: String,
+    /// Its zone, if it is known to be in one.
+    pub(crate) zone: Option<String>,
+}
+
+/// What a Service is to the network of the node at this place. `None` if it is nothing to it: one without an address yet.
+pub(crate) fn of(
+    service: &Service,
+    slices: &[&EndpointSlice],
+    place: &Place,
+) -> Option<ServiceSpec> {
     let spec = service.spec.as_ref()?;
     if spec.type_.as_deref() == Some("ExternalName") {
         return Some(ServiceSpec {
@@ -42,7 +55,7 @@ pub(crate) fn of(service: &Service, slices: &[&EndpointSlice], node: &str) -> Op
     }
     let behind = Behind {
         slices,
-        node,
+        place,
         inside_is_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         outside_is_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         wakes: service.annotations().contains_key(WAKES),
@@ -117,7 +130,7 @@ pub(crate) fn local_endpoints(slices: &[&EndpointSlice], node: &str) -> usize {
 /// What is behind a Service's ports, and which part of it is meant.
 struct Behind<'a> {
     slices: &'a [&'a EndpointSlice],
-    node: &'a str,
+    place: &'a Place,
     inside_is_local: bool,
     outside_is_local: bool,
     wakes: bool,
@@ -156,19 +169,19 @@ fn service_port(port: &core::ServicePort, behind: &Behind<'_>) -> Option<Service
 }
 
 impl Behind<'_> {
-    /// The addresses behind a port: those which are ready, or if there is none, those which still serve while they end;
-    /// but whoever can be woken is.
+    /// The addresses behind a port: those which are ready (of them those which are near, if the Service's traffic is to
+    /// stay near), or if there is none, those which still serve while they end; but whoever can be woken is.
     fn endpoints(
         &self,
         name: Option<&str>,
         protocol: Protocol,
         only_local: bool,
     ) -> Vec<SocketAddr> {
-        let collect = |wanted: fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
+        let collect = |wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<SocketAddr> {
             let all = self.slices.iter().flat_map(|slice| {
                 let number = port_number(slice, name, protocol);
                 let chosen = slice.endpoints.iter().flatten().filter(move |endpoint| {
-                    wanted(endpoint) && (!only_local || is_on(endpoint, self.node))
+                    wanted(endpoint) && (!only_local || is_on(endpoint, &self.place.node))
                 });
                 chosen
                     .filter_map(move |endpoint| Some(SocketAddr::new(address(endpoint)?, number?)))
@@ -177,12 +190,101 @@ impl Behind<'_> {
             let unique: BTreeSet<SocketAddr> = all.take(MAX_ENDPOINTS).collect();
             unique.into_iter().collect()
         };
-        let ready = collect(is_ready);
+        let near = self.nearness(name, protocol);
+        let ready = if only_local {
+            collect(&is_ready)
+        } else {
+            collect(&|endpoint| is_ready(endpoint) && near.holds(endpoint, self.place))
+        };
         if ready.is_empty() && !self.wakes {
-            collect(serves_to_the_end)
+            collect(&serves_to_the_end)
         } else {
             ready
         }
+    }
+
+    /// How near the endpoints of a port are that this node is to use, by their hints. Hints hold only if every endpoint that
+    /// is ready has some, and if they leave anybody for this node: else the slices are on their way to be rewritten, or
+    /// the node is nobody's.
+    fn nearness(&self, name: Option<&str>, protocol: Protocol) -> Near {
+        let slices = self
+            .slices
+            .iter()
+            .filter(|slice| port_number(slice, name, protocol).is_some());
+        let ready = slices
+            .flat_map(|slice| slice.endpoints.iter().flatten())
+            .filter(|endpoint| is_ready(endpoint) && address(endpoint).is_some());
+        let (mut nodes, mut zones) = (Hinted::default(), Hinted::default());
+        for endpoint in ready {
+            let hints = endpoint.hints.as_ref();
+            let for_nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+            nodes.note(
+                for_nodes.map(Vec::len),
+                Near::Node.holds(endpoint, self.place),
+            );
+            let for_zones = hints.and_then(|hints| hints.for_zones.as_ref());
+            zones.note(
+                for_zones.map(Vec::len),
+                Near::Zone.holds(endpoint, self.place),
+            );
+        }
+        if nodes.hold() {
+            Near::Node
+        } else if zones.hold() {
+            Near::Zone
+        } else {
+            Near::Anywhere
+        }
+    }
+}
+
+/// How near endpoints have to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    /// Meant for the node.
+    Node,
+    /// Meant for its zone.
+    Zone,
+    /// It does not matter.
+    Anywhere,
+}
+
+impl Near {
+    fn holds(self, endpoint: &Endpoint, place: &Place) -> bool {
+        let hints = endpoint.hints.as_ref();
+        match self {
+            Self::Node => {
+                let mut nodes = hints
+                    .iter()
+                    .flat_map(|hints| hints.for_nodes.iter().flatten());
+                nodes.any(|node| node.name == place.node)
+            }
+            Self::Zone => {
+                let mut zones = hints
+                    .iter()
+                    .flat_map(|hints| hints.for_zones.iter().flatten());
+                zones.any(|zone| Some(&zone.name) == place.zone.as_ref())
+            }
+            Self::Anywhere => true,
+        }
+    }
+}
+
+/// Whether hints of one kind can be gone by.
+#[derive(Default)]
+struct Hinted {
+    anybody: bool,
+    somebody_without: bool,
+}
+
+impl Hinted {
+    fn note(&mut self, hints: Option<usize>, is_for_us: bool) {
+        self.somebody_without |= hints.is_none_or(|hints| hints == 0);
+        self.anybody |= is_for_us;
+    }
+
+    fn hold(&self) -> bool {
+        self.anybody && !self.somebody_without
     }
 }
 
@@ -251,6 +353,13 @@ mod tests {
         .unwrap()
     }
 
+    fn here() -> Place {
+        Place {
+            node: "here".to_owned(),
+            zone: Some("z1".to_owned()),
+        }
+    }
+
     fn addresses(all: &[&str]) -> Vec<SocketAddr> {
         all.iter().map(|one| one.parse().unwrap()).collect()
     }
@@ -272,7 +381,7 @@ mod tests {
                 &json!([{"addresses": ["10.244.0.3"]}, {"addresses": ["x"]}]),
             ),
         ];
-        let spec = of(&service, &[&slices[0], &slices[1]], "here").unwrap();
+        let spec = of(&service, &[&slices[0], &slices[1]], &here()).unwrap();
         assert_eq!(spec.ports.len(), 3);
         assert_eq!(spec.ports[0].node_port, Some(30080));
         assert_eq!(
@@ -295,7 +404,7 @@ mod tests {
             &json!([{"addresses": ["10.244.0.2"], "conditions": {"ready": false, "serving": true, "terminating": true}},
                     {"addresses": ["10.244.0.3"], "conditions": {"ready": false, "serving": false}}]),
         );
-        let spec = of(&service, &[&leaving], "here").unwrap();
+        let spec = of(&service, &[&leaving], &here()).unwrap();
         assert_eq!(spec.ports[0].endpoints, addresses(&["10.244.0.2:8080"]));
     }
 
@@ -307,7 +416,7 @@ mod tests {
             &json!([{"port": 80}]),
             &json!([{"addresses": ["10.244.0.2"], "hostname": "web-0"}, {"addresses": ["10.244.0.3"], "conditions": {"ready": false}}]),
         );
-        let spec = of(&service, &[&slice], "here").unwrap();
+        let spec = of(&service, &[&slice], &here()).unwrap();
         assert!(spec.cluster_ips.is_empty());
         assert_eq!(
             spec.hosts,
@@ -327,7 +436,7 @@ mod tests {
         let get = |inside: &str, outside: &str| {
             let service = service(&json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}],
                 "internalTrafficPolicy": inside, "externalTrafficPolicy": outside}));
-            let spec = of(&service, &[&endpoints], "here").unwrap();
+            let spec = of(&service, &[&endpoints], &here()).unwrap();
             let port = spec.ports[0].clone();
             (port.endpoints, port.outside_endpoints)
         };
@@ -344,6 +453,47 @@ mod tests {
     }
 
     #[test]
+    fn hints_keep_traffic_near_while_they_hold() {
+        let service = service(&json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+        let get = |endpoints: &Value| {
+            let slice = slice(&json!([{"port": 80}]), endpoints);
+            let spec = of(&service, &[&slice], &here()).unwrap();
+            let last = |endpoint: &SocketAddr| {
+                endpoint
+                    .to_string()
+                    .replace("10.0.0.", "")
+                    .replace(":80", "")
+            };
+            spec.ports[0].endpoints.iter().map(last).collect::<String>()
+        };
+        let one = |number: u8, node: Option<&str>, zone: Option<&str>| {
+            let hint = |name: Option<&str>| name.map(|name| json!([{"name": name}]));
+            json!({"addresses": [format!("10.0.0.{number}")], "hints": {"forNodes": hint(node), "forZones": hint(zone)}})
+        };
+        let bare = json!({"addresses": ["10.0.0.9"]});
+        let near = one(1, Some("here"), Some("z1"));
+        let zone = one(2, Some("there"), Some("z1"));
+        let far = one(3, Some("afar"), Some("z2"));
+        assert_eq!(get(&json!([near, zone, far])), "1");
+        assert_eq!(get(&json!([zone, far])), "2", "nobody for this node");
+        assert_eq!(get(&json!([far])), "3", "nor for its zone");
+        assert_eq!(
+            get(&json!([near, zone, far, bare])),
+            "1239",
+            "not all have hints"
+        );
+        assert_eq!(
+            get(&json!([one(1, None, Some("z1")), far, zone])),
+            "12",
+            "nor all of nodes"
+        );
+        let mut leaving = near.clone();
+        leaving["conditions"] = json!({"ready": false, "serving": true, "terminating": true});
+        assert_eq!(get(&json!([leaving, zone, far])), "2");
+        assert_eq!(get(&json!([leaving])), "1");
+    }
+
+    #[test]
     fn addresses_of_load_balancers_and_by_hand_lead_in() {
         let mut service = service(
             &json!({"clusterIP": "10.96.0.1", "type": "LoadBalancer", "ports": [{"port": 80}],
@@ -354,14 +504,14 @@ mod tests {
             json!({"loadBalancer": {"ingress": [{"ip": "127.1.0.1"}, {"hostname": "x.example"}]}}),
         )
         .unwrap();
-        let spec = of(&service, &[], "here").unwrap();
+        let spec = of(&service, &[], &here()).unwrap();
         let ips: Vec<String> = spec.external_ips.iter().map(ToString::to_string).collect();
         assert_eq!(ips, ["127.1.0.1", "192.0.2.1"]);
         assert_eq!(spec.sources, ["198.51.100.0/24".parse().unwrap()]);
         let timeout = Duration::from_secs(7);
         assert_eq!(spec.affinity, Affinity::ClientIp { timeout });
         service.spec.as_mut().unwrap().type_ = Some("ClusterIP".to_owned());
-        assert_eq!(of(&service, &[], "here").unwrap().external_ips.len(), 1);
+        assert_eq!(of(&service, &[], &here()).unwrap().external_ips.len(), 1);
     }
 
     #[test]
@@ -371,10 +521,10 @@ mod tests {
             json!({"ports": [{"port": 80}]}),
             json!({"clusterIP": "", "ports": [{"port": 80}]}),
         ] {
-            assert_eq!(of(&service(&spec), &[], "here"), None, "{spec}");
+            assert_eq!(of(&service(&spec), &[], &here()), None, "{spec}");
         }
         let alias = service(&json!({"type": "ExternalName", "externalName": "example.com"}));
-        let spec = of(&alias, &[], "here").unwrap();
+        let spec = of(&alias, &[], &here()).unwrap();
         assert_eq!(spec.external_name.as_deref(), Some("example.com"));
     }
 }

@@ -9,7 +9,10 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use kube::{ResourceExt as _, runtime::watcher::Event};
 use vaquita_net::{HostPort, HostPortError, ServiceKey, ServiceSpec, Services};
 
-use crate::{health::HealthChecks, spec};
+use crate::{
+    health::HealthChecks,
+    spec::{self, Place},
+};
 
 /// The label by which a slice says whose it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -27,7 +30,7 @@ fn key_of(namespace: Option<String>, name: String) -> ServiceKey {
 /// What the cluster says, and what the network was told.
 pub(crate) struct Table {
     network: Services,
-    node: String,
+    place: Place,
     report: Report,
     health: HealthChecks,
     services: HashMap<ServiceKey, Arc<Service>>,
@@ -43,13 +46,13 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(
         network: Services,
-        node: String,
+        place: Place,
         report: Report,
         health: HealthChecks,
     ) -> Self {
         Self {
             network,
-            node,
+            place,
             report,
             health,
             services: HashMap::new(),
@@ -64,6 +67,15 @@ impl Table {
     /// A Service as it was seen last.
     pub(crate) fn service(&self, key: &ServiceKey) -> Option<Arc<Service>> {
         self.services.get(key).cloned()
+    }
+
+    /// Moves the node to another zone, and says which Services to compute anew.
+    pub(crate) fn set_zone(&mut self, zone: Option<String>) -> Vec<ServiceKey> {
+        if self.place.zone == zone {
+            return Vec::new();
+        }
+        self.place.zone = zone;
+        self.services.keys().cloned().collect()
     }
 
     /// Services to try again.
@@ -159,10 +171,10 @@ impl Table {
         self.health.set(
             key,
             service.and_then(|service| health_port(service)),
-            spec::local_endpoints(&slices, &self.node),
+            spec::local_endpoints(&slices, &self.place.node),
         );
         let wanted =
-            service.and_then(|service| Some((service, spec::of(service, &slices, &self.node)?)));
+            service.and_then(|service| Some((service, spec::of(service, &slices, &self.place)?)));
         let Some((service, spec)) = wanted else {
             self.waiting.remove(key);
             if self.set.remove(key).is_some() {
@@ -259,7 +271,7 @@ mod tests {
         let listener = pod.listen("0.0.0.0:8080".parse().unwrap()).unwrap();
         let mut table = Table::new(
             fabric.services(),
-            "here".to_owned(),
+            Place::default(),
             Box::new(|_, _, _| {}),
             HealthChecks::new(None),
         );
@@ -296,7 +308,7 @@ mod tests {
         let (sender, queue) = std::sync::mpsc::channel();
         let mut table = Table::new(
             fabric.services(),
-            "here".to_owned(),
+            Place::default(),
             Box::new(move |service, reason, message| {
                 sender.send((service.name_any(), reason, message)).unwrap();
             }),

@@ -92,6 +92,8 @@ pub(super) struct Backend {
     /// Without a version, which would change with every change of the pod.
     pub(super) target: ObjectReference,
     pub(super) node: Option<String>,
+    /// The zone of its node.
+    pub(super) zone: Option<String>,
     /// Set when the Service gives the pod a DNS name of its own.
     pub(super) hostname: Option<String>,
     /// To be sent new connections.
@@ -104,8 +106,12 @@ pub(super) struct Backend {
 }
 
 impl Backend {
-    /// Nothing for a pod that has no address yet or has ended.
-    pub(super) fn of(service: &Service, pod: &Pod) -> Option<Self> {
+    /// Nothing for a pod that has no address yet or has ended. `zone` tells a node's.
+    pub(super) fn of(
+        service: &Service,
+        pod: &Pod,
+        zone: impl FnOnce(&str) -> Option<String>,
+    ) -> Option<Self> {
         let ips: Vec<IpAddr> = pods::ips(pod).filter_map(|ip| ip.parse().ok()).collect();
         if ips.is_empty() || pods::is_terminal(pod) {
             return None;
@@ -124,6 +130,7 @@ impl Backend {
                 ..meta::reference(pod)
             },
             node: pods::node_name(pod).map(str::to_owned),
+            zone: pods::node_name(pod).and_then(zone),
             hostname: hostname(service, pod),
             ready: publish_always || (serving && !terminating),
             serving,

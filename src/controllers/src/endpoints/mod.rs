@@ -12,7 +12,7 @@ mod written;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use k8s_openapi::api::{
-    core::v1::{Endpoints, Pod, Service, ServiceSpec},
+    core::v1::{Endpoints, Node, Pod, Service, ServiceSpec},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -34,6 +34,8 @@ use vaquita_reconcile::{
 
 /// Between two looks at the same Service: a hundred pods that become ready at once are worth a few writes.
 const PACE: Duration = Duration::from_millis(10);
+/// Label of a node with its zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// When to look again if a write of ours has not come back by the watch.
 const SECOND_LOOK: Duration = Duration::from_secs(1);
 
@@ -68,6 +70,7 @@ pub async fn run(context: Context) {
         pods: context.informers.of(),
         slices: context.informers.of(),
         endpoints: context.informers.of(),
+        nodes: context.informers.of(),
         written: Written::default(),
         queue: queue.clone(),
         context: context.clone(),
@@ -75,7 +78,8 @@ pub async fn run(context: Context) {
     let synced = controller.services.synced().await
         && controller.pods.synced().await
         && controller.slices.synced().await
-        && controller.endpoints.synced().await;
+        && controller.endpoints.synced().await
+        && controller.nodes.synced().await;
     if !synced {
         return;
     }
@@ -86,12 +90,18 @@ pub async fn run(context: Context) {
     );
 }
 
+fn zone(node: &Node) -> Option<&str> {
+    let zone = node.labels().get(ZONE_LABEL)?;
+    Some(zone.as_str()).filter(|zone| !zone.is_empty())
+}
+
 struct Controller {
     context: Context,
     services: Informer<Service>,
     pods: Informer<Pod>,
     slices: Informer<EndpointSlice>,
     endpoints: Informer<Endpoints>,
+    nodes: Informer<Node>,
     written: Written,
     queue: WorkQueue<ObjectKey>,
 }
@@ -125,7 +135,7 @@ impl Reconciler for Controller {
             .in_namespace(&key.namespace, |pod| has_all(pod.labels(), selector));
         let backends: Vec<_> = pods
             .iter()
-            .filter_map(|pod| Backend::of(&service, pod))
+            .filter_map(|pod| Backend::of(&service, pod, |node| self.zone_of(node)))
             .collect();
         let plan = slices::plan(&service, &backends, slices);
         let wanted = subsets::endpoints(&service, &backends);
@@ -153,6 +163,29 @@ impl Controller {
         let listener = Arc::clone(self);
         self.endpoints
             .subscribe(move |change| listener.endpoints_changed(change));
+        let listener = Arc::clone(self);
+        self.nodes
+            .subscribe(move |change| listener.node_changed(change));
+    }
+
+    /// The zone that a node is in, if it says so.
+    fn zone_of(&self, node: &str) -> Option<String> {
+        let node = self.nodes.store().get(&ObjectKey::new("", node))?;
+        zone(&node).map(str::to_owned)
+    }
+
+    /// A node that comes with a zone, or changes it, may have pods already: any Service may be concerned.
+    fn node_changed(&self, change: &Change<'_, Node>) {
+        let is_news = match change {
+            Change::Added(node) => zone(node).is_some(),
+            Change::Modified { old, new } => zone(old) != zone(new),
+            Change::Deleted(_) => false,
+        };
+        if is_news {
+            for service in self.services.store().all() {
+                self.queue.add(ObjectKey::of(&*service));
+            }
+        }
     }
 
     fn pod_changed(&self, change: &Change<'_, Pod>) {

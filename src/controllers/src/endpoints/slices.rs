@@ -11,7 +11,10 @@ use std::{
 use k8s_openapi::{
     api::{
         core::v1::Service,
-        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+        discovery::v1::{
+            Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+            ForZone,
+        },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -101,7 +104,7 @@ pub(super) fn plan(
     for family in families(service) {
         let mut groups = BTreeMap::<Vec<Port>, Vec<Endpoint>>::new();
         for backend in backends {
-            if let Some(endpoint) = endpoint(backend, family) {
+            if let Some(endpoint) = endpoint(service, backend, family) {
                 groups
                     .entry(backend.ports.clone())
                     .or_default()
@@ -266,7 +269,24 @@ fn ports_of(slice: &EndpointSlice) -> Vec<Port> {
     ports
 }
 
-fn endpoint(backend: &Backend, family: Family) -> Option<Endpoint> {
+/// For whom an endpoint is meant, as `trafficDistribution` wants it. Only what gets traffic has hints.
+fn hints(service: &Service, backend: &Backend) -> Option<EndpointHints> {
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    let by_node = match wanted {
+        "PreferSameNode" => true,
+        "PreferClose" | "PreferSameZone" => false,
+        _ => return None,
+    };
+    let zone = backend.zone.clone().map(|name| vec![ForZone { name }]);
+    let node = backend.node.clone().filter(|_| by_node);
+    let hints = EndpointHints {
+        for_nodes: node.map(|name| vec![ForNode { name }]),
+        for_zones: zone,
+    };
+    (backend.ready && hints != EndpointHints::default()).then_some(hints)
+}
+
+fn endpoint(service: &Service, backend: &Backend, family: Family) -> Option<Endpoint> {
     Some(Endpoint {
         addresses: vec![backend.ip(family)?.to_string()],
         conditions: Some(EndpointConditions {
@@ -276,6 +296,8 @@ fn endpoint(backend: &Backend, family: Family) -> Option<Endpoint> {
         }),
         hostname: backend.hostname.clone(),
         node_name: backend.node.clone(),
+        zone: backend.zone.clone(),
+        hints: hints(service, backend),
         target_ref: Some(backend.target.clone()),
         ..Endpoint::default()
     })

@@ -37,6 +37,10 @@ impl Inner {
             self.ask_policy(Protocol::Tcp, from.origin, to)?;
             return self.reach_out(from, to).await;
         }
+        if let Some(host) = self.published(to) {
+            self.ask_policy(Protocol::Tcp, from.origin, to)?;
+            return self.dial_outside(host).await.map(Reserved::Outside);
+        }
         let pod = self.pod(to.ip()).ok_or(if to.ip() == self.node_ip {
             NetError::ConnectionRefused(to)
         } else {
@@ -44,6 +48,12 @@ impl Inner {
         })?;
         self.ask_policy(Protocol::Tcp, from.origin, to)?;
         self.reserve_in(&pod, to).await
+    }
+
+    /// The socket of the host that this port of the node's address leads to.
+    fn published(&self, to: SocketAddr) -> Option<SocketAddr> {
+        let is_node = to.ip() == self.node_ip;
+        is_node.then(|| self.published.load().get(&to.port()).copied())?
     }
 
     /// Waits for a place in the backlog of who listens in this pod.
@@ -78,7 +88,8 @@ impl Inner {
         let mut dials = 0;
         for at in balancer.order(client) {
             self.ask_policy(Protocol::Tcp, from.origin, at)?;
-            if self.is_pod_network(at.ip()) {
+            let published = self.published(at);
+            if published.is_none() && self.is_pod_network(at.ip()) {
                 let Some(pod) = self.pod(at.ip()) else {
                     continue;
                 };
@@ -97,7 +108,7 @@ impl Inner {
                 && (self.is_cluster_pod(at.ip()) || self.config.outside.allows(at.ip(), true))
             {
                 dials += 1;
-                match self.reach_out(from, at).await {
+                match self.reach_out(from, published.unwrap_or(at)).await {
                     Ok(reserved) => {
                         chosen(at);
                         return Ok(reserved);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::net::TcpListener;
 use vaquita_net::{
     AttachError, Attempt, ConfigError, ConnectPolicy, Connecting, Established, Fabric,
     FabricConfig, NetError, Origin, PodIdentity, Protocol, ServicePort, Stream, Uplink,
@@ -234,4 +235,24 @@ async fn what_was_asked_for_may_come_in() {
     enter(neighbour(7)).unwrap();
     assert!(matches!(enter(neighbour(8)), Err(NetError::Denied(_))));
     assert_eq!(socket.recv_from().await.unwrap().from, neighbour(7));
+}
+
+#[tokio::test]
+async fn a_port_of_the_node_leads_to_a_socket_of_the_host() {
+    let fabric = fabric();
+    let pod = fabric.attach(None).unwrap();
+    let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = SocketAddr::new(fabric.node_ip(), 6443);
+    assert!(is_refused(pod.connect(node).await));
+    fabric.publish(6443, Some(host.local_addr().unwrap()));
+    let spec = service("10.96.0.1", vec![port(443, &[node])]);
+    assert!(fabric.services().set(&key("api"), &spec).is_empty());
+    for to in [node, addr("10.96.0.1:443")] {
+        let near = pod.connect(to).await.unwrap();
+        assert!(near.is_host());
+        let (far, _) = host.accept().await.unwrap();
+        pass(&near, &Stream::from_host(far).unwrap(), "hello").await;
+    }
+    fabric.publish(6443, None);
+    assert!(is_refused(pod.connect(addr("10.96.0.1:443")).await));
 }

@@ -30,6 +30,7 @@ fn backend(number: u16, port: i32, ready: bool) -> Backend {
             ..ObjectReference::default()
         },
         node: None,
+        zone: None,
         hostname: None,
         ready,
         serving: ready,
@@ -98,6 +99,33 @@ fn a_slice_says_whose_it_is() {
     assert_eq!(slice.owner_references()[0].uid, "shop-front-uid");
     assert_eq!(slice.address_type, "IPv4");
     assert_eq!(slice.ports.as_ref().unwrap()[0].port, Some(8080));
+}
+
+#[test]
+fn hints_follow_the_wanted_distribution() {
+    let hints = |distribution: Option<&str>, ready: bool| {
+        let mut service = service();
+        let spec = service.spec.as_mut().unwrap();
+        spec.traffic_distribution = distribution.map(str::to_owned);
+        let backend = Backend {
+            node: Some("n1".to_owned()),
+            zone: Some("z1".to_owned()),
+            ..backend(1, 8080, ready)
+        };
+        let plan = plan(&service, &[backend], Vec::new());
+        let endpoint = plan.create[0].endpoints.as_ref().unwrap()[0].clone();
+        assert_eq!(endpoint.zone.as_deref(), Some("z1"));
+        let hints = endpoint.hints?;
+        let names = hints.for_nodes.into_iter().flatten().map(|node| node.name);
+        let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+        Some(names.chain(zones).collect::<Vec<_>>())
+    };
+    let strings = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
+    assert_eq!(hints(None, true), None);
+    assert_eq!(hints(Some("PreferClose"), true), strings(&["z1"]));
+    assert_eq!(hints(Some("PreferSameZone"), true), strings(&["z1"]));
+    assert_eq!(hints(Some("PreferSameNode"), true), strings(&["n1", "z1"]));
+    assert_eq!(hints(Some("PreferSameNode"), false), None);
 }
 
 #[test]
@@ -186,7 +214,7 @@ proptest! {
                 .collect();
             let wanted: Vec<_> = backends
                 .iter()
-                .map(|backend| (backend.ports.clone(), endpoint(backend, Family::V4).unwrap()))
+                .map(|backend| (backend.ports.clone(), endpoint(&service(), backend, Family::V4).unwrap()))
                 .collect();
             let ids = |all: &[(Vec<Port>, Endpoint)]| -> BTreeSet<_> {
                 all.iter()
