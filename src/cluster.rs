@@ -380,6 +380,8 @@ fn network(config: &ClusterConfig) -> FabricConfig {
         .host_addresses
         .extend(balancers.map(|(first, last)| first..=last));
     network.outside.service_endpoints = true;
+    network.held = config.entrance.held_connections;
+    network.wake_timeout = config.entrance.wake_timeout;
     network
 }
 

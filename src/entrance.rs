@@ -5,11 +5,12 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 use tokio::net::TcpListener;
 use vaquita_ingress::{Ingress, Listeners, Options, load_balancers::Pool};
-use vaquita_net::{DnsSockets, DnsTask, Fabric};
+use vaquita_net::{DnsSockets, DnsTask, Fabric, FabricConfig};
 use vaquita_reconcile::Context;
 
 use crate::cluster::StartError;
@@ -28,7 +29,7 @@ pub enum ListenOn {
 }
 
 /// The ways in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct EntranceConfig {
     /// Where Ingresses are served in plain HTTP. Default nowhere.
     pub ingress: ListenOn,
@@ -41,6 +42,25 @@ pub struct EntranceConfig {
     pub load_balancer_pool: Pool,
     /// Where the cluster's DNS answers the host, by UDP and TCP. Default nowhere.
     pub dns: ListenOn,
+    /// Connections that wait at a time for workloads that sleep; one more is refused. Default 1024, at most 16,777,216.
+    pub held_connections: usize,
+    /// How long one of them waits, until it fails. Default 30 s.
+    pub wake_timeout: Duration,
+}
+
+impl Default for EntranceConfig {
+    fn default() -> Self {
+        let network = FabricConfig::default();
+        Self {
+            ingress: ListenOn::default(),
+            ingress_tls: ListenOn::default(),
+            ingress_options: Options::default(),
+            load_balancer_pool: Pool::default(),
+            dns: ListenOn::default(),
+            held_connections: network.held,
+            wake_timeout: network.wake_timeout,
+        }
+    }
 }
 
 /// The entrance with its sockets bound.

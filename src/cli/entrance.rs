@@ -43,11 +43,18 @@ pub(super) struct EntranceArgs {
     /// this process may listen there, else 127.0.0.1:10053, and nowhere if both are taken.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "auto", value_parser = listen_on)]
     dns_listen: ListenOn,
+    /// Connections that wait at a time for workloads that were scaled to zero; one more is refused [default: 1024].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=1 << 24))]
+    max_held_connections: Option<u32>,
+    /// How long such a connection waits until it fails, such as 10s [default: 30s].
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    wake_timeout: Option<Duration>,
 }
 
 impl EntranceArgs {
     pub(super) fn resolve(self) -> EntranceConfig {
         let default = Options::default();
+        let entrance = EntranceConfig::default();
         EntranceConfig {
             ingress: self.ingress_listen,
             ingress_tls: self.ingress_tls_listen,
@@ -65,6 +72,10 @@ impl EntranceArgs {
             },
             load_balancer_pool: self.load_balancer_pool.unwrap_or_default(),
             dns: self.dns_listen,
+            held_connections: self
+                .max_held_connections
+                .map_or(entrance.held_connections, |count| count as usize),
+            wake_timeout: self.wake_timeout.unwrap_or(entrance.wake_timeout),
         }
     }
 }

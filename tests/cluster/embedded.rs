@@ -119,7 +119,10 @@ async fn pods_reach_an_api_that_listens_on_the_loopback() {
         .create_token_request("default", &PostParams::default(), &asked)
         .await
         .expect("a token");
-    let token = token.status.expect("a status").token;
+    let token = token
+        .status
+        .and_then(|status| status.token)
+        .expect("a token");
     let authority = std::fs::read(dir.path().join("pki/ca.crt")).expect("the authority");
     let network = cluster.fabric().attach(None).expect("an address");
     let asking = async {

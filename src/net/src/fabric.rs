@@ -28,7 +28,7 @@ use crate::{
     host_datagrams::Flows,
     host_pod::HostPod,
     listener::Slot,
-    names,
+    names, outward,
     pipe::{self, Account},
     pod::Pod,
     pool::AddressPool,
@@ -66,6 +66,7 @@ impl Fabric {
             node_ip: IpAddr::V4(pool.gateway()),
             own_cidr,
             published: ArcSwap::default(),
+            outward: outward::places(),
             uplink: ArcSwapOption::empty(),
             neighbours: Mutex::default(),
             pool: Mutex::new(pool),
@@ -386,6 +387,8 @@ pub(crate) struct Inner {
     own_cidr: Ipv4Net,
     /// Ports of the node's address that lead to sockets of the host.
     published: ArcSwap<imbl::HashMap<u16, SocketAddr>>,
+    /// Places for sockets by which pods send datagrams to the outside.
+    pub(crate) outward: Arc<Semaphore>,
     /// The way to pods beside the fabric, and those that were told of.
     pub(crate) uplink: ArcSwapOption<Box<dyn Uplink>>,
     pub(crate) neighbours: Mutex<HashMap<IpAddr, PodIdentity>>,

@@ -20,6 +20,7 @@ use tokio::{io::ReadBuf, net::UdpSocket, time::Instant};
 use crate::{
     NetError, Origin,
     fabric::Inner,
+    host_pod::HostDatagrams,
     service::{Balancer, Protocol},
     sync::lock,
     udp::Mailbox,
@@ -100,6 +101,8 @@ pub(crate) enum Way {
     Port(Arc<DatagramPort>),
     /// From beside the fabric, to this address.
     Uplink(SocketAddr),
+    /// From a socket of a pod on the host's network, to this address.
+    HostPod(Weak<HostDatagrams>, SocketAddr),
 }
 
 impl Way {
@@ -107,7 +110,7 @@ impl Way {
     fn address(&self) -> SocketAddr {
         match self {
             Self::Port(port) => port.address,
-            Self::Uplink(address) => *address,
+            Self::Uplink(address) | Self::HostPod(_, address) => *address,
         }
     }
 }
@@ -124,6 +127,11 @@ impl Back {
         match &self.way {
             Way::Port(port) => port.send(&data, self.client),
             Way::Uplink(address) => fabric.send_out(data, *address, self.client),
+            Way::HostPod(socket, address) => {
+                if let Some(socket) = socket.upgrade() {
+                    socket.put(data, *address);
+                }
+            }
         }
     }
 }

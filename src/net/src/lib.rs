@@ -7,7 +7,7 @@
 //! node port, port forwarding) enters as the real socket that the kernel accepted: to the pod it is a [`Stream`] like
 //! any other.
 //!
-//! Datagrams ([`UdpSocket`]) travel inside the fabric only, from mailbox to mailbox.
+//! Datagrams ([`UdpSocket`]) travel from mailbox to mailbox; to the outside, where that is allowed, by sockets of the host.
 //!
 //! Pods may also live beside the fabric, in a network of the kernel: an [`Uplink`] is the way to them, [`Fabric::enter`]
 //! their way in.
@@ -49,6 +49,7 @@ mod host_pod;
 mod host_port;
 mod listener;
 mod names;
+mod outward;
 mod pipe;
 mod pod;
 mod policy;
@@ -71,7 +72,7 @@ pub use crate::{
     error::{AttachError, ConfigError, NetError, ResolveError},
     fabric::{Fabric, Names},
     listener::{Listener, Shortcut},
-    names::PodIdentity,
+    names::{Lookups, PodIdentity},
     pod::{Activity, BoundPort, Call, PodNetwork, PodStats, Reached},
     policy::{
         Attempt, ConnectPolicy, Labels, Origin, Peer, Policies, PolicyPod, PolicySpec, PortMatch,

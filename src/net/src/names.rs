@@ -3,10 +3,14 @@
 //! Services are `NAME.NAMESPACE.svc.DOMAIN`, their pods `HOSTNAME.NAME.NAMESPACE.svc.DOMAIN`, as specified by
 //! <https://github.com/kubernetes/dns/blob/master/docs/specification.md>.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use crate::{
-    ResolveError,
+    PodNetwork, ResolveError,
+    dns::client,
     fabric::Inner,
     records::{self, Known, Record},
 };
@@ -22,15 +26,40 @@ pub struct PodIdentity {
     pub hostname: String,
     /// The headless Service through which the pod has a name in the cluster.
     pub subdomain: Option<String>,
-    /// Suffixes to try, in place of `NAMESPACE.svc.DOMAIN`, `svc.DOMAIN` and `DOMAIN`. At most 32 are used.
+    /// Who is asked for names.
+    pub lookups: Lookups,
+    /// Suffixes to try, at most 32. None: those of the cluster (`NAMESPACE.svc.DOMAIN`, `svc.DOMAIN` and `DOMAIN`) if it is
+    /// asked, else none.
     pub searches: Option<Vec<String>>,
+    /// A name with at least so many dots is tried as it is before the suffixes. Default: 5 if the cluster is asked, as in
+    /// the `resolv.conf` of every cluster, else 1.
+    pub ndots: Option<usize>,
     /// Further entries of the pod's hosts file.
     pub hosts: Vec<(String, IpAddr)>,
 }
 
-/// A name with at least so many dots is tried as it is before the search path: the `ndots:5` of a cluster's
-/// `resolv.conf`.
-const NDOTS: usize = 5;
+/// Who is asked for names, the pod's own and its hosts file's aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Lookups {
+    /// The cluster, and for names of others the host's resolver, if the fabric may reach the outside.
+    #[default]
+    Cluster,
+    /// The host's resolver alone, if the fabric may reach the outside.
+    Host,
+    /// These DNS servers, the first three of them, by the pod's own network: the next one if one does not answer within
+    /// two seconds.
+    Servers(Vec<IpAddr>),
+}
+
+impl Lookups {
+    fn ndots(&self) -> usize {
+        match self {
+            Self::Cluster => 5,
+            Self::Host | Self::Servers(_) => 1,
+        }
+    }
+}
+
 /// Most suffixes of a search path that are tried.
 const MAX_SEARCHES: usize = 32;
 /// Longest name, in bytes.
@@ -47,11 +76,11 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 pub(crate) async fn resolve(
     fabric: &Inner,
-    pod: &PodIdentity,
-    own: IpAddr,
+    network: &PodNetwork,
     name: &str,
     may_ask_outside: bool,
 ) -> Result<Vec<IpAddr>, ResolveError> {
+    let (pod, own) = (network.identity(), network.ip());
     if let Ok(ip) = name.parse::<IpAddr>() {
         return Ok(vec![ip]);
     }
@@ -67,7 +96,16 @@ pub(crate) async fn resolve(
     if let Some(found) = in_hosts(fabric, pod, own, bare) {
         return Ok(found);
     }
-    let outside = match search(fabric, pod, bare, absolute) {
+    let suffixes = suffixes(fabric, pod);
+    let ndots = pod.ndots.unwrap_or_else(|| pod.lookups.ndots());
+    let mut candidates = candidates(bare, absolute, &suffixes, ndots);
+    let hit = match &pod.lookups {
+        Lookups::Servers(servers) => return client::lookup(network, servers, candidates).await,
+        Lookups::Host if !may_ask_outside => None,
+        Lookups::Host => return ask_host(fabric, candidates).await,
+        Lookups::Cluster => candidates.find_map(|name| hit(fabric, &name)),
+    };
+    let outside = match hit {
         Some(Hit::Addresses(found)) => return Ok(found),
         Some(Hit::Outside(alias)) => alias,
         None => bare.to_owned(),
@@ -117,34 +155,51 @@ fn in_hosts(fabric: &Inner, pod: &PodIdentity, own: IpAddr, name: &str) -> Optio
     is_own.then(|| vec![own])
 }
 
-fn search(fabric: &Inner, pod: &PodIdentity, name: &str, absolute: bool) -> Option<Hit> {
-    let as_it_is = || hit(fabric, name);
-    if absolute {
-        return as_it_is();
-    }
-    let by_suffix = || {
-        let domain = &fabric.config.cluster_domain;
-        let usual;
-        let suffixes: &[String] = if let Some(searches) = &pod.searches {
-            searches
-        } else {
-            usual = [
+fn suffixes<'a>(fabric: &Inner, pod: &'a PodIdentity) -> Cow<'a, [String]> {
+    match (&pod.searches, &pod.lookups) {
+        (Some(searches), _) => Cow::Borrowed(searches),
+        (None, Lookups::Host | Lookups::Servers(_)) => Cow::Borrowed(&[]),
+        (None, Lookups::Cluster) => {
+            let domain = &fabric.config.cluster_domain;
+            Cow::Owned(vec![
                 format!("{}.svc.{domain}", pod.namespace),
                 format!("svc.{domain}"),
                 domain.clone(),
-            ];
-            &usual
-        };
-        suffixes
-            .iter()
-            .take(MAX_SEARCHES)
-            .find_map(|suffix| hit(fabric, &format!("{name}.{suffix}")))
-    };
-    if name.bytes().filter(|&byte| byte == b'.').count() >= NDOTS {
-        as_it_is().or_else(by_suffix)
-    } else {
-        by_suffix().or_else(as_it_is)
+            ])
+        }
     }
+}
+
+/// The full names that a name may stand for, in the order in which they are tried.
+fn candidates<'a>(
+    name: &'a str,
+    absolute: bool,
+    suffixes: &'a [String],
+    ndots: usize,
+) -> impl Iterator<Item = String> + 'a {
+    let as_it_is_first = absolute || name.bytes().filter(|&byte| byte == b'.').count() >= ndots;
+    let suffixes = if absolute { &[] } else { suffixes };
+    let extended = suffixes.iter().take(MAX_SEARCHES);
+    let extended = extended.map(move |suffix| format!("{name}.{}", suffix.trim_matches('.')));
+    let own = |now: bool| now.then(|| name.to_owned()).into_iter();
+    own(as_it_is_first)
+        .chain(extended)
+        .chain(own(!as_it_is_first))
+}
+
+/// The first of these names that the host's resolver knows.
+async fn ask_host(
+    fabric: &Inner,
+    names: impl Iterator<Item = String>,
+) -> Result<Vec<IpAddr>, ResolveError> {
+    let mut last = ResolveError::NotFound(String::new());
+    for name in names {
+        match fabric.resolve_outside(&name).await {
+            Ok(found) => return Ok(found),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// The addresses of a full name of the cluster.

@@ -160,7 +160,8 @@ impl PodNetwork {
     }
 
     /// Finds a name's addresses: a literal address, `localhost`, the pod's own hostname and hosts file, then Services
-    /// and pods by the search path, then (only if the fabric may) the host's resolver. Several come in turning order.
+    /// and pods by the search path, then (only if the fabric may) the host's resolver; or whoever else is to be
+    /// [asked](crate::Lookups). Several come in turning order.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let (fabric, is_closed) = match &*self.0 {
             Handle::Fabric(pod) => (&pod.fabric, pod.is_closed()),
@@ -171,7 +172,7 @@ impl PodNetwork {
         }
         // What the host's sockets can reach, they may look up.
         let outside = fabric.config.outside.everything || self.is_host();
-        names::resolve(fabric, self.identity(), self.ip(), name, outside).await
+        names::resolve(fabric, self, name, outside).await
     }
 
     /// Closes the network for all who share it: connections are reset, listeners fail, the address goes back. Doing it

@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     mem,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     task::{Context, Poll},
 };
 
@@ -20,6 +20,7 @@ use crate::{
     fabric::Inner,
     host_datagrams::{self, Back},
     host_pod::HostDatagrams,
+    outward::Outward,
     pipe::Account,
     pod::{Pod, PortHold, canonical, like},
     service::{Balancer, Found},
@@ -46,8 +47,9 @@ pub struct Datagram {
 
 /// A UDP socket of a pod. Dropping it frees its port; it does not keep the pod's network open.
 ///
-/// It reaches pods and Services of the fabric and answers clients outside; one of a pod on the host's network, what the
-/// host does. Tasks may share it.
+/// It reaches pods and Services of the fabric, answers clients outside and reaches others there if the fabric may (by IPv4;
+/// for that it has to be used within a tokio runtime); one of a pod on the host's network, also what the host does. Tasks
+/// may share it.
 pub struct UdpSocket(Kind);
 
 enum Kind {
@@ -110,7 +112,7 @@ impl UdpSocket {
         }
         match &self.0 {
             Kind::Fabric(own) => own.send_to(data, to),
-            Kind::Host(socket) => socket.send_to(&data, to),
+            Kind::Host(socket) => socket.send_to(data, to),
         }
     }
 
@@ -169,6 +171,10 @@ impl Virtual {
                 }
                 pod.fabric.send_out(data, from, at);
             }
+            Some(Target::Outside(at)) => {
+                pod.account.count_sent(data.len());
+                self.mailbox.send_outside(&pod.fabric, &data, at)?;
+            }
             None if self.mailbox.is_connected_to(target) => {
                 return Err(NetError::ConnectionRefused(to));
             }
@@ -204,7 +210,7 @@ impl Virtual {
                     return Ok(Some(Target::Client(back)));
                 }
                 pod.fabric
-                    .datagram_target(origin, to, self.mailbox.is_correspondent(to))
+                    .datagram_target(origin, to, self.mailbox.is_correspondent(to), false)
             }
         }
     }
@@ -218,6 +224,8 @@ pub(crate) enum Target {
     Client(Back),
     /// To this address beside the fabric, by its uplink.
     Beside(SocketAddr),
+    /// To this address outside, by a socket of the host.
+    Outside(SocketAddr),
 }
 
 impl Drop for UdpSocket {
@@ -245,6 +253,8 @@ pub(crate) struct Mailbox {
     inbox: Mutex<Inbox>,
     flows: Mutex<VecDeque<Flow>>,
     correspondents: Mutex<Correspondents>,
+    /// What it sends to the outside by, once it has.
+    outward: OnceLock<Outward>,
 }
 
 /// Whom a socket may answer, and who may answer it, whatever policies say.
@@ -258,17 +268,17 @@ struct Correspondents {
 
 /// Addresses of late: at least the last so many, at most twice as many.
 #[derive(Default)]
-struct Recent {
+pub(crate) struct Recent {
     recent: HashSet<SocketAddr>,
     before: HashSet<SocketAddr>,
 }
 
 impl Recent {
-    fn contains(&self, address: SocketAddr) -> bool {
+    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
         self.recent.contains(&address) || self.before.contains(&address)
     }
 
-    fn note(&mut self, from: SocketAddr) {
+    pub(crate) fn note(&mut self, from: SocketAddr) {
         if self.recent.len() >= MAX_CORRESPONDENTS {
             self.before = mem::take(&mut self.recent);
         }
@@ -339,7 +349,26 @@ impl Mailbox {
             inbox: Mutex::default(),
             flows: Mutex::default(),
             correspondents: Mutex::default(),
+            outward: OnceLock::new(),
         }
+    }
+
+    fn send_outside(
+        self: &Arc<Self>,
+        fabric: &Arc<Inner>,
+        data: &[u8],
+        to: SocketAddr,
+    ) -> Result<(), NetError> {
+        let outward = match self.outward.get() {
+            Some(outward) => outward,
+            None => {
+                let opened = Outward::open(fabric, self)?;
+                // Whoever was faster: one is enough.
+                self.outward.get_or_init(|| opened)
+            }
+        };
+        outward.send(data, to);
+        Ok(())
     }
 
     fn is_connected_to(&self, target: SocketAddr) -> bool {
@@ -451,7 +480,7 @@ impl Mailbox {
         origin: Origin,
         flow: Flow,
     ) -> Result<Option<Target>, NetError> {
-        match fabric.datagram_target(origin, flow.endpoint, false) {
+        match fabric.datagram_target(origin, flow.endpoint, false, true) {
             Ok(Some(target)) => {
                 self.remember(flow);
                 Ok(Some(target))

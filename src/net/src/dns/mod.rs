@@ -4,6 +4,7 @@
 //! others are passed on to the host's name servers ([`forward`]), where that is allowed. [`DnsSockets`] are the sockets
 //! of the host; [`Fabric::serve_dns`](crate::Fabric::serve_dns) answers at the node's address in the fabric.
 
+pub(crate) mod client;
 mod forward;
 mod message;
 mod server;

@@ -166,21 +166,30 @@ impl Inner {
         Ok(mailbox)
     }
 
-    /// Where a datagram of a pod goes, in the fabric or beside it.
+    /// Where a datagram of a pod goes: in the fabric, beside it or outside. `is_endpoint`: of a Service.
     pub(crate) fn datagram_target(
         &self,
         from: Origin,
         to: SocketAddr,
         is_answer: bool,
+        is_endpoint: bool,
     ) -> Result<Option<Target>, NetError> {
-        if self.is_pod_network(to.ip()) || !self.leads_out(to.ip()) {
+        let is_beside = !self.is_pod_network(to.ip()) && self.leads_out(to.ip());
+        let may_leave = to.is_ipv4()
+            && !self.is_cluster_pod(to.ip())
+            && self.config.outside.allows(to.ip(), is_endpoint);
+        if !is_beside && !may_leave {
             let mailbox = self.mailbox(from, to, |_| is_answer)?;
             return Ok(mailbox.map(Target::Pod));
         }
         if !is_answer {
             self.ask_policy(Protocol::Udp, from, to)?;
         }
-        Ok(Some(Target::Beside(to)))
+        Ok(Some(if is_beside {
+            Target::Beside(to)
+        } else {
+            Target::Outside(to)
+        }))
     }
 
     /// Connects to what is not in the fabric.

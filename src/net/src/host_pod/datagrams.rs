@@ -1,6 +1,8 @@
-//! A UDP socket of the host.
+//! A UDP socket of the host. To pods and Services, of which the kernel knows nothing, it sends through the fabric, and gets
+//! what they answer.
 
 use std::{
+    collections::VecDeque,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -12,10 +14,22 @@ use socket2::{SockRef, Socket};
 use tokio::net::UdpSocket;
 
 use super::{Entry, Open};
-use crate::{Datagram, NetError, host::Waiters, pod::canonical, sync::lock};
+use crate::{
+    Datagram, NetError, Origin, Protocol,
+    host::Waiters,
+    host_datagrams::{self, Way},
+    pod::{canonical, like},
+    service::Found,
+    sync::lock,
+};
 
 /// Longest datagram.
 const MAX_DATAGRAM: usize = 65_535;
+
+/// Whether a socket with this peer takes datagrams from there.
+fn is_wanted(peer: Option<SocketAddr>, from: SocketAddr) -> bool {
+    peer.is_none_or(|peer| canonical(peer) == canonical(from))
+}
 
 /// Tokio remembers one waiting task; here, any number of them may wait.
 pub(crate) struct HostDatagrams {
@@ -30,6 +44,8 @@ struct State {
     socket: Option<UdpSocket>,
     peer: Option<SocketAddr>,
     buffer: Vec<u8>,
+    /// What has come from pods.
+    inbox: VecDeque<Datagram>,
 }
 
 impl HostDatagrams {
@@ -39,6 +55,7 @@ impl HostDatagrams {
             socket: Some(UdpSocket::from_std(socket.into())?),
             peer: None,
             buffer: Vec::new(),
+            inbox: VecDeque::new(),
         };
         let socket = Arc::new(Self {
             local,
@@ -63,14 +80,22 @@ impl HostDatagrams {
     /// From now on, takes the peer's datagrams only. The kernel is not told: it would not let go of a peer again on all
     /// systems.
     pub(crate) fn connect(&self, peer: Option<SocketAddr>) {
-        lock(&self.state).peer = peer;
+        let mut state = lock(&self.state);
+        state.peer = peer;
+        state
+            .inbox
+            .retain(|datagram| is_wanted(peer, datagram.from));
     }
 
-    pub(crate) fn send_to(&self, data: &[u8], to: SocketAddr) -> Result<(), NetError> {
+    pub(crate) fn send_to(self: &Arc<Self>, data: Bytes, to: SocketAddr) -> Result<(), NetError> {
+        let target = canonical(to);
+        if self.entry.pod.is_virtual(Protocol::Udp, target) {
+            return self.send_inside(data, target);
+        }
         let state = lock(&self.state);
         let socket = state.socket.as_ref().ok_or(NetError::Closed)?;
         // Straight to the kernel: tokio only knows after a turn that a new socket can send.
-        match SockRef::from(socket).send_to(data, &to.into()) {
+        match SockRef::from(socket).send_to(&data, &to.into()) {
             Ok(_) => {
                 self.entry.pod.account.count_sent(data.len());
                 Ok(())
@@ -81,18 +106,67 @@ impl HostDatagrams {
         }
     }
 
+    /// Sends to a pod or a Service, as the node. What nobody takes is lost, unless the socket is connected there.
+    fn send_inside(self: &Arc<Self>, data: Bytes, to: SocketAddr) -> Result<(), NetError> {
+        let fabric = &self.entry.pod.fabric;
+        let client = SocketAddr::new(fabric.node_ip, self.local.port());
+        let way = Way::HostPod(Arc::downgrade(self), to);
+        let chosen = match fabric.services.find(Protocol::Udp, to) {
+            Found::Port(balancer) => {
+                let chosen = host_datagrams::choose(fabric, &way, Origin::Node, client, &balancer)?;
+                if chosen.is_none() {
+                    fabric.wake(&balancer);
+                }
+                chosen
+            }
+            Found::NoSuchPort => None,
+            Found::NotAService => fabric
+                .mailbox(Origin::Node, to, |_| false)?
+                .map(|mailbox| (mailbox, to)),
+        };
+        match chosen {
+            Some((mailbox, endpoint)) => {
+                self.entry.pod.account.count_sent(data.len());
+                let seen_as = fabric.flows.put_or_touch(fabric, &way, client, endpoint);
+                mailbox.put(data, seen_as, &fabric.node_account, fabric.has_policy());
+                Ok(())
+            }
+            None if self.peer().map(canonical) == Some(to) => Err(NetError::ConnectionRefused(to)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what a pod answers, or loses it.
+    pub(crate) fn put(&self, data: Bytes, from: SocketAddr) {
+        let pod = &self.entry.pod;
+        let from = like(from, self.local);
+        let mut state = lock(&self.state);
+        let is_full = state.inbox.len() >= pod.fabric.config.pod_limits.datagrams;
+        if state.socket.is_none() || is_full || !is_wanted(state.peer, from) {
+            return;
+        }
+        pod.account.count_received(data.len());
+        state.inbox.push_back(Datagram { data, from });
+        drop(state);
+        std::task::Wake::wake(self.readers.clone());
+    }
+
     pub(crate) fn try_receive(&self) -> Result<Option<Datagram>, NetError> {
         let mut state = lock(&self.state);
         let State {
             socket,
             peer,
             buffer,
+            inbox,
         } = &mut *state;
         let socket = socket.as_ref().ok_or(NetError::Closed)?;
+        if let Some(datagram) = inbox.pop_front() {
+            return Ok(Some(datagram));
+        }
         buffer.resize(MAX_DATAGRAM, 0);
         loop {
             match socket.try_recv_from(buffer) {
-                Ok((_, from)) if peer.is_some_and(|peer| canonical(peer) != canonical(from)) => {}
+                Ok((_, from)) if !is_wanted(*peer, from) => {}
                 Ok((length, from)) => {
                     self.entry.pod.account.count_received(length);
                     let data = Bytes::copy_from_slice(&buffer[..length]);
@@ -113,7 +187,9 @@ impl HostDatagrams {
     pub(crate) fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
         self.readers.poll(cx, |cx| {
             let state = lock(&self.state);
-            let ready = |socket: &UdpSocket| socket.poll_recv_ready(cx).is_ready();
+            let ready = |socket: &UdpSocket| {
+                !state.inbox.is_empty() || socket.poll_recv_ready(cx).is_ready()
+            };
             state.socket.as_ref().is_none_or(ready)
         })
     }

@@ -184,18 +184,19 @@ impl HostPod {
         to: SocketAddr,
     ) -> Result<Stream, NetError> {
         let target = canonical(to);
-        let is_virtual = self.fabric.is_pod_network(target.ip())
-            || !matches!(
-                self.fabric.services.find(Protocol::Tcp, target),
-                Found::NotAService
-            );
-        let connected = if is_virtual && !target.ip().is_loopback() {
+        let connected = if self.is_virtual(Protocol::Tcp, target) {
             self.connect_inside(from, to, target).await
         } else {
             self.connect_outside(from, to).await
         };
         self.fabric.counters.count_connect(&connected);
         connected
+    }
+
+    /// Whether the kernel knows nothing of this address: a pod's or a Service's of the fabric.
+    fn is_virtual(&self, protocol: Protocol, to: SocketAddr) -> bool {
+        let is_service = || !matches!(self.fabric.services.find(protocol, to), Found::NotAService);
+        !to.ip().is_loopback() && (self.fabric.is_pod_network(to.ip()) || is_service())
     }
 
     async fn connect_inside(

@@ -125,3 +125,6 @@ impl Balancer {
             .map_or(0, |(index, _)| index)
     }
 }
+
+#[cfg(test)]
+mod tests;

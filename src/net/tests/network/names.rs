@@ -1,9 +1,10 @@
 //! Names and how a pod looks them up.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use vaquita_net::{
-    Fabric, PodIdentity, PodNetwork, ResolveError, ServiceHost, ServiceKey, ServiceSpec,
+    Fabric, Lookups, PodIdentity, PodNetwork, Protocol, ResolveError, ServiceHost, ServiceKey,
+    ServicePort, ServiceSpec,
 };
 
 use crate::tools::*;
@@ -196,4 +197,67 @@ async fn outside_names_only_if_allowed() {
         pod.resolve("no-such-host.invalid").await,
         Err(ResolveError::NotFound(_) | ResolveError::Outside { .. })
     ));
+}
+
+#[tokio::test]
+async fn a_pod_with_servers_of_its_own_asks_those() {
+    let (fabric, _pod) = cluster();
+    let _dns = fabric.serve_dns(PodIdentity::default()).unwrap();
+    let node = SocketAddr::new(fabric.node_ip(), 53);
+    let udp = ServicePort {
+        protocol: Protocol::Udp,
+        ..port(53, &[node])
+    };
+    let dns = service("10.96.0.10", vec![udp, port(53, &[node])]);
+    assert!(fabric.services().set(&key("dns"), &dns).is_empty());
+    let asking = |servers: &[&str], searches: &[&str], ndots| {
+        let identity = PodIdentity {
+            lookups: Lookups::Servers(servers.iter().map(|server| ip(server)).collect()),
+            searches: Some(searches.iter().map(ToString::to_string).collect()),
+            ndots,
+            ..identity()
+        };
+        fabric.attach_as(identity, None).unwrap()
+    };
+    let web = "web.default.svc.cluster.local";
+    // One that cannot be reached is passed over.
+    let pod = asking(
+        &["192.0.2.1", "10.96.0.10"],
+        &["default.svc.cluster.local."],
+        None,
+    );
+    assert_eq!(one(&pod, web).await, Some(ip("10.96.0.1")));
+    assert_eq!(one(&pod, "web").await, Some(ip("10.96.0.1")));
+    assert_eq!(one(&pod, "client").await, Some(pod.ip()));
+    assert_eq!(one(&pod, "nobody.default.svc.cluster.local.").await, None);
+    // Of other names, these servers will not speak.
+    for name in ["nobody", "web."] {
+        let refused = pod.resolve(name).await;
+        assert!(
+            matches!(refused, Err(ResolveError::Outside { .. })),
+            "{name}"
+        );
+    }
+    // By the address of the node as well; without suffixes, a bare name is one.
+    let bare = asking(&["10.244.0.1"], &[], None);
+    assert_eq!(one(&bare, web).await, Some(ip("10.96.0.1")));
+    assert!(bare.resolve("web").await.is_err());
+    let nobody = asking(&[], &[], None);
+    assert!(matches!(
+        nobody.resolve(web).await,
+        Err(ResolveError::Outside { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_pod_that_asks_the_host_does_not_know_the_cluster() {
+    let (fabric, _pod) = cluster();
+    let identity = PodIdentity {
+        lookups: Lookups::Host,
+        ..identity()
+    };
+    let pod = fabric.attach_as(identity, None).unwrap();
+    assert_eq!(one(&pod, "web").await, None);
+    assert_eq!(one(&pod, "web.default.svc.cluster.local").await, None);
+    assert_eq!(one(&pod, "client").await, Some(pod.ip()));
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use vaquita_image::Image;
+use vaquita_net::Lookups;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
 pub(crate) use wasm::WasmBackend;
@@ -33,8 +34,12 @@ pub(crate) struct SandboxConfig {
     pub(crate) subdomain: Option<String>,
     /// The domain that its subdomain is in the cluster, if it has one.
     pub(crate) domain: Option<String>,
-    /// Suffixes to try when a name is looked up, in place of the cluster's.
+    /// Who is asked for names.
+    pub(crate) lookups: Lookups,
+    /// Suffixes to try when a name is looked up, in place of those that go with `lookups`.
     pub(crate) searches: Option<Vec<String>>,
+    /// How many dots make a name be tried as it is first; none: what goes with `lookups`.
+    pub(crate) ndots: Option<usize>,
     /// Further entries of the hosts file.
     pub(crate) hosts: Vec<(String, IpAddr)>,
     /// The host's address, for a pod that has the host's own network.

@@ -110,7 +110,9 @@ impl WasmBackend {
             name: config.name.clone(),
             hostname: config.hostname.clone(),
             subdomain: config.subdomain.clone(),
+            lookups: config.lookups.clone(),
             searches: config.searches.clone(),
+            ndots: config.ndots,
             hosts: config.hosts.clone(),
         };
         if let Some(ip) = config.host_network {

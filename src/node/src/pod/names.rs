@@ -4,6 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
 use kube::ResourceExt as _;
+use vaquita_net::Lookups;
 
 use crate::backend::{HostPort, SandboxConfig};
 
@@ -36,19 +37,21 @@ pub(super) fn sandbox_config(
         hostname = format!("{hostname}.{domain}");
     }
     let config = spec.and_then(|spec| spec.dns_config.as_ref());
-    let searches = config.and_then(|config| config.searches.clone());
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+    let is_on_host = spec.is_some_and(|spec| spec.host_network == Some(true));
+    let lookups = lookups(policy, is_on_host, config);
     SandboxConfig {
+        searches: searches(&namespace, &lookups, config),
+        ndots: ndots(config),
+        lookups,
         resolv_conf: resolv_conf(&namespace, policy, config),
         namespace,
         name,
         hostname,
         domain,
         subdomain,
-        // With any other policy they come after the cluster's, which is what most of them repeat.
-        searches: searches.filter(|_| policy == Some("None")),
         hosts: aliases(pod),
-        host_network: host.filter(|_| spec.is_some_and(|spec| spec.host_network == Some(true))),
+        host_network: host.filter(|_| is_on_host),
         wanted_ip,
         host_ports: spec.map(host_ports).unwrap_or_default(),
         share_processes: spec.is_some_and(|spec| spec.share_process_namespace == Some(true)),
@@ -70,6 +73,56 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         })
     });
     ports.collect()
+}
+
+/// Who is asked for names. On the host's network, the cluster is only if the policy says so expressly.
+fn lookups(policy: Option<&str>, is_on_host: bool, config: Option<&PodDNSConfig>) -> Lookups {
+    match policy {
+        Some("None") => {
+            let servers = config.and_then(|config| config.nameservers.as_ref());
+            let servers = servers.into_iter().flatten();
+            Lookups::Servers(servers.filter_map(|server| server.parse().ok()).collect())
+        }
+        Some("ClusterFirstWithHostNet") => Lookups::Cluster,
+        Some("Default") => Lookups::Host,
+        _ if is_on_host => Lookups::Host,
+        _ => Lookups::Cluster,
+    }
+}
+
+/// The suffixes that are tried: the cluster's, if it is asked, and then the pod's own.
+fn searches(
+    namespace: &str,
+    lookups: &Lookups,
+    config: Option<&PodDNSConfig>,
+) -> Option<Vec<String>> {
+    let own = config?.searches.as_ref()?;
+    let mut all = match lookups {
+        Lookups::Cluster => cluster_searches(namespace).to_vec(),
+        Lookups::Host | Lookups::Servers(_) => Vec::new(),
+    };
+    for search in own {
+        if !all.contains(search) {
+            all.push(search.clone());
+        }
+    }
+    Some(all)
+}
+
+fn cluster_searches(namespace: &str) -> [String; 3] {
+    [
+        format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
+        format!("svc.{CLUSTER_DOMAIN}"),
+        CLUSTER_DOMAIN.to_owned(),
+    ]
+}
+
+/// The option of this name, of which a resolver takes 15 at most.
+fn ndots(config: Option<&PodDNSConfig>) -> Option<usize> {
+    let mut options = config?.options.iter().flatten();
+    let option = options.find(|option| option.name.as_deref() == Some("ndots"))?;
+    let dots: usize = option.value.as_ref()?.parse().ok()?;
+    Some(dots.min(15))
 }
 
 fn aliases(pod: &Pod) -> Vec<(String, IpAddr)> {
@@ -122,11 +175,7 @@ fn resolv_conf(namespace: &str, policy: Option<&str>, config: Option<&PodDNSConf
     let mut searches: Vec<String> = Vec::new();
     let mut options: Vec<String> = Vec::new();
     if is_own {
-        searches.extend([
-            format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
-            format!("svc.{CLUSTER_DOMAIN}"),
-            CLUSTER_DOMAIN.to_owned(),
-        ]);
+        searches.extend(cluster_searches(namespace));
         options.push("ndots:5".to_owned());
     }
     let mut text = String::new();
@@ -236,11 +285,32 @@ mod tests {
             "nameserver 192.0.2.53\nsearch example.com\noptions ndots:2 edns0\n"
         );
         assert_eq!(none.searches, Some(vec!["example.com".to_owned()]));
+        let server = IpAddr::from([192, 0, 2, 53]);
+        assert_eq!(none.lookups, Lookups::Servers(vec![server]));
+        assert_eq!(none.ndots, Some(2));
         let first = config(json!({"dnsConfig": dns}));
         assert!(
             first
                 .resolv_conf
                 .contains("cluster.local example.com\noptions ndots:2 edns0\n")
         );
+        assert_eq!(first.lookups, Lookups::Cluster);
+        let searches = first.searches.unwrap();
+        assert_eq!((searches.len(), searches[3].as_str()), (4, "example.com"));
+    }
+
+    #[test]
+    fn the_policy_says_who_is_asked_for_names() {
+        let lookups = |spec| config(spec).lookups;
+        assert_eq!(lookups(json!({})), Lookups::Cluster);
+        assert_eq!(lookups(json!({"dnsPolicy": "Default"})), Lookups::Host);
+        for (policy, wanted) in [
+            ("ClusterFirst", Lookups::Host),
+            ("ClusterFirstWithHostNet", Lookups::Cluster),
+            ("Default", Lookups::Host),
+        ] {
+            let on_host = json!({"hostNetwork": true, "dnsPolicy": policy});
+            assert_eq!(lookups(on_host), wanted, "{policy}");
+        }
     }
 }
