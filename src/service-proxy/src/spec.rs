@@ -337,6 +337,9 @@ fn hosts(slices: &[&EndpointSlice]) -> Vec<ServiceHost> {
 }
 
 #[cfg(test)]
+mod laws;
+
+#[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
