@@ -122,3 +122,44 @@ fn a_replication_controller_sleeps_too_and_people_decide() {
             .ok_or(events)
     });
 }
+
+#[test]
+fn an_autoscaler_leaves_a_workload_asleep() {
+    let cluster = Vaquita::up_with(&["--wake-timeout", "20s", "--max-held-connections", "8"]);
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(&web("Deployment", "2s"));
+    cluster.apply(
+        "apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {name: web}
+spec:
+  scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: web}
+  minReplicas: 2
+  maxReplicas: 4
+  metrics:
+  - {type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: 80}}}
+",
+    );
+    wait_asleep(&cluster, "deployment");
+    let is_off = || {
+        let scaler = cluster.get(&["hpa", "web"]);
+        let conditions = list(&scaler["status"]["conditions"]);
+        let active = conditions.iter().find(|one| one["type"] == "ScalingActive");
+        let reason = active.map(|one| one["reason"].clone());
+        reason.is_some_and(|reason| reason == "ScalingDisabled")
+    };
+    eventually("the autoscaler stands back", || {
+        is_off()
+            .then_some(())
+            .ok_or_else(|| "it does not".to_owned())
+    });
+    let port = cluster.node_port("web");
+    answered(port);
+    let _awake = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    cluster.wait_ready("app=web", 2);
+    eventually("the autoscaler is back", || {
+        (!is_off())
+            .then_some(())
+            .ok_or_else(|| "it is not".to_owned())
+    });
+}

@@ -223,3 +223,25 @@ spec:
     cluster.kubectl(&["delete", "networkpolicy", "guard"]);
     eventually("all is open again", open);
 }
+
+#[test]
+fn traffic_stays_near_where_a_service_wants_it() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(&web("web", 2));
+    cluster.kubectl(&["label", "nodes", "--all", "topology.kubernetes.io/zone=z1"]);
+    let patch = r#"{"spec": {"trafficDistribution": "PreferSameNode"}}"#;
+    cluster.kubectl(&["patch", "service", "web", "-p", patch]);
+    let node = cluster.get(&["nodes"])["items"][0]["metadata"]["name"].clone();
+    eventually("the slice has hints", || {
+        let slices = cluster.get(&["endpointslices", "-l", "kubernetes.io/service-name=web"]);
+        let endpoint = &slices["items"][0]["endpoints"][0];
+        let hints = &endpoint["hints"];
+        let right = endpoint["zone"] == "z1"
+            && hints["forNodes"][0]["name"] == node
+            && hints["forZones"][0]["name"] == "z1";
+        right.then_some(()).ok_or_else(|| slices.to_string())
+    });
+    let pods = cluster.wait_ready("app=web", 2);
+    wait_answered_by(cluster.node_port("web"), &pods);
+}
