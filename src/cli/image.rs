@@ -1,12 +1,20 @@
 //! `vaquita image`: the images that pods on this machine can use. Works on the data directory and registries alone, so it
 //! does not matter whether the cluster runs.
 
-use std::{io::IsTerminal as _, path::PathBuf};
+use std::{
+    fs::{File, Permissions},
+    io::{BufRead, BufReader, BufWriter, IsTerminal as _, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use vaquita_image::{Credential, Credentials, Image, ImageStore, Progress, Reference, Registries};
+use vaquita_image::{
+    ArchiveLimits, Credential, Credentials, Image, ImageStore, MAX_MODULE_BYTES, Progress,
+    Reference, Registries,
+};
 
 use super::{DataDir, registries::RegistryOptions};
 
@@ -19,13 +27,27 @@ pub(super) struct ImageArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ImageCommand {
-    /// Make an image of a Wasm file (a core module or a component) and name it.
+    /// Make an image of a Wasm file (a core module or a component) and name it, or take in the images of an archive.
     Load {
-        /// The .wasm file.
-        file: PathBuf,
-        /// The image's name, as a pod's `image` field will say it.
+        /// The .wasm file, or an archive as `docker save` and `vaquita image save` write it; `-` or nothing: standard input.
+        file: Option<PathBuf>,
+        /// The image's name, as a pod's `image` field will say it. Images of archives have names of their own.
         #[arg(value_name = "NAME:TAG")]
-        reference: String,
+        reference: Option<String>,
+        /// The most that is taken from an archive, in bytes
+        #[arg(long, value_name = "BYTES", default_value_t = ArchiveLimits::default().max_bytes)]
+        max_image_bytes: u64,
+        #[command(flatten)]
+        data_dir: DataDir,
+    },
+    /// Write images into an archive that `docker load` and `vaquita image load` take.
+    Save {
+        /// The images' names.
+        #[arg(value_name = "NAME:TAG", required = true)]
+        references: Vec<String>,
+        /// Where to; otherwise to standard output.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
         #[command(flatten)]
         data_dir: DataDir,
     },
@@ -90,13 +112,28 @@ pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         ImageCommand::Load {
             file,
             reference,
+            max_image_bytes,
             data_dir,
         } => {
-            let image = open(data_dir)?
-                .load_file(&reference, &file)
-                .with_context(|| format!("cannot load {}", file.display()))?;
-            println!("{} {}", image.reference, image.digest);
+            let limits = ArchiveLimits {
+                max_bytes: max_image_bytes,
+                ..ArchiveLimits::default()
+            };
+            let file = file.filter(|file| file.as_os_str() != "-");
+            for image in load(
+                &open(data_dir)?,
+                file.as_deref(),
+                reference.as_deref(),
+                limits,
+            )? {
+                println!("{} {}", image.reference, image.digest);
+            }
         }
+        ImageCommand::Save {
+            references,
+            output,
+            data_dir,
+        } => save(&open(data_dir)?, &references, output.as_deref())?,
         ImageCommand::Pull {
             reference,
             registries,
@@ -149,6 +186,71 @@ pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// Loads what a file or standard input holds: a module under a name, or the images of an archive.
+fn load(
+    store: &ImageStore,
+    file: Option<&Path>,
+    name: Option<&str>,
+    limits: ArchiveLimits,
+) -> anyhow::Result<Vec<Image>> {
+    let shown = file.map_or("standard input".into(), Path::to_string_lossy);
+    let doing = || format!("cannot load {shown}");
+    let mut from: Box<dyn BufRead> = match file {
+        Some(file) => Box::new(BufReader::new(File::open(file).with_context(doing)?)),
+        None => {
+            anyhow::ensure!(
+                !std::io::stdin().is_terminal(),
+                "nothing to load: give a file, or an archive on standard input"
+            );
+            Box::new(std::io::stdin().lock())
+        }
+    };
+    if is_archive(from.fill_buf().with_context(doing)?) {
+        return store.load_archive(from, name, limits).with_context(doing);
+    }
+    let name = name.context("a module needs a name: vaquita image load FILE NAME:TAG")?;
+    let image = if let Some(file) = file {
+        store.load_file(name, file)
+    } else {
+        let mut wasm = Vec::new();
+        let mut from = from.take(MAX_MODULE_BYTES + 1);
+        from.read_to_end(&mut wasm).with_context(doing)?;
+        store.load(name, &wasm)
+    };
+    Ok(vec![image.with_context(doing)?])
+}
+
+/// Whether bytes begin as an archive does, packed or not.
+fn is_archive(start: &[u8]) -> bool {
+    let is_packed = start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd");
+    is_packed || start.get(257..262) == Some(b"ustar")
+}
+
+fn save(store: &ImageStore, references: &[String], to: Option<&Path>) -> anyhow::Result<()> {
+    let references: Vec<&str> = references.iter().map(String::as_str).collect();
+    let Some(path) = to else {
+        let out = std::io::stdout();
+        anyhow::ensure!(
+            !out.is_terminal(),
+            "an archive is nothing for a terminal: name a file with --output"
+        );
+        return Ok(store.save(&references, out.lock())?);
+    };
+    let doing = || format!("cannot write {}", path.display());
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    // Whoever looks at the file finds the whole archive.
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)
+        .with_context(doing)?;
+    store.save(&references, BufWriter::new(&mut file))?;
+    file.persist(path).with_context(doing)?;
     Ok(())
 }
 

@@ -45,6 +45,11 @@ pub(crate) struct ImageConfig {
 }
 
 impl ImageConfig {
+    /// The platform, as `os/architecture`.
+    pub(crate) fn platform(&self) -> String {
+        format!("{}/{}", self.os, self.architecture)
+    }
+
     /// Whether it is for WebAssembly, by what it calls its platform.
     pub(crate) fn is_wasm(&self) -> bool {
         is_wasm(&self.os, &self.architecture)

@@ -16,10 +16,15 @@ pub struct Digest(String);
 impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
+        Self::from_hash(Sha256::new_with_prefix(bytes))
+    }
+
+    /// The digest of all that went into a hash.
+    pub(crate) fn from_hash(hash: Sha256) -> Self {
         use fmt::Write as _;
         let mut text = String::with_capacity(PREFIX.len() + 64);
         text.push_str(PREFIX);
-        for byte in Sha256::digest(bytes) {
+        for byte in hash.finalize() {
             // Writing to a string cannot fail.
             let _ = write!(text, "{byte:02x}");
         }

@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    ImageError,
+    Digest, ImageError,
     layout::{Descriptor, Layout},
 };
 
@@ -121,13 +121,8 @@ impl Ingest {
 
     /// Makes it a blob. What is not the right content is thrown away.
     pub(crate) fn finish(mut self) -> Result<(), IngestError> {
-        use std::fmt::Write as _;
-        let mut digest = String::from("sha256:");
-        for byte in std::mem::take(&mut self.hash).finalize() {
-            // Writing to a string cannot fail.
-            let _ = write!(digest, "{byte:02x}");
-        }
-        if digest != *self.wanted.digest || self.length != self.wanted.size {
+        let digest = Digest::from_hash(std::mem::take(&mut self.hash));
+        if digest != self.wanted.digest || self.length != self.wanted.size {
             self.restart()?;
             return Err(IngestError::Content);
         }
@@ -142,7 +137,7 @@ impl Ingest {
 }
 
 /// Whether `path` still is this file.
-fn is_same(file: &File, path: &std::path::Path) -> bool {
+pub(crate) fn is_same(file: &File, path: &std::path::Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     match (file.metadata(), fs::metadata(path)) {
         (Ok(open), Ok(named)) => open.ino() == named.ino() && open.dev() == named.dev(),

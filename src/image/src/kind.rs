@@ -18,6 +18,15 @@ pub enum ImageKind {
     WasmModule,
     /// A component.
     WasmComponent,
+    /// Files for a Linux container.
+    Linux,
+}
+
+impl ImageKind {
+    /// Whether it is WebAssembly.
+    pub fn is_wasm(self) -> bool {
+        self != Self::Linux
+    }
 }
 
 impl fmt::Display for ImageKind {
@@ -25,6 +34,7 @@ impl fmt::Display for ImageKind {
         f.pad(match self {
             Self::WasmModule => "wasm module",
             Self::WasmComponent => "wasm component",
+            Self::Linux => "linux",
         })
     }
 }

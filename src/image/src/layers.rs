@@ -6,18 +6,23 @@
 use std::{
     fs::File,
     io::{self, BufReader, Read},
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
-use flate2::read::MultiGzDecoder;
-use tar::{Archive, EntryType};
+use tar::EntryType;
 
-use crate::media::Packing;
+use crate::{
+    media::Packing,
+    tarball::{self, Bounds, Item, WalkError, below_root},
+};
 
-/// How many entries a layer may have.
-const MAX_ENTRIES: u64 = 1 << 20;
+/// How many entries a layer may have, and how much of it is read in search of a module.
+const LOOK: Bounds = Bounds {
+    entries: 1 << 20,
+    bytes: 64 << 30,
+};
 /// A file of this name and the name of another one behind it hides that one in the layers below.
-const WHITEOUT: &str = ".wh.";
+pub(crate) const WHITEOUT: &str = ".wh.";
 
 /// Why layers could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -46,31 +51,28 @@ pub enum LayerError {
 /// A layer's file and how it is packed.
 pub(crate) type Layer = (PathBuf, Packing);
 
-fn open((path, packing): &Layer) -> Result<Archive<Box<dyn Read>>, LayerError> {
-    let failed = |source| LayerError::Read {
-        path: path.clone(),
-        source,
-    };
-    let file = BufReader::new(File::open(path).map_err(failed)?);
-    let reader: Box<dyn Read> = match packing {
-        Packing::Tar => Box::new(file),
-        Packing::Gzip => Box::new(MultiGzDecoder::new(file)),
-        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(file).map_err(failed)?),
-    };
-    Ok(Archive::new(reader))
-}
-
-/// A path of an archive below the root, without `.` and `..`; `None` for the root itself and for what would leave it.
-fn below_root(path: &Path) -> Option<PathBuf> {
-    let mut clean = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::CurDir | Component::RootDir => {}
-            Component::ParentDir | Component::Prefix(_) => return None,
+impl LayerError {
+    /// The error of a layer that could not be walked over.
+    pub(crate) fn at(path: &Path, error: WalkError) -> Self {
+        let path = path.to_owned();
+        match error {
+            WalkError::Read(source) => Self::Read { path, source },
+            WalkError::TooMuch { limit, what } => Self::TooMuch { path, limit, what },
         }
     }
-    (!clean.as_os_str().is_empty()).then_some(clean)
+}
+
+/// Walks over the entries of a layer.
+pub(crate) fn walk_layer<E: From<LayerError>>(
+    (path, packing): &Layer,
+    bounds: Bounds,
+    each: impl FnMut(Item, &mut dyn Read) -> Result<(), E>,
+) -> Result<(), E> {
+    let failed = |error| E::from(LayerError::at(path, error));
+    let opened = File::open(path).map(BufReader::new);
+    let reader = opened.and_then(|file| tarball::unpacked(file, *packing));
+    let reader = reader.map_err(|error| failed(WalkError::Read(error)))?;
+    tarball::walk(reader, bounds, failed, each)
 }
 
 /// What a layer says about a path.
@@ -113,81 +115,53 @@ pub(crate) fn find(
 }
 
 fn look(layer: &Layer, wanted: &Path, limit: u64) -> Result<Said, LayerError> {
-    let failed = |source| LayerError::Read {
-        path: layer.0.clone(),
-        source,
-    };
     let hidden = wanted.file_name().map(|name| {
         let mut mark = std::ffi::OsString::from(WHITEOUT);
         mark.push(name);
         wanted.with_file_name(mark)
     });
     let mut said = Said::Nothing;
-    let mut archive = open(layer)?;
-    for (count, entry) in archive.entries().map_err(failed)?.enumerate() {
-        within(count as u64, MAX_ENTRIES, "entries", layer)?;
-        let mut entry = entry.map_err(failed)?;
-        let path = entry.path().map_err(failed)?.into_owned();
-        let Some(path) = below_root(&path) else {
-            continue;
-        };
-        if Some(&path) == hidden.as_ref() && matches!(said, Said::Nothing) {
+    walk_layer(layer, LOOK, |item, reader| {
+        if Some(&item.path) == hidden.as_ref() && matches!(said, Said::Nothing) {
             said = Said::Gone;
         }
-        if path != wanted {
-            continue;
+        if item.path == wanted {
+            said = what_is(&item, reader, layer, limit)?;
         }
-        said = match entry.header().entry_type() {
-            EntryType::Symlink | EntryType::Link => {
-                let hard = entry.header().entry_type() == EntryType::Link;
-                let target = entry.link_name().map_err(failed)?;
-                let base = if hard { None } else { path.parent() };
-                match target.and_then(|target| resolved(base, &target)) {
-                    Some(target) => Said::Link(target),
-                    None => Said::Gone,
-                }
-            }
-            EntryType::Regular | EntryType::Continuous => {
-                within(entry.size(), limit, "bytes in a module", layer)?;
-                let mut bytes = Vec::new();
-                (&mut entry)
-                    .take(limit)
-                    .read_to_end(&mut bytes)
-                    .map_err(failed)?;
-                Said::File(bytes)
-            }
-            _ => Said::Gone,
-        };
-    }
+        Ok::<_, LayerError>(())
+    })?;
     Ok(said)
 }
 
-/// Where a link leads, from the root. `..` goes up and never above the root.
-fn resolved(base: Option<&Path>, target: &Path) -> Option<PathBuf> {
-    let mut path = match base {
-        Some(base) if target.is_relative() => base.to_owned(),
-        _ => PathBuf::new(),
-    };
-    for component in target.components() {
-        match component {
-            Component::Normal(name) => path.push(name),
-            Component::ParentDir => {
-                path.pop();
+/// What an entry at the wanted path says.
+fn what_is(
+    item: &Item,
+    reader: &mut dyn Read,
+    (path, _): &Layer,
+    limit: u64,
+) -> Result<Said, LayerError> {
+    let failed = |error| LayerError::at(path, error);
+    Ok(match item.kind {
+        EntryType::Symlink | EntryType::Link => {
+            let is_hard = item.kind == EntryType::Link;
+            let base = if is_hard { None } else { item.path.parent() };
+            let target = item.link.as_deref();
+            match target.and_then(|target| tarball::resolved(base, target)) {
+                Some(target) => Said::Link(target),
+                None => Said::Gone,
             }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
-    }
-    (!path.as_os_str().is_empty()).then_some(path)
-}
-
-fn within(found: u64, limit: u64, what: &'static str, (path, _): &Layer) -> Result<(), LayerError> {
-    if found <= limit {
-        return Ok(());
-    }
-    Err(LayerError::TooMuch {
-        path: path.clone(),
-        limit,
-        what,
+        EntryType::Regular | EntryType::Continuous => {
+            if item.size > limit {
+                let what = "bytes in a module";
+                return Err(failed(WalkError::TooMuch { limit, what }));
+            }
+            let mut bytes = Vec::new();
+            let read = reader.take(limit).read_to_end(&mut bytes);
+            read.map_err(|error| failed(WalkError::Read(error)))?;
+            Said::File(bytes)
+        }
+        _ => Said::Gone,
     })
 }
 

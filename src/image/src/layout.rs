@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Digest, ImageError, media::is_manifest};
 
@@ -79,9 +80,22 @@ pub(crate) struct Manifest {
     pub(crate) media_type: Option<String>,
     pub(crate) config: Descriptor,
     pub(crate) layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 impl Manifest {
+    /// A manifest of these parts.
+    pub(crate) fn of(config: Descriptor, layers: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(MANIFEST_TYPE.to_owned()),
+            config,
+            layers,
+            annotations: BTreeMap::new(),
+        }
+    }
+
     /// All that the image is made of: its configuration and its layers, each once.
     pub(crate) fn parts(&self) -> Vec<&Descriptor> {
         let mut parts: Vec<&Descriptor> = vec![&self.config];
@@ -155,6 +169,13 @@ impl Index {
             .position(is_it)
             .map(|index| self.manifests.remove(index))?;
         Descriptor::deserialize(removed).ok()
+    }
+
+    /// Adds an entry behind the others.
+    pub(crate) fn add(&mut self, entry: &Descriptor) -> Result<(), ImageError> {
+        let value = serde_json::to_value(entry).map_err(document(Path::new("index.json")))?;
+        self.manifests.push(value);
+        Ok(())
     }
 
     /// Adds an image, instead of another one of the same name.
@@ -299,6 +320,35 @@ impl Layout {
             _ => Err(ImageError::Damaged {
                 digest: digest.clone(),
             }),
+        }
+    }
+
+    /// Reads all of some content, however large, and compares it with its digest.
+    pub(crate) fn verify(&self, descriptor: &Descriptor) -> Result<(), ImageError> {
+        let path = self.blob_path(&descriptor.digest);
+        let damaged = || ImageError::Damaged {
+            digest: descriptor.digest.clone(),
+        };
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged()),
+            Err(error) => return Err(ImageError::io("read", &path)(error)),
+        };
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file
+                .read(&mut buffer)
+                .map_err(ImageError::io("read", &path))?
+            {
+                0 => break,
+                read => hash.update(&buffer[..read]),
+            }
+        }
+        if Digest::from_hash(hash) == descriptor.digest {
+            Ok(())
+        } else {
+            Err(damaged())
         }
     }
 

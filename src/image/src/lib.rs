@@ -12,23 +12,30 @@
 //! [OCI image layout]: https://github.com/opencontainers/image-spec/blob/main/image-layout.md
 //! [wasm]: https://tag-runtime.cncf.io/wgs/wasm/deliverables/wasm-oci-artifact/
 
+mod archive;
 mod config;
+mod contents;
 mod credentials;
 mod digest;
 mod error;
+mod files;
 mod ingest;
 mod kind;
 mod layers;
 mod layout;
 mod media;
+mod platform;
 mod reference;
 mod registry;
 mod store;
+mod tarball;
 
+pub use archive::{ArchiveError, ArchiveLimits, SaveError};
 pub use config::StartConfig;
 pub use credentials::{Credential, Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::{ImageError, LoadError};
+pub use files::{FilesLimits, ImageFiles};
 pub use kind::{ImageKind, NotWasm};
 pub use layers::LayerError;
 pub use reference::{Reference, ReferenceError};

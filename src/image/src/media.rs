@@ -43,10 +43,20 @@ pub(crate) fn is_image_config(media_type: &str) -> bool {
     IMAGE_CONFIGS.contains(&media_type)
 }
 
-/// The layer that is the module or component, if there is one.
+/// The layer that is the module or component, if there is one. Where everything calls itself by unknown names, an only layer
+/// may be one: its bytes will tell.
 pub(crate) fn module_layer(manifest: &Manifest) -> Option<&Descriptor> {
     let is_module = |layer: &&Descriptor| MODULE_LAYERS.contains(&layer.media_type.as_str());
-    manifest.layers.iter().find(is_module)
+    let known = manifest.layers.iter().find(is_module);
+    known.or_else(|| match manifest.layers.as_slice() {
+        [only]
+            if !is_image_config(&manifest.config.media_type)
+                && packing(&only.media_type).is_none() =>
+        {
+            Some(only)
+        }
+        _ => None,
+    })
 }
 
 /// How a layer of files is packed.
@@ -69,5 +79,14 @@ pub(crate) fn packing(media_type: &str) -> Option<Packing> {
         | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(Packing::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd" => Some(Packing::Zstd),
         _ => None,
+    }
+}
+
+/// What a layer of files calls itself.
+pub(crate) fn layer_type(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Tar => "application/vnd.oci.image.layer.v1.tar",
+        Packing::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Packing::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
     }
 }

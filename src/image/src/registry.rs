@@ -9,7 +9,7 @@ mod download;
 mod endpoint;
 mod push;
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use oci_distribution::{self as oci, errors::OciDistributionError, secrets::RegistryAuth};
@@ -17,9 +17,8 @@ use serde::Deserialize;
 
 use crate::{
     Credential, Digest, Image, ImageError, ImageStore, Reference, ReferenceError,
-    config::is_wasm,
     layout::{Descriptor, MAX_DOCUMENT, Manifest},
-    media,
+    media, platform,
 };
 
 use endpoint::Endpoint;
@@ -41,6 +40,8 @@ pub struct RegistriesConfig {
     pub max_image_bytes: u64,
     /// How long a registry may be silent. Default 30 s.
     pub patience: Duration,
+    /// Whether Linux images are pulled. Otherwise they are refused before their layers come in. Default: `true`.
+    pub linux: bool,
 }
 
 impl Default for RegistriesConfig {
@@ -51,6 +52,7 @@ impl Default for RegistriesConfig {
             authorities: Vec::new(),
             max_image_bytes: 16 << 30,
             patience: Duration::from_secs(30),
+            linux: true,
         }
     }
 }
@@ -231,6 +233,13 @@ impl Registries {
         Self { config }
     }
 
+    /// The same registries, for whom [Linux images](RegistriesConfig::linux) are of use or not.
+    #[must_use]
+    pub fn with_linux(mut self, linux: bool) -> Self {
+        self.config.linux = linux;
+        self
+    }
+
     /// Brings an image into the store. Each of `credentials` is tried in turn, and at last nobody's.
     ///
     /// An image that the registry has unchanged costs one request.
@@ -302,7 +311,13 @@ impl Registries {
         incoming
             .blob(store, described.manifest.config.clone())
             .await?;
-        store.check(reference, &described.manifest)?;
+        let contents = store.contents(&reference.to_string(), &described.manifest)?;
+        if !self.config.linux && contents.is_linux() {
+            return Err(TransferError::Store(ImageError::NotWasm {
+                reference: reference.to_string(),
+                found: "it is for Linux, and nothing here runs that".to_owned(),
+            }));
+        }
         stream::iter(missing)
             .map(|part| incoming.blob(store, part))
             .buffer_unordered(AT_A_TIME)
@@ -322,32 +337,6 @@ fn keep(before: Option<TransferError>, now: TransferError) -> TransferError {
     match (before, now) {
         (Some(before), TransferError::Unauthorized { .. }) => before,
         (_, now) => now,
-    }
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<IndexEntry>,
-}
-
-#[derive(Deserialize)]
-struct IndexEntry {
-    #[serde(flatten)]
-    descriptor: Descriptor,
-    #[serde(default)]
-    platform: Option<Platform>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)
     }
 }
 
@@ -379,8 +368,12 @@ async fn describe(
         None => kind.manifests.is_some(),
     };
     let bytes = if is_index {
-        let index: Index = serde_json::from_slice(&bytes).map_err(nonsense)?;
-        let chosen = choose(&index, reference)?;
+        let index: platform::Index = serde_json::from_slice(&bytes).map_err(nonsense)?;
+        let chosen = index.choose(|_| true);
+        let chosen = chosen.ok_or_else(|| TransferError::Platform {
+            reference: reference.to_string(),
+            found: index.platforms(),
+        })?;
         let exact = endpoint
             .reference
             .clone_with_digest(chosen.digest.to_string());
@@ -417,38 +410,4 @@ async fn document(
         });
     }
     Ok(bytes.to_vec())
-}
-
-/// The entry to take: one for WebAssembly if there is one, else one for this machine's own kind.
-fn choose(index: &Index, reference: &Reference) -> Result<Descriptor, TransferError> {
-    let own = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    let rank = |entry: &IndexEntry| match &entry.platform {
-        Some(platform) if is_wasm(&platform.os, &platform.architecture) => Some(0),
-        Some(platform) if platform.os == "linux" && platform.architecture == own => Some(1),
-        // Whoever lists a single image without its platform means it for all.
-        None if media::is_manifest(&entry.descriptor.media_type) => Some(2),
-        _ => None,
-    };
-    let found = || {
-        let platforms = index
-            .manifests
-            .iter()
-            .filter_map(|entry| entry.platform.as_ref());
-        let platforms: Vec<String> = platforms.take(16).map(ToString::to_string).collect();
-        platforms.join(", ")
-    };
-    let best = index
-        .manifests
-        .iter()
-        .filter_map(|entry| Some((rank(entry)?, entry)))
-        .min_by_key(|(rank, _)| *rank);
-    best.map(|(_, entry)| entry.descriptor.clone())
-        .ok_or_else(|| TransferError::Platform {
-            reference: reference.to_string(),
-            found: found(),
-        })
 }

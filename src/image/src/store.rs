@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::{
     Digest, ImageError, ImageKind, LoadError, Reference,
-    config::{ImageConfig, StartConfig},
+    config::StartConfig,
+    contents::Contents,
     ingest::Ingest,
     layers,
     layout::{Descriptor, Index, Layout, MANIFEST_TYPE, Manifest},
@@ -30,7 +31,7 @@ const MODULE_SIZE: &str = "dev.vaquita.module.size";
 /// A directory of images. Cheap to clone; clones, threads and processes share the directory.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
-    layout: Layout,
+    pub(crate) layout: Layout,
 }
 
 /// An image that the store holds.
@@ -42,13 +43,25 @@ pub struct Image {
     pub digest: Digest,
     /// What runs it.
     pub kind: ImageKind,
-    /// Size of its module or component, in bytes.
+    /// Size of its module or component, in bytes; of a Linux image, that of all its layers as they are packed.
     pub size: u64,
-    /// The file with its module or component. Prefer [`ImageStore::read`], which verifies it.
+    /// The file with its module or component; a Linux image's manifest. Prefer [`ImageStore::read`], which verifies it.
     pub path: PathBuf,
     /// How it wants to be started, if it says so: artifacts of Wasm alone do not.
     pub start: Option<StartConfig>,
-    layer: Descriptor,
+    /// The digest of its configuration: what Docker calls the image's ID.
+    pub config: Digest,
+    /// Its module or component, if it is one.
+    module: Option<Descriptor>,
+    /// Its layers of files, the lowest first.
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+impl Image {
+    /// Whether it has files of its own, besides the module that it may be.
+    pub fn has_files(&self) -> bool {
+        !self.layers.is_empty()
+    }
 }
 
 /// The configuration that the artifact layout asks for.
@@ -131,9 +144,15 @@ impl ImageStore {
         found.map(|entry| self.describe(&entry)).transpose()
     }
 
-    /// The bytes of an image's module or component, verified. Fails if the image was removed meanwhile.
+    /// The bytes of an image's module or component, verified. Fails if the image was removed meanwhile, or is none of Wasm.
     pub fn read(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
-        self.layout.read_blob(&image.layer, MAX_MODULE_BYTES)
+        let Some(module) = &image.module else {
+            return Err(ImageError::NotWasm {
+                reference: image.reference.clone(),
+                found: "it holds files for Linux".to_owned(),
+            });
+        };
+        self.layout.read_blob(module, MAX_MODULE_BYTES)
     }
 
     /// All images that can be run, by name. What other tools put there and cannot be run is left out.
@@ -210,16 +229,13 @@ impl ImageStore {
         Ingest::begin(&self.layout, wanted)
     }
 
-    /// Says before its layers come in whether an image is one that is taken; its configuration must be there.
-    pub(crate) fn check(
+    /// Says before its layers come in what an image is; its configuration must be there.
+    pub(crate) fn contents(
         &self,
-        reference: &Reference,
+        reference: &str,
         manifest: &Manifest,
-    ) -> Result<(), ImageError> {
-        if media::module_layer(manifest).is_some() {
-            return Ok(());
-        }
-        self.program(reference, manifest).map(drop)
+    ) -> Result<Contents, ImageError> {
+        Contents::of(&self.layout, reference, manifest)
     }
 
     /// Names an image whose content is there. An image of the same name is replaced.
@@ -243,8 +259,9 @@ impl ImageStore {
                 digest: missing.digest.clone(),
             });
         }
-        if media::module_layer(&manifest).is_none() {
-            let module = self.extract(reference, &manifest)?;
+        let contents = self.contents(&reference.to_string(), &manifest)?;
+        if let Contents::File { path, .. } = &contents {
+            let module = self.extract(reference, &manifest, path)?;
             let annotations = &mut entry.annotations;
             annotations.insert(MODULE_DIGEST.to_owned(), module.digest.to_string());
             annotations.insert(MODULE_SIZE.to_owned(), module.size.to_string());
@@ -259,39 +276,13 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// The path of the file that an ordinary image starts, which must be WebAssembly by what the image says.
-    fn program(&self, reference: &Reference, manifest: &Manifest) -> Result<String, ImageError> {
-        let not_wasm = |found: String| ImageError::NotWasm {
-            reference: reference.to_string(),
-            found,
-        };
-        if !media::is_image_config(&manifest.config.media_type) {
-            let first = manifest.layers.first();
-            let found = first.map_or("no layer", |layer| &layer.media_type);
-            return Err(not_wasm(format!("its content is {}", shortened(found))));
-        }
-        let config: ImageConfig = self.layout.read_json(&manifest.config)?;
-        let start = config.config.clone().unwrap_or_default();
-        let program = start.program().unwrap_or_default();
-        // The entry point may name a function of the module behind a `#`.
-        let path = program.split('#').next().unwrap_or_default();
-        let has_extension = Path::new(path)
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("wasm"));
-        if config.is_wasm() || has_extension {
-            return Ok(path.to_owned());
-        }
-        let platform = format!("{}/{}", config.os, config.architecture);
-        Err(not_wasm(format!("it is for {}", shortened(&platform))))
-    }
-
-    /// Takes the module out of an image's layers.
+    /// Takes the module at a path out of an image's layers.
     fn extract(
         &self,
         reference: &Reference,
         manifest: &Manifest,
+        path: &str,
     ) -> Result<Descriptor, ImageError> {
-        let path = self.program(reference, manifest)?;
         let files = manifest.layers.iter().filter_map(|layer| {
             let packing = media::packing(&layer.media_type)?;
             Some((self.layout.blob_path(&layer.digest), packing))
@@ -301,11 +292,11 @@ impl ImageStore {
             reference: reference.to_string(),
             found,
         };
-        let Some(wasm) = layers::find(&files, &path, MAX_MODULE_BYTES)? else {
-            return Err(not_wasm(format!("it has no file {}", shortened(&path))));
+        let Some(wasm) = layers::find(&files, path, MAX_MODULE_BYTES)? else {
+            return Err(not_wasm(format!("it has no file {}", shortened(path))));
         };
         ImageKind::detect(&wasm)
-            .map_err(|error| not_wasm(format!("{}: {error}", shortened(&path))))?;
+            .map_err(|error| not_wasm(format!("{}: {error}", shortened(path))))?;
         let module = Descriptor::of(LAYER_TYPE, &wasm);
         self.layout.write_blob(&module, &wasm)?;
         Ok(module)
@@ -326,7 +317,11 @@ impl ImageStore {
 
     /// Removes the content of an entry that has left the index, as far as nothing there needs it.
     fn collect(&self, index: &Index, removed: &Descriptor) -> Result<(), ImageError> {
-        if index.has_others() || index.mentions(&removed.digest) {
+        if index.mentions(&removed.digest) {
+            return Ok(());
+        }
+        self.remove_files(&removed.digest)?;
+        if index.has_others() {
             return Ok(());
         }
         let Ok(manifest) = self.layout.read_json::<Manifest>(removed) else {
@@ -360,46 +355,70 @@ impl ImageStore {
 
     fn describe(&self, entry: &Descriptor) -> Result<Image, ImageError> {
         let reference = entry.name().unwrap_or_default().to_owned();
-        let not_wasm = |found: String| ImageError::NotWasm {
-            reference: reference.clone(),
-            found,
-        };
         let manifest: Manifest = self.layout.read_json(entry)?;
-        let extracted = extracted(entry);
-        let Some(layer) = media::module_layer(&manifest).or(extracted.as_ref()) else {
-            let first = manifest.layers.first();
-            let found = first.map_or("no layer", |layer| &layer.media_type);
-            return Err(not_wasm(format!("its content is {}", shortened(found))));
+        let contents = self.contents(&reference, &manifest)?;
+        let (module, start) = match contents {
+            Contents::Module { layer, start } => (Some(layer), start),
+            Contents::File { start, .. } => {
+                let Some(module) = extracted(entry) else {
+                    let found = "its module was never taken out of its layers".to_owned();
+                    return Err(ImageError::NotWasm { reference, found });
+                };
+                (Some(module), start)
+            }
+            Contents::Linux { start } => (None, start),
         };
-        let start = if media::is_image_config(&manifest.config.media_type) {
-            self.layout
-                .read_json::<ImageConfig>(&manifest.config)?
-                .config
-        } else {
-            None
+        let (kind, size, path) = match &module {
+            Some(module) => (
+                self.kind_of(&reference, module)?,
+                module.size,
+                self.layout.blob_path(&module.digest),
+            ),
+            None => (
+                ImageKind::Linux,
+                manifest
+                    .layers
+                    .iter()
+                    .fold(0_u64, |sum, layer| sum.saturating_add(layer.size)),
+                self.layout.blob_path(&entry.digest),
+            ),
         };
-        let header = self.layout.peek(&layer.digest)?;
-        if header.is_empty() {
-            return Err(ImageError::Damaged {
-                digest: layer.digest.clone(),
-            });
-        }
-        let kind = ImageKind::of_header(&header)
-            .ok_or_else(|| not_wasm("its layer does not begin as WebAssembly does".to_owned()))?;
+        let files = manifest.layers.into_iter();
         Ok(Image {
             reference,
             digest: entry.digest.clone(),
             kind,
-            size: layer.size,
-            path: self.layout.blob_path(&layer.digest),
+            size,
+            path,
             start,
-            layer: layer.clone(),
+            config: manifest.config.digest,
+            module,
+            layers: files
+                .filter(|layer| media::packing(&layer.media_type).is_some())
+                .collect(),
+        })
+    }
+
+    /// What a module is, by its first bytes.
+    fn kind_of(&self, reference: &str, module: &Descriptor) -> Result<ImageKind, ImageError> {
+        let header = self.layout.peek(&module.digest)?;
+        if header.is_empty() {
+            return Err(ImageError::Damaged {
+                digest: module.digest.clone(),
+            });
+        }
+        ImageKind::of_header(&header).ok_or_else(|| ImageError::NotWasm {
+            reference: reference.to_owned(),
+            found: format!(
+                "its content, {}, does not begin as WebAssembly does",
+                shortened(&module.media_type)
+            ),
         })
     }
 }
 
 /// The entry of that name. A name with a digest finds any image of that repository that has it.
-fn find(index: &Index, reference: &Reference) -> Option<Descriptor> {
+pub(crate) fn find(index: &Index, reference: &Reference) -> Option<Descriptor> {
     let Some(digest) = reference.digest() else {
         let name = reference.to_string();
         return index.images().find(|entry| entry.name() == Some(&name));
@@ -419,7 +438,7 @@ fn extracted(entry: &Descriptor) -> Option<Descriptor> {
 }
 
 /// As much of a foreign text as a message repeats.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(128).collect()
 }
 
@@ -441,16 +460,13 @@ impl Artifact {
             os: match kind {
                 ImageKind::WasmModule => "wasip1",
                 ImageKind::WasmComponent => "wasip2",
+                // Nothing that begins as WebAssembly does is that.
+                ImageKind::Linux => "linux",
             },
             layer_digests: vec![layer.digest.clone()],
         };
         let config_bytes = encode(&config)?;
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(MANIFEST_TYPE.to_owned()),
-            config: Descriptor::of(CONFIG_TYPE, &config_bytes),
-            layers: vec![layer],
-        };
+        let manifest = Manifest::of(Descriptor::of(CONFIG_TYPE, &config_bytes), vec![layer]);
         let manifest_bytes = encode(&manifest)?;
         Ok(Self {
             config_bytes,
@@ -460,7 +476,7 @@ impl Artifact {
     }
 }
 
-fn encode<T: Serialize>(document: &T) -> Result<Vec<u8>, ImageError> {
+pub(crate) fn encode<T: Serialize>(document: &T) -> Result<Vec<u8>, ImageError> {
     let path = PathBuf::from("a new image's description");
     serde_json::to_vec(document).map_err(|source| ImageError::Document { path, source })
 }

@@ -478,7 +478,7 @@ async fn the_other_ways_to_pack_a_module_are_known() {
 }
 
 #[tokio::test]
-async fn a_native_image_is_refused_before_its_layers_come_in() {
+async fn a_linux_image_is_known_before_its_layers_come_in() {
     let registry = Registry::plain();
     let config =
         json!({"os": "linux", "architecture": "amd64", "config": {"Entrypoint": ["/bin/server"]}});
@@ -494,12 +494,19 @@ async fn a_native_image_is_refused_before_its_layers_come_in() {
     registry.put_manifest("native", "v1", &manifest);
     let (dir, store) = store();
     let image = registry.image("native:v1");
-    let error = Registries::default()
+    let registries = Registries::default();
+    let only_wasm = registries.clone().with_linux(false);
+    let error = only_wasm
         .pull(&store, &image, &[], &Silent)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("linux/amd64"), "{error}");
+    assert!(error.to_string().contains("it is for Linux"), "{error}");
     assert!(!blob(dir.path(), &digest).exists());
+
+    let pulled = registries.pull(&store, &image, &[], &Silent).await.unwrap();
+    assert_eq!(pulled.kind, ImageKind::Linux);
+    assert!(pulled.has_files() && blob(dir.path(), &digest).exists());
+    assert_eq!(pulled.start.unwrap().program(), Some("/bin/server"));
 }
 
 #[tokio::test]

@@ -68,7 +68,8 @@ impl Node {
         tasks.spawn(writer.run(shutdown.clone()));
         let services =
             vaquita_service_proxy::start(&client, &config.fabric, &config.name, &tasks, &shutdown);
-        let images = Images::new(config.images.clone(), config.registries.clone());
+        let registries = config.registries.clone().with_linux(false);
+        let images = Images::new(config.images.clone(), registries);
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
         let registry = Registry::default();
