@@ -23,7 +23,7 @@ use vaquita_ingress::{
     sleep,
 };
 use vaquita_net::{Fabric, FabricConfig};
-use vaquita_node::{EvictionThresholds, Node, NodeConfig};
+use vaquita_node::{EvictionThresholds, ImageGc, Node, NodeConfig};
 use vaquita_pki::{AdminFiles, Pki, PkiError, keep_fresh};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
@@ -73,6 +73,8 @@ pub struct ClusterConfig {
     pub eviction: EvictionThresholds,
     /// How registries of images are reached. Default: by HTTPS, as their names say.
     pub registries: RegistriesConfig,
+    /// When images are removed that nobody needs. Default: as Kubernetes does it.
+    pub image_gc: ImageGc,
 }
 
 impl ClusterConfig {
@@ -90,6 +92,7 @@ impl ClusterConfig {
             entrance: EntranceConfig::default(),
             eviction: EvictionThresholds::default(),
             registries: RegistriesConfig::default(),
+            image_gc: ImageGc::default(),
         }
     }
 }
@@ -595,6 +598,7 @@ async fn start_node(
     node.toolbox = TOOLBOX.map(Bytes::from_static);
     node.eviction = config.eviction.clone();
     node.registries = Registries::new(config.registries.clone());
+    node.image_gc = config.image_gc.clone();
     let stop = CancellationToken::new();
     let node = Node::start(client, node, stop.clone()).await?;
     api.set_dialer(Arc::new(local::PodNetwork(fabric.clone())));

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod entrance;
 mod image;
+mod image_gc;
 mod registries;
 mod report;
 mod rolling_update;

@@ -13,7 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use vaquita_node::EvictionThresholds;
 
-use super::{DataDir, demo, entrance::EntranceArgs, registries::RegistryOptions, report::Report};
+use super::{
+    DataDir, demo, entrance::EntranceArgs, image_gc::ImageGcOptions, registries::RegistryOptions,
+    report::Report,
+};
 use crate::{ApiLimits, Cluster, ClusterConfig};
 
 /// Options of `vaquita up`.
@@ -41,6 +44,8 @@ pub(super) struct UpArgs {
     leader_elect: bool,
     #[command(flatten)]
     registries: RegistryOptions,
+    #[command(flatten)]
+    image_gc: ImageGcOptions,
     /// How pods get their nodes: a `KubeSchedulerConfiguration` of kubescheduler.config.k8s.io/v1, in YAML or JSON
     /// [default: one profile, with upstream's plugins].
     #[arg(long, value_name = "FILE")]
@@ -157,6 +162,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
 fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     let mut config = ClusterConfig::new(args.data_dir.resolve()?);
     config.registries = args.registries.resolve()?;
+    config.image_gc = args.image_gc.resolve()?;
     config.listen = args.listen;
     config.insecure_listen = args
         .insecure_port

@@ -225,3 +225,131 @@ fn a_pod_pulls_what_its_secret_opens() {
     cluster.apply(&pod(&name, "").replace("Always", "IfNotPresent"));
     cluster.wait_ready("app=hello", 1);
 }
+
+/// An archive as `docker save` writes it, with an image for Wasm of two layers: a module and a file, and the file anew.
+fn archive(dir: &Path) -> String {
+    let file = |name: &str, content: &str| {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+        fs::write(path, content).expect("a file");
+    };
+    file("one/etc/greeting", "from the first layer");
+    fs::create_dir_all(dir.join("one/bin")).expect("a directory");
+    fs::copy(guest_file("toolbox"), dir.join("one/bin/toolbox.wasm")).expect("a guest");
+    file("two/etc/greeting", "from the second layer");
+    let config = json!({"os": "wasi", "architecture": "wasm",
+        "config": {"Entrypoint": ["/bin/toolbox.wasm"]}, "rootfs": {"type": "layers", "diff_ids": []}});
+    file("config.json", &config.to_string());
+    let list = json!([{"Config": "config.json", "RepoTags": ["localhost/files:v1"], "Layers": ["one.tar", "two.tar"]}]);
+    file("manifest.json", &list.to_string());
+    let tar = |args: &[&str]| {
+        succeeded(run(Command::new("tar").current_dir(dir).args(args)));
+    };
+    tar(&["-cf", "one.tar", "-C", "one", "."]);
+    tar(&["-cf", "two.tar", "-C", "two", "."]);
+    tar(&[
+        "-czf",
+        "image.tar.gz",
+        "manifest.json",
+        "config.json",
+        "one.tar",
+        "two.tar",
+    ]);
+    dir.join("image.tar.gz").display().to_string()
+}
+
+/// A pod that runs a small command once.
+fn command(name: &str, args: &str) -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  containers: [{{name: main, image: 'localhost/files:v1', command: {args}}}]
+"
+    )
+}
+
+fn phase(cluster: &Vaquita, name: &str, wanted: &str) {
+    eventually(&format!("{name} to be {wanted}"), || {
+        let pod = cluster.get(&["pod", name]);
+        if pod["status"]["phase"] == wanted {
+            Ok(())
+        } else {
+            Err(pod["status"].to_string())
+        }
+    });
+}
+
+#[test]
+fn an_archives_image_brings_its_files_along() {
+    let (made, home) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let cluster = Vaquita::up();
+    let dir = cluster.dir();
+    let loaded = succeeded(image(
+        dir.path(),
+        home.path(),
+        &["load", &archive(made.path())],
+    ));
+    assert!(loaded.starts_with("localhost/files:v1 sha256:"), "{loaded}");
+    // Each container has the files as they are in the image, whatever others do to theirs.
+    cluster.apply(&command("remove", "[rm, /etc/greeting]"));
+    phase(&cluster, "remove", "Succeeded");
+    cluster.apply(&command("read", "[cat, /etc/greeting]"));
+    phase(&cluster, "read", "Succeeded");
+    assert_eq!(cluster.kubectl(&["logs", "read"]), "from the second layer");
+
+    let saved = made.path().join("saved.tar").display().to_string();
+    let save = ["save", "localhost/files:v1", "--output", &saved];
+    succeeded(image(dir.path(), home.path(), &save));
+    let other = tempfile::tempdir().expect("a directory");
+    let again = succeeded(image(other.path(), home.path(), &["load", &saved]));
+    assert_eq!(again, loaded, "the same name and digest");
+}
+
+#[test]
+fn a_policy_wants_signatures() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(&crate::harness::manifest("../policies/image-policy.yaml"));
+    let policy = "apiVersion: vaquita.dev/v1alpha1
+kind: ImagePolicy
+metadata: {name: ours}
+spec:
+  images: ['localhost/*']
+  keys:
+  - |
+    -----BEGIN PUBLIC KEY-----
+    MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+    -----END PUBLIC KEY-----
+";
+    eventually("the kind to be there", || {
+        let applied = cluster.try_apply(policy);
+        if applied.status.success() {
+            Ok(())
+        } else {
+            Err(applied.stderr)
+        }
+    });
+    cluster.apply(&pod("localhost/hello:v1", ""));
+    eventually("the pod to be told why it waits", || {
+        let failed = messages(&cluster, "Failed");
+        if failed
+            .iter()
+            .any(|it| it == "Error: SignatureValidationFailed")
+        {
+            Ok(())
+        } else {
+            Err(format!("{failed:?}"))
+        }
+    });
+    // Running without it is a matter of the namespace's rules.
+    cluster.kubectl(&["delete", "imagepolicy", "ours"]);
+    cluster.kubectl(&["delete", "pod", "hello", "--now"]);
+    cluster.apply(&pod("localhost/hello:v1", ""));
+    cluster.wait_ready("app=hello", 1);
+}

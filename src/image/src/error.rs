@@ -59,6 +59,12 @@ pub enum ImageError {
     /// Its layers can't be read.
     #[error(transparent)]
     Layers(#[from] crate::LayerError),
+    /// It is for Linux containers, where those do not run.
+    #[error("the image {reference} is for Linux containers, which do not run here")]
+    Linux {
+        /// The image's name.
+        reference: String,
+    },
     /// The image is not one that can be run here.
     #[error("the image {reference} is no Wasm artifact: {found}")]
     NotWasm {

@@ -113,7 +113,7 @@ impl ImageStore {
         old.close().map_err(ImageError::io("remove", &path))
     }
 
-    fn files_dir(&self) -> PathBuf {
+    pub(crate) fn files_dir(&self) -> PathBuf {
         self.dir().join("files")
     }
 

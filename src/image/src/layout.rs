@@ -16,6 +16,8 @@ use crate::{Digest, ImageError, media::is_manifest};
 
 pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+/// Annotation of an index entry: the list of several platforms that the image was chosen from.
+const CHOSEN_FROM: &str = "dev.vaquita.index.digest";
 /// Annotation of an index entry: the image's name.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const LAYOUT_VERSION: &str = "1.0.0";
@@ -64,6 +66,17 @@ impl Descriptor {
         self.annotations
             .insert(REF_NAME.to_owned(), name.to_owned());
         self
+    }
+
+    /// Notes the list of several platforms that it was chosen from.
+    pub(crate) fn chosen_from(&mut self, index: Option<Digest>) {
+        let noted = index.map(|index| (CHOSEN_FROM.to_owned(), index.to_string()));
+        self.annotations.extend(noted);
+    }
+
+    /// The list of several platforms that it was chosen from, if it was.
+    pub(crate) fn index(&self) -> Option<Digest> {
+        self.annotations.get(CHOSEN_FROM)?.parse().ok()
     }
 
     pub(crate) fn name(&self) -> Option<&str> {

@@ -27,6 +27,7 @@ mod media;
 mod platform;
 mod reference;
 mod registry;
+mod signature;
 mod store;
 mod tarball;
 
@@ -40,4 +41,5 @@ pub use kind::{ImageKind, NotWasm};
 pub use layers::LayerError;
 pub use reference::{Reference, ReferenceError};
 pub use registry::{Progress, Registries, RegistriesConfig, Silent, TransferError};
+pub use signature::{Identity, IdentityConfig, PublicKey, SignatureError, Signer, SignerError};
 pub use store::{Image, ImageStore, MAX_MODULE_BYTES};

@@ -8,6 +8,7 @@
 mod download;
 mod endpoint;
 mod push;
+mod signatures;
 
 use std::time::Duration;
 
@@ -240,6 +241,11 @@ impl Registries {
         self
     }
 
+    /// Whether Linux images are pulled.
+    pub fn takes_linux(&self) -> bool {
+        self.config.linux
+    }
+
     /// Brings an image into the store. Each of `credentials` is tried in turn, and at last nobody's.
     ///
     /// An image that the registry has unchanged costs one request.
@@ -313,9 +319,8 @@ impl Registries {
             .await?;
         let contents = store.contents(&reference.to_string(), &described.manifest)?;
         if !self.config.linux && contents.is_linux() {
-            return Err(TransferError::Store(ImageError::NotWasm {
+            return Err(TransferError::Store(ImageError::Linux {
                 reference: reference.to_string(),
-                found: "it is for Linux, and nothing here runs that".to_owned(),
             }));
         }
         stream::iter(missing)
@@ -367,7 +372,9 @@ async fn describe(
         Some(media_type) => media::is_index(media_type),
         None => kind.manifests.is_some(),
     };
+    let mut from = None;
     let bytes = if is_index {
+        from = Some(Digest::of(&bytes));
         let index: platform::Index = serde_json::from_slice(&bytes).map_err(nonsense)?;
         let chosen = index.choose(|_| true);
         let chosen = chosen.ok_or_else(|| TransferError::Platform {
@@ -383,7 +390,8 @@ async fn describe(
     };
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(nonsense)?;
     let media_type = manifest.media_type.as_deref();
-    let entry = Descriptor::of(media_type.unwrap_or(crate::layout::MANIFEST_TYPE), &bytes);
+    let mut entry = Descriptor::of(media_type.unwrap_or(crate::layout::MANIFEST_TYPE), &bytes);
+    entry.chosen_from(from);
     Ok(Described {
         entry,
         bytes,

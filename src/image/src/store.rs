@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
-    io::Read as _,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use serde::Serialize;
@@ -51,6 +52,8 @@ pub struct Image {
     pub start: Option<StartConfig>,
     /// The digest of its configuration: what Docker calls the image's ID.
     pub config: Digest,
+    /// The list of several platforms that it was chosen from when it was pulled, if it was.
+    pub index: Option<Digest>,
     /// Its module or component, if it is one.
     module: Option<Descriptor>,
     /// Its layers of files, the lowest first.
@@ -147,9 +150,8 @@ impl ImageStore {
     /// The bytes of an image's module or component, verified. Fails if the image was removed meanwhile, or is none of Wasm.
     pub fn read(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
         let Some(module) = &image.module else {
-            return Err(ImageError::NotWasm {
+            return Err(ImageError::Linux {
                 reference: image.reference.clone(),
-                found: "it holds files for Linux".to_owned(),
             });
         };
         self.layout.read_blob(module, MAX_MODULE_BYTES)
@@ -315,6 +317,49 @@ impl ImageStore {
         Ok(true)
     }
 
+    /// Removes what no image needs and was last changed before `older_than`: content, files and what did not come in whole. What
+    /// is coming in just now is younger than that, if it is chosen well.
+    pub fn sweep(&self, older_than: SystemTime) -> Result<(), ImageError> {
+        let _lock = self.layout.lock()?;
+        let index = self.layout.read_index()?;
+        let mut needed = HashSet::new();
+        for entry in index.images() {
+            // What cannot be read may need anything.
+            let Ok(manifest) = self.layout.read_json::<Manifest>(&entry) else {
+                return Ok(());
+            };
+            needed.extend(manifest.parts().into_iter().map(|part| part.digest.clone()));
+            needed.extend(extracted(&entry).map(|module| module.digest));
+            needed.insert(entry.digest);
+        }
+        let is_old = |path: &Path| {
+            let modified = fs::metadata(path).and_then(|file| file.modified());
+            modified.is_ok_and(|modified| modified < older_than)
+        };
+        for path in files_in(&self.dir().join("ingest"))? {
+            if is_old(&path) {
+                fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
+            }
+        }
+        for path in files_in(&self.files_dir())? {
+            if let Some(image) = digest_of(&path)
+                && !needed.contains(&image)
+                && is_old(&path)
+            {
+                self.remove_files(&image)?;
+            }
+        }
+        if index.has_others() {
+            return Ok(());
+        }
+        for path in files_in(&self.dir().join("blobs").join("sha256"))? {
+            if digest_of(&path).is_none_or(|digest| !needed.contains(&digest)) && is_old(&path) {
+                fs::remove_file(&path).map_err(ImageError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the content of an entry that has left the index, as far as nothing there needs it.
     fn collect(&self, index: &Index, removed: &Descriptor) -> Result<(), ImageError> {
         if index.mentions(&removed.digest) {
@@ -392,6 +437,7 @@ impl ImageStore {
             path,
             start,
             config: manifest.config.digest,
+            index: entry.index(),
             module,
             layers: files
                 .filter(|layer| media::packing(&layer.media_type).is_some())
@@ -435,6 +481,24 @@ fn extracted(entry: &Descriptor) -> Option<Descriptor> {
     let digest = entry.annotations.get(MODULE_DIGEST)?.parse().ok()?;
     let size = entry.annotations.get(MODULE_SIZE)?.parse().ok()?;
     Some(Descriptor::known(LAYER_TYPE, digest, size))
+}
+
+/// What is in a directory; nothing if it is none.
+fn files_in(dir: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(ImageError::io("read", dir))?,
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    paths
+        .collect::<Result<_, _>>()
+        .map_err(ImageError::io("read", dir))
+}
+
+/// The content that a file's name stands for.
+fn digest_of(path: &Path) -> Option<Digest> {
+    let name = path.file_name()?.to_str()?;
+    format!("sha256:{name}").parse().ok()
 }
 
 /// As much of a foreign text as a message repeats.

@@ -14,8 +14,8 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vaquita_image::{
-    Credential, Digest, ImageKind, ImageStore, Progress, Registries, RegistriesConfig, Silent,
-    TransferError,
+    Credential, Digest, ImageKind, ImageStore, Progress, PublicKey, Registries, RegistriesConfig,
+    SignatureError, Signer, Silent, TransferError,
 };
 
 /// `tester` with the password `secret`, as the registry keeps it.
@@ -500,7 +500,7 @@ async fn a_linux_image_is_known_before_its_layers_come_in() {
         .pull(&store, &image, &[], &Silent)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("it is for Linux"), "{error}");
+    assert!(error.to_string().contains("is for Linux"), "{error}");
     assert!(!blob(dir.path(), &digest).exists());
 
     let pulled = registries.pull(&store, &image, &[], &Silent).await.unwrap();
@@ -540,4 +540,98 @@ async fn a_download_that_broke_off_goes_on() {
         .read_to_string(&mut rest)
         .unwrap();
     assert!(rest.contains(&name));
+}
+
+/// Signs a digest as cosign does, and puts the signature where cosign puts it.
+fn sign(registry: &Registry, name: &str, digest: &str, key: &rcgen::KeyPair) {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
+    let payload = json!({"critical": {"identity": {"docker-reference": name},
+        "image": {"docker-manifest-digest": digest}, "type": "cosign container image signature"}});
+    let payload = payload.to_string();
+    let random = ring::rand::SystemRandom::new();
+    let algorithm = &ECDSA_P256_SHA256_ASN1_SIGNING;
+    let pair = EcdsaKeyPair::from_pkcs8(algorithm, key.serialized_der(), &random).unwrap();
+    let signature = pair.sign(&random, payload.as_bytes()).unwrap();
+    let mut layer = described(
+        registry.put_blob(name, payload.as_bytes()),
+        "application/vnd.dev.cosign.simplesigning.v1+json",
+    );
+    layer["annotations"] =
+        json!({"dev.cosignproject.cosign/signature": BASE64_STANDARD.encode(signature.as_ref())});
+    let config = registry.put_blob(name, b"{}");
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": described(config, "application/vnd.oci.image.config.v1+json"),
+        "layers": [layer],
+    });
+    let tag = format!("{}.sig", digest.replace(':', "-"));
+    registry.put_manifest(name, &tag, &manifest);
+}
+
+fn signer(key: &rcgen::KeyPair) -> [Signer; 1] {
+    let key = PublicKey::from_pem(key.public_key_pem().as_bytes()).unwrap();
+    [Signer::Key(key)]
+}
+
+#[tokio::test]
+async fn a_signature_is_found_beside_its_image() {
+    let registry = Registry::plain();
+    let registries = Registries::default();
+    let (_dir, store) = store();
+    let name = registry.image("signed:v1");
+    store.load(&name, &module()).unwrap();
+    let nobody = Credential::anonymous();
+    registries
+        .push(&store, &name, &name, &nobody, &Silent)
+        .await
+        .unwrap();
+    let image = registries.pull(&store, &name, &[], &Silent).await.unwrap();
+    let ours = rcgen::KeyPair::generate().unwrap();
+    let unsigned = registries.verify(&image, &[], &signer(&ours)).await;
+    assert!(
+        matches!(unsigned, Err(SignatureError::Unsigned { .. })),
+        "{unsigned:?}"
+    );
+    sign(&registry, "signed", &image.digest, &ours);
+    registries
+        .verify(&image, &[], &signer(&ours))
+        .await
+        .unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
+    let refused = registries.verify(&image, &[], &signer(&other)).await;
+    assert!(
+        matches!(refused, Err(SignatureError::Refused { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_signature_of_an_index_is_one_of_its_images() {
+    let registry = Registry::plain();
+    let registries = Registries::default();
+    let (_dir, store) = store();
+    let manifest = ordinary(&registry, "many", ("wasi", "wasm"), &component());
+    let mut entry = registry.put_manifest("many", "one", &manifest);
+    entry["platform"] = json!({"os": "wasi", "architecture": "wasm"});
+    let index = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [entry],
+    });
+    let index = registry.put_manifest("many", "v1", &index);
+    let key = rcgen::KeyPair::generate().unwrap();
+    sign(&registry, "many", index["digest"].as_str().unwrap(), &key);
+    let name = registry.image("many:v1");
+    let image = registries.pull(&store, &name, &[], &Silent).await.unwrap();
+    registries.verify(&image, &[], &signer(&key)).await.unwrap();
+    // By its own name, it is none that came by that index.
+    let name = registry.image("many:one");
+    let image = registries.pull(&store, &name, &[], &Silent).await.unwrap();
+    let unsigned = registries.verify(&image, &[], &signer(&key)).await;
+    assert!(
+        matches!(unsigned, Err(SignatureError::Unsigned { .. })),
+        "{unsigned:?}"
+    );
 }

@@ -7,7 +7,7 @@ use vaquita_image::{ImageStore, Registries};
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
 
-use crate::{eviction::EvictionThresholds, host};
+use crate::{eviction::EvictionThresholds, host, images::gc::ImageGc};
 
 /// What a [`Node`](crate::Node) is made with. [`NodeConfig::new`] has the defaults.
 #[derive(Clone)]
@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub images: ImageStore,
     /// How registries are reached, from which images come that are not there. Default: as [`Registries`] has it.
     pub registries: Registries,
+    /// When images are removed that nobody needs.
+    pub image_gc: ImageGc,
     /// What runs Wasm images.
     pub runtime: Runtime,
     /// Directory of the containers' logs; made if absent.
@@ -108,6 +110,7 @@ impl NodeConfig {
             fabric,
             images,
             registries: Registries::default(),
+            image_gc: ImageGc::default(),
             runtime,
             pods_dir: log_dir.with_file_name("pods"),
             storage_dir: log_dir.with_file_name("storage"),

@@ -4,26 +4,34 @@
 //! image appears in the store in another way, whoever waits for it is told at once, so that a back-off need not be sat out.
 //! Images named `localhost/...`, without a port, are nowhere but in the store: no registry is asked for them.
 
+pub(crate) mod compile;
+pub(crate) mod gc;
+pub(crate) mod policy;
+
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use vaquita_image::{
-    Credential, Credentials, Image, ImageError, ImageStore, Reference, Registries, Silent,
+    Credential, Credentials, Digest, Image, ImageError, ImageStore, Reference, Registries, Silent,
     TransferError,
 };
 
 use crate::refused;
+use policy::Requirement;
 
 /// How often the store is looked at for changes by others.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How many images come in at a time; more wait for their turn.
 const PULLS: usize = 4;
+/// How many signatures are remembered to be right; beyond that, they are checked again.
+const MOST_VERIFIED: usize = 10_000;
 /// What images that no registry has are named below.
 const LOCAL_ONLY: &str = "localhost/";
 
@@ -37,7 +45,12 @@ pub(crate) struct Images {
     changes: watch::Sender<u64>,
     /// The list as it was after so many changes.
     listed: Arc<Mutex<Option<Listed>>>,
+    /// Which images have met which requirements on their signatures.
+    verified: Arc<Mutex<HashSet<Met>>>,
 }
+
+/// An image's name and digest, and a requirement that it has met.
+type Met = (String, Digest, String);
 
 /// A number of changes, and the list after them.
 type Listed = (u64, Vec<Image>);
@@ -61,6 +74,8 @@ pub(crate) enum ImageProblem {
         image: String,
         source: TransferError,
     },
+    #[error("image pull failed for {image} because the signature validation failed: {reason}")]
+    Signature { image: String, reason: String },
     #[error(
         "cannot read {image:?} from the node's image store: {}",
         with_causes(source)
@@ -74,34 +89,38 @@ impl ImageProblem {
         match self {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull { .. } => "ErrImageNeverPull",
+            Self::Signature { .. } => "SignatureValidationFailed",
             Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => "ErrImagePull",
         }
     }
 
     /// What it takes to run the image, if this node is not what it takes.
     pub(crate) fn wrong_kind(&self) -> Option<&'static str> {
-        let found = match self {
+        let is_linux = match self {
             Self::Pull {
-                source: TransferError::Store(ImageError::NotWasm { found, .. }),
+                source: TransferError::Store(ImageError::Linux { .. }),
                 ..
             }
             | Self::Store {
-                source: ImageError::NotWasm { found, .. },
+                source: ImageError::Linux { .. },
                 ..
-            } => found.strip_prefix("it is for ")?,
+            } => true,
             Self::Pull {
                 source: TransferError::Platform { found, .. },
                 ..
-            } => found,
-            _ => return None,
+            } => found.starts_with("linux/"),
+            _ => false,
         };
-        found.starts_with("linux/").then_some(refused::LINUX)
+        is_linux.then_some(refused::LINUX)
     }
 
     /// Whether it may pass by itself.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => true,
+            Self::Absent { .. }
+            | Self::Pull { .. }
+            | Self::Signature { .. }
+            | Self::Store { .. } => true,
             Self::InvalidName { .. } | Self::NeverPull { .. } => false,
         }
     }
@@ -165,6 +184,7 @@ impl Images {
             pulls: Arc::new(Semaphore::new(PULLS)),
             changes: watch::Sender::new(0),
             listed: Arc::default(),
+            verified: Arc::default(),
         }
     }
 
@@ -177,6 +197,16 @@ impl Images {
             // The store's thread is gone: the process ends.
             Err(_) => Ok(None),
         }
+    }
+
+    /// Refuses an image that nothing on this node runs.
+    pub(crate) fn check_kind(&self, image: &Image) -> Result<(), ImageProblem> {
+        if image.kind.is_wasm() || self.registries.takes_linux() {
+            return Ok(());
+        }
+        let (image, reference) = (image.reference.clone(), image.reference.clone());
+        let source = ImageError::Linux { reference };
+        Err(ImageProblem::Store { image, source })
     }
 
     /// Brings the image in from its registry, or makes sure that the one that is here is the registry's. `credentials` are
@@ -197,13 +227,80 @@ impl Images {
         who.extend(own_credential(&reference).await);
         // Never closed.
         let _turn = self.pulls.acquire().await;
-        self.registries
+        let pulled = self
+            .registries
             .pull(&self.store, image, &who, &Silent)
             .await
             .map_err(|source| ImageProblem::Pull {
                 image: image.to_owned(),
                 source,
-            })
+            })?;
+        // Nobody has to wait until the change is noticed.
+        self.changes.send_modify(|count| *count += 1);
+        Ok(pulled)
+    }
+
+    /// Makes sure that an image has the signatures that policies want.
+    pub(crate) async fn verify(
+        &self,
+        image: &Image,
+        credentials: &Credentials,
+        requirements: Vec<Requirement>,
+    ) -> Result<(), ImageProblem> {
+        let refused = |policy: &str, reason: String| ImageProblem::Signature {
+            image: image.reference.clone(),
+            reason: format!("{reason} (ImagePolicy {policy})"),
+        };
+        for wanted in requirements {
+            let met = (
+                image.reference.clone(),
+                image.digest.clone(),
+                wanted.fingerprint,
+            );
+            if lock(&self.verified).contains(&met) {
+                continue;
+            }
+            let signers = wanted
+                .signers
+                .map_err(|error| refused(&wanted.policy, with_causes(&error)))?;
+            let reference: Reference = image.reference.parse().map_err(|error| {
+                ImageProblem::of(&image.reference, ImageError::Reference(error))
+            })?;
+            if is_local_only(&image.reference) {
+                let reason = "the image has no registry that could have its signature".to_owned();
+                return Err(refused(&wanted.policy, reason));
+            }
+            let mut who = credentials.of_image(&reference);
+            who.extend(own_credential(&reference).await);
+            let checked = self.registries.verify(image, &who, &signers).await;
+            checked.map_err(|error| refused(&wanted.policy, with_causes(&error)))?;
+            let mut verified = lock(&self.verified);
+            if verified.len() >= MOST_VERIFIED {
+                verified.clear();
+            }
+            verified.insert(met);
+        }
+        Ok(())
+    }
+
+    /// Forgets an image.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), ImageProblem> {
+        let (store, image) = (self.store.clone(), name.to_owned());
+        let removed = tokio::task::spawn_blocking(move || store.remove(&image)).await;
+        self.changes.send_modify(|count| *count += 1);
+        match removed {
+            Ok(Err(error)) => Err(ImageProblem::of(name, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what no image needs and is older than that: what was left behind when something broke off.
+    pub(crate) async fn sweep(&self, older_than: SystemTime) {
+        let store = self.store.clone();
+        let swept = tokio::task::spawn_blocking(move || store.sweep(older_than)).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(error = with_causes(&error), "cannot clean the image store");
+        }
     }
 
     /// All images; none if the store cannot be read, which is reported.
@@ -229,7 +326,7 @@ impl Images {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Listed>> {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.listed)
     }
 
     /// Changes whenever the store has changed.
@@ -257,6 +354,10 @@ impl Images {
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -33,4 +33,5 @@ mod testing;
 
 pub use config::{Capacity, LogLimits, NodeConfig, StartError};
 pub use eviction::{EvictionThresholds, ThresholdError};
+pub use images::gc::ImageGc;
 pub use node::Node;

@@ -17,7 +17,7 @@ use crate::{
     eviction::{Evictor, Pressure},
     exec::Executor,
     host, http,
-    images::Images,
+    images::{Images, compile, gc::Gc},
     logs::LogStore,
     persistent,
     pod::{Context, Follower, resize::Ledger},
@@ -86,16 +86,31 @@ impl Node {
         ));
         let refused = Refused::default();
         let (pressure, is_pressed) = watch::channel(Pressure::default());
+        let backend = WasmBackend::new(
+            config.fabric.clone(),
+            config.runtime.clone(),
+            config.images.clone(),
+        );
+        let compiler = backend.clone();
+        let prepare = move |image| {
+            let compiler = compiler.clone();
+            async move { compiler.prepare(image).await }
+        };
+        tasks.spawn(compile::run(images.clone(), prepare, shutdown.clone()));
+        let gc = Gc {
+            images: images.clone(),
+            registry: registry.clone(),
+            events: events.clone(),
+            about: about(&config.name),
+            config: config.image_gc.clone(),
+        };
+        tasks.spawn(gc.run(shutdown.clone()));
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
             client: client.clone(),
             host_ips: config.addresses.clone(),
             capacity: config.capacity.clone(),
-            backend: Arc::new(WasmBackend::new(
-                config.fabric.clone(),
-                config.runtime.clone(),
-                config.images.clone(),
-            )),
+            backend: Arc::new(backend),
             images: images.clone(),
             events: events.clone(),
             logs: logs.clone(),

@@ -80,7 +80,7 @@ impl Api {
                 json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "not found"}),
             )
         };
-        if path.ends_with("wasmpolicies") {
+        if path.ends_with("wasmpolicies") || path.ends_with("/imagepolicies") {
             return not_found();
         }
         if path.contains("/configmaps/") {

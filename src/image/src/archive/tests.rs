@@ -108,7 +108,7 @@ fn what_docker_saves_is_taken_by_the_names_in_it() {
     assert_eq!(loaded[0].start.as_ref().unwrap().program(), Some("/bin/sh"));
     assert!(matches!(
         store.read(&loaded[0]),
-        Err(ImageError::NotWasm { .. })
+        Err(ImageError::Linux { .. })
     ));
 
     let wasm = load(&store, &of_docker("wasi"), None).unwrap();

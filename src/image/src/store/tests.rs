@@ -1,4 +1,4 @@
-use std::{fs, thread};
+use std::{fs, thread, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -222,4 +222,26 @@ fn nothing_is_lost_when_many_write_at_once() {
     for image in images {
         assert!(store.read(&image).is_ok(), "{}", image.reference);
     }
+}
+
+#[test]
+fn what_was_left_behind_is_swept_when_it_is_old() {
+    let (_dir, store) = store();
+    let image = store.load("a:v1", &module(0)).unwrap();
+    let ingest = store.dir().join("ingest");
+    fs::create_dir_all(&ingest).unwrap();
+    let left = [
+        ingest.join(Digest::of(b"partly").hex()),
+        store.blob_path(&Digest::of(b"orphan")),
+    ];
+    for path in &left {
+        fs::write(path, "left").unwrap();
+    }
+    let now = SystemTime::now();
+    store.sweep(now - Duration::from_mins(1)).unwrap();
+    assert!(left.iter().all(|path| path.exists()), "they are new");
+    store.sweep(now + Duration::from_mins(1)).unwrap();
+    assert!(!left.iter().any(|path| path.exists()));
+    assert_eq!(store.read(&image).unwrap(), module(0));
+    assert_eq!(blobs(&store), 3);
 }

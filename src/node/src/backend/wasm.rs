@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use vaquita_image::{Digest, Image, ImageStore};
+use vaquita_image::{Digest, FilesLimits, Image, ImageFiles, ImageStore};
 use vaquita_net::{AttachError, Fabric, NetError, PodIdentity, PodNetwork};
 use vaquita_runtime::{
     HttpConfig, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig, Runtime, Volume,
@@ -26,6 +26,8 @@ use crate::{
 
 /// Modules that are kept ready although nothing runs them at the moment.
 const KEPT_MODULES: usize = 32;
+/// Bytes of changes that a container may make to its image's files. They are in memory.
+const MOST_CHANGES: u64 = 64 << 20;
 /// Bytes that a termination message may take on disk. Far fewer are read.
 const MOST_LAST_WORDS: u64 = 64 << 10;
 
@@ -78,6 +80,32 @@ impl WasmBackend {
         })?;
         self.keep(key, module.clone());
         Ok(module)
+    }
+
+    /// Compiles an image, so that it is in the cache when a container needs it.
+    pub(crate) async fn prepare(&self, image: Image) {
+        let (images, wanted) = (self.images.clone(), image.clone());
+        let read = tokio::task::spawn_blocking(move || images.read(&wanted)).await;
+        if let Ok(Ok(bytes)) = read
+            && let Err(error) = self.runtime.load(bytes.into()).await
+        {
+            let (image, error) = (&image.reference, with_causes(&error));
+            tracing::debug!(image, error, "not compiled in advance");
+        }
+    }
+
+    /// The files of an image, if it has any. Only the first container of an image waits until they are unpacked.
+    async fn files(&self, program: &Program) -> Result<Option<ImageFiles>, StartError> {
+        let image = match program {
+            Program::Image(image) if image.has_files() => (**image).clone(),
+            _ => return Ok(None),
+        };
+        let images = self.images.clone();
+        let unpack = move || images.files(&image, FilesLimits::default());
+        match tokio::task::spawn_blocking(unpack).await {
+            Ok(files) => files.map_err(|error| StartError::Create(with_causes(&error))),
+            Err(_) => Err(StartError::Create("the node is shutting down".to_owned())),
+        }
     }
 
     /// A module of these bytes, which is kept as long as it runs.
@@ -261,9 +289,14 @@ impl Sandbox for WasmSandbox {
         };
         let granted = container.grants.check(module.imports());
         granted.map_err(StartError::Create)?;
-        let config = process_config(module, container)?;
+        let files = self.backend.files(&container.program).await?;
+        let mut config = process_config(module, container)?;
+        config.root = files.as_ref().map(root).transpose()?;
         match self.pod.start(config).await {
-            Ok(process) => Ok(Box::new(process)),
+            Ok(process) => Ok(Box::new(Started {
+                process,
+                _files: files,
+            })),
             Err(error) => Err(StartError::Run(with_causes(&error))),
         }
     }
@@ -302,18 +335,30 @@ impl Sandbox for WasmSandbox {
     }
 }
 
+/// A copy of an image's files, which its container may change and which goes with it.
+fn root(files: &ImageFiles) -> Result<Volume, StartError> {
+    Volume::copy_of(files.path(), MOST_CHANGES)
+        .map_err(|error| StartError::Create(format!("opening the image's files: {error}")))
+}
+
+/// A container, and what must stay as long as it runs.
+struct Started {
+    process: Process,
+    _files: Option<ImageFiles>,
+}
+
 #[async_trait]
-impl Instance for Process {
+impl Instance for Started {
     async fn wait(&self) -> Exit {
-        Process::wait(self).await.into()
+        self.process.wait().await.into()
     }
 
     fn terminate(&self, grace: Duration) {
-        Process::terminate(self, grace);
+        self.process.terminate(grace);
     }
 
     fn kill(&self) {
-        Process::kill(self);
+        self.process.kill();
     }
 
     async fn resize(&self, resources: Resources) -> Result<(), String> {
@@ -322,12 +367,13 @@ impl Instance for Process {
             cpu_limit,
             cpu_request,
         } = resources;
-        self.set_limits(memory_limit, cpu_limit, cpu_request)
+        self.process
+            .set_limits(memory_limit, cpu_limit, cpu_request)
             .map_err(|error| error.to_string())
     }
 
     fn usage(&self) -> Usage {
-        let usage = Process::usage(self);
+        let usage = self.process.usage();
         Usage {
             cpu: usage.cpu,
             memory: usage.memory,

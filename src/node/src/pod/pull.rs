@@ -13,7 +13,7 @@ use super::{
     board::Verdict,
     container::{Runner, go_duration},
 };
-use crate::images::{ImageProblem, is_local_only};
+use crate::images::{ImageProblem, is_local_only, policy};
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ impl Runner {
         let mut backoff = Doubling::as_for_crashes();
         loop {
             let attempt = tokio::select! {
-                attempt = self.obtain(name, policy) => attempt,
+                attempt = self.trusted(name, policy) => attempt,
                 () = self.image_changed(container.image.as_deref()) => return None,
             };
             let problem = match attempt {
@@ -84,6 +84,28 @@ impl Runner {
                 grace: None,
             });
         });
+    }
+
+    /// The image, with the signatures that the namespace's policies want.
+    async fn trusted(
+        &self,
+        name: &str,
+        policy: PullPolicy,
+    ) -> Result<(Image, String), ImageProblem> {
+        let obtained = self.obtain(name, policy).await?;
+        self.context.images.check_kind(&obtained.0)?;
+        let namespace = self.pod().namespace().unwrap_or_default();
+        let wanted = policy::requirements(&self.context.client, &namespace, name).await;
+        let wanted = wanted.map_err(|error| ImageProblem::Signature {
+            image: name.to_owned(),
+            reason: format!("cannot read the namespace's ImagePolicies: {error}"),
+        })?;
+        if !wanted.is_empty() {
+            let credentials = self.pull_credentials().await;
+            let images = &self.context.images;
+            images.verify(&obtained.0, &credentials, wanted).await?;
+        }
+        Ok(obtained)
     }
 
     async fn obtain(
@@ -208,6 +230,7 @@ impl Runner {
             }
             ImageProblem::Absent { image }
             | ImageProblem::Pull { image, .. }
+            | ImageProblem::Signature { image, .. }
             | ImageProblem::Store { image, .. } => {
                 let message = format!("Failed to pull image \"{image}\": {problem}");
                 events.warning(&about, "Failed", message);
