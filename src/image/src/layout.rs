@@ -184,6 +184,11 @@ impl Index {
         Descriptor::deserialize(removed).ok()
     }
 
+    /// Whether it has this very entry.
+    pub(crate) fn has(&self, entry: &Descriptor) -> bool {
+        serde_json::to_value(entry).is_ok_and(|entry| self.manifests.contains(&entry))
+    }
+
     /// Adds an entry behind the others.
     pub(crate) fn add(&mut self, entry: &Descriptor) -> Result<(), ImageError> {
         let value = serde_json::to_value(entry).map_err(document(Path::new("index.json")))?;

@@ -270,6 +270,10 @@ impl ImageStore {
         }
         let mut index = self.layout.read_index()?;
         let image = self.describe(&entry)?;
+        // Whoever watches the index is not to take it for a change.
+        if index.has(&entry) {
+            return Ok(image);
+        }
         let replaced = index.put(&entry, &self.layout.index_path())?;
         self.layout.write_index(&index)?;
         if let Some(replaced) = replaced {

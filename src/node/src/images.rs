@@ -227,6 +227,7 @@ impl Images {
         who.extend(own_credential(&reference).await);
         // Never closed.
         let _turn = self.pulls.acquire().await;
+        let before = self.find(image).await.ok().flatten();
         let pulled = self
             .registries
             .pull(&self.store, image, &who, &Silent)
@@ -235,8 +236,11 @@ impl Images {
                 image: image.to_owned(),
                 source,
             })?;
-        // Nobody has to wait until the change is noticed.
-        self.changes.send_modify(|count| *count += 1);
+        let is_new = before.is_none_or(|before| before.digest != pulled.digest);
+        if is_new {
+            // Nobody has to wait until the change is noticed.
+            self.changes.send_modify(|count| *count += 1);
+        }
         Ok(pulled)
     }
 

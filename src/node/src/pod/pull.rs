@@ -65,7 +65,8 @@ impl Runner {
             let wait = backoff.next();
             tokio::select! {
                 () = self.until_next_pull(name, &problem, wait) => {}
-                () = self.appears(name) => {}
+                // One without a signature is here already.
+                () = self.appears(name), if !matches!(problem, ImageProblem::Signature { .. }) => {}
                 () = self.image_changed(container.image.as_deref()) => return None,
             }
         }
