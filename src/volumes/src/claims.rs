@@ -93,6 +93,17 @@ pub struct Claims {
     dir: PathBuf,
 }
 
+/// What a claim stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Its content.
+    pub place: Place,
+    /// Whether it must not be written to.
+    pub read_only: bool,
+    /// Bytes that it may hold, if the node has made it.
+    pub size_limit: Option<u64>,
+}
+
 impl Claims {
     /// For the node of that name, which keeps new volumes in `dir`.
     pub fn new(client: Client, node: impl Into<String>, dir: impl Into<PathBuf>) -> Self {
@@ -103,8 +114,8 @@ impl Claims {
         }
     }
 
-    /// What a claim stands for, and whether it must not be written to. Binds the claim if nobody has.
-    pub async fn resolve(&self, namespace: &str, name: &str) -> Result<(Place, bool), ClaimError> {
+    /// What a claim stands for. Binds the claim if nobody has.
+    pub async fn resolve(&self, namespace: &str, name: &str) -> Result<Claimed, ClaimError> {
         let id = format!("{namespace}/{name}");
         let failed = |source| ClaimError::Api {
             claim: id.clone(),
@@ -196,7 +207,7 @@ impl Claims {
     }
 
     /// Where a volume is on this machine.
-    fn place(&self, volume: &PersistentVolume) -> Result<(Place, bool), ClaimError> {
+    fn place(&self, volume: &PersistentVolume) -> Result<Claimed, ClaimError> {
         let name = volume.name_any();
         let unsupported = || ClaimError::Unsupported(name.clone());
         let spec = volume.spec.as_ref().ok_or_else(unsupported)?;
@@ -214,7 +225,15 @@ impl Claims {
         let modes = spec.access_modes.iter().flatten();
         let read_only =
             modes.clone().count() > 0 && modes.into_iter().all(|mode| mode == "ReadOnlyMany");
-        Ok((host_path::resolve(path, kind)?, read_only))
+        let provisioner = volume.annotations().get(PROVISIONED_BY);
+        let is_ours = provisioner.is_some_and(|provisioner| provisioner == PROVISIONER);
+        let size = u64::try_from(capacity(volume)).ok();
+        Ok(Claimed {
+            place: host_path::resolve(path, kind)?,
+            read_only,
+            // What somebody else has made is as large as it is.
+            size_limit: size.filter(|size| is_ours && *size > 0),
+        })
     }
 
     /// The volume that an unbound claim gets.

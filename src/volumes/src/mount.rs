@@ -129,9 +129,10 @@ impl PodVolumes {
                 return Err(MountError::Unsupported("persistentVolumeClaim".to_owned()));
             };
             let namespace = pod.namespace().unwrap_or_default();
-            let (place, is_read_only) = claims.resolve(&namespace, &name).await?;
-            mounted.place = place;
-            mounted.read_only = read_only || is_read_only;
+            let claimed = claims.resolve(&namespace, &name).await?;
+            mounted.place = claimed.place;
+            mounted.read_only = read_only || claimed.read_only;
+            mounted.size_limit = claimed.size_limit;
             return Ok(mounted);
         }
         let path = self.fill(pod, volume).await?;

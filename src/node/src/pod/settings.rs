@@ -34,8 +34,7 @@ pub(crate) async fn container_settings(
     storage: &Storage,
 ) -> Result<Settings, String> {
     let grants = wasm_policy::grants(&context.client, pod).await;
-    let grants =
-        grants.map_err(|error| format!("cannot read the namespace's WasmPolicies: {error}"))?;
+    let grants = grants.map_err(|error| error.to_string())?;
     let env = environment(context, pod, container, sandbox).await?;
     let mounts = storage.mounts(container, &env);
     Ok(Settings {

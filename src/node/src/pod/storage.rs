@@ -117,7 +117,13 @@ impl Storage {
             let mut failed = Vec::new();
             for volume in left {
                 let opened = match volumes.mount(&pod, &volume).await {
-                    Ok(mounted) => open(&mounted, &pod, context).map_err(|error| error.to_string()),
+                    Ok(mounted) => {
+                        let memory = memory_for_volumes(&pod, context);
+                        // Where space is limited, what is there already is counted.
+                        let opened = tokio::task::spawn_blocking(move || open(&mounted, memory));
+                        let opened = opened.await.unwrap_or_else(|error| Err(error.into()));
+                        opened.map_err(|error| error.to_string())
+                    }
                     Err(error) => Err(with_causes(&error)),
                 };
                 match opened {
@@ -375,7 +381,8 @@ fn complain(context: &Context, pod: &Pod, volume: &str, why: &str) {
 }
 
 /// Opens a volume, so that whatever happens at its path, containers that start later have the same.
-fn open(mounted: &Mounted, pod: &Pod, context: &Context) -> io::Result<Ready> {
+/// A volume in memory may take `memory` bytes.
+fn open(mounted: &Mounted, memory: u64) -> io::Result<Ready> {
     let mut ready = Ready {
         volume: Volume::memory(0),
         file: None,
@@ -385,7 +392,7 @@ fn open(mounted: &Mounted, pod: &Pod, context: &Context) -> io::Result<Ready> {
     match &mounted.place {
         Place::Memory => {
             let limit = mounted.size_limit.unwrap_or(u64::MAX);
-            ready.volume = Volume::memory(limit.min(memory_for_volumes(pod, context)));
+            ready.volume = Volume::memory(limit.min(memory));
         }
         Place::Directory(path) => {
             ready.volume = match mounted.size_limit {

@@ -21,8 +21,17 @@ use vaquita_runtime::Capabilities;
 
 use crate::backend::Resources;
 
-/// The most policies that are looked at for a pod.
+/// The most policies that a namespace may have, or the cluster: all of them have to be looked at.
 const MOST: u32 = 100;
+
+/// Why it is not known what a pod may do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GrantsError {
+    #[error("cannot read the WasmPolicies: {0}")]
+    Api(#[from] kube::Error),
+    #[error("there are more than {MOST} {0}: that is too many to look at")]
+    TooMany(String),
+}
 
 static OF_NAMESPACES: LazyLock<ApiResource> =
     LazyLock::new(|| resource("WasmPolicy", "wasmpolicies"));
@@ -196,15 +205,15 @@ fn begins(pattern: &str, name: &str) -> bool {
 }
 
 /// Finds the policies that select a pod, and what they grant.
-pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, kube::Error> {
+pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, GrantsError> {
     let namespace = pod.namespace().unwrap_or_default();
     let own = Api::namespaced_with(client.clone(), &namespace, &*OF_NAMESPACES);
-    let selecting = of_pod(list(&own).await?, pod);
+    let selecting = of_pod(list(&own, &OF_NAMESPACES).await?, pod);
     if !selecting.is_empty() {
         return Ok(Grants::of("WasmPolicy", selecting));
     }
     let defaults = Api::all_with(client.clone(), &*OF_CLUSTER);
-    let mut selecting = of_pod(list(&defaults).await?, pod);
+    let mut selecting = of_pod(list(&defaults, &OF_CLUSTER).await?, pod);
     let is_choosy = |(_, spec): &(String, Spec)| spec.namespace_selector.is_some();
     if selecting.iter().any(is_choosy) {
         let namespaces: Api<Namespace> = Api::all(client.clone());
@@ -221,12 +230,24 @@ pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, kube::E
     Ok(Grants::of("ClusterWasmPolicy", selecting))
 }
 
-async fn list(policies: &Api<DynamicObject>) -> Result<Vec<DynamicObject>, kube::Error> {
+async fn list(
+    policies: &Api<DynamicObject>,
+    kind: &ApiResource,
+) -> Result<Vec<DynamicObject>, GrantsError> {
     match policies.list(&ListParams::default().limit(MOST)).await {
+        Ok(found)
+            if found
+                .metadata
+                .continue_
+                .as_ref()
+                .is_some_and(|more| !more.is_empty()) =>
+        {
+            Err(GrantsError::TooMany(kind.plural.clone()))
+        }
         Ok(found) => Ok(found.items),
         // The cluster does not have the kind.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
