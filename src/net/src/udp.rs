@@ -194,6 +194,12 @@ impl Virtual {
         from: SocketAddr,
         to: SocketAddr,
     ) -> Result<Option<Target>, NetError> {
+        // The cluster's DNS has the node's own address in the fabric; so has the host, for whom it is a client like others.
+        if to.ip() == pod.fabric.node_ip
+            && let Some(back) = pod.fabric.flows.back(from, to)
+        {
+            return Ok(Some(Target::Client(back)));
+        }
         if pod.is_own(to.ip()) {
             return Ok(pod.mailbox(to).map(Target::Pod));
         }
