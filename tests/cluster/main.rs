@@ -15,6 +15,7 @@ mod harness;
 mod helm;
 mod images;
 mod ingress;
+mod kubelet;
 mod layering;
 mod pods;
 mod python;
