@@ -192,7 +192,7 @@ impl Evictor {
             let known = known.iter().find(|known| known.taint == **taint);
             known
                 .cloned()
-                .unwrap_or_else(|| Seen::new(taint, Instant::now(), Timestamp::now()))
+                .unwrap_or_else(|| Seen::new(taint, Instant::now(), self.context.now()))
         };
         *known = driving.iter().map(seen).collect();
     }
@@ -223,7 +223,7 @@ impl Evictor {
             pod,
             "DeletionByTaintManager",
             "Taint manager: deleting due to NoExecute taint",
-            Timestamp::now(),
+            self.context.now(),
         ) });
         let (patch, params) = (Patch::Merge(patch), PatchParams::default());
         match api.patch_status(&name, &params, &patch).await {

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, ResourceExt,
@@ -204,7 +203,7 @@ impl Cleaner {
         let mut status = json!({ "phase": "Failed" });
         if cause == Cause::Orphaned {
             let message = "PodGC: node no longer exists";
-            let conditions = pods::disrupted(pod, "DeletionByPodGC", message, Timestamp::now());
+            let conditions = pods::disrupted(pod, "DeletionByPodGC", message, self.context.now());
             status["conditions"] = json!(conditions);
         }
         let mut patch = meta::guarded_patch(&pod.metadata, json!({}));

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,37 @@ pub struct Options {
     pub authority: Option<SigningAuthority>,
     /// What signs the tokens that are kept in Secrets. Default none: then such Secrets stay empty.
     pub tokens: Option<TokenSigner>,
+    /// What time of day it is. Default: the machine's clock.
+    pub clock: Clock,
+}
+
+/// Tells the time of day, which may be set at any moment: only what is compared with times in objects goes by it. How long
+/// something lasts is measured by [`tokio::time::Instant`].
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Clock {
+    /// One that says what `now` does.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(Timestamp::now)
+    }
+}
+
+impl std::fmt::Debug for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clock").finish_non_exhaustive()
+    }
 }
 
 /// Of which account, and for which Secret, a token is to be.
@@ -101,6 +133,7 @@ impl Default for Options {
             root_ca: None,
             authority: None,
             tokens: None,
+            clock: Clock::default(),
         }
     }
 }
@@ -139,6 +172,11 @@ impl Context {
             options: Arc::new(options),
             shutdown,
         }
+    }
+
+    /// The time of day; see [`Clock`].
+    pub fn now(&self) -> Timestamp {
+        self.options.clock.now()
     }
 
     /// Records events in the name of `component`.

@@ -1,21 +1,32 @@
 //! Controllers that are killed at random points, over watches that tell all twice, late and in pieces.
 //!
 //! Whatever the point: afterwards there is no pod too many and none is forgotten, and at no time in between are there more
-//! than was promised. Each test runs a number of histories, each after a seed that is printed.
+//! than was promised. Each test runs a number of histories, each after a seed that is printed. The clock is set at random
+//! points, too.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
 
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use vaquita_reconcile::{Context, Options, testing::api::FakeApi};
+use tokio::time::Instant;
+use vaquita_reconcile::{Clock, Context, Options, testing::api::FakeApi};
 
 const PODS: &str = "api/v1/pods";
 const CONTROLLERS: &str = "api/v1/replicationcontrollers";
 const DEPLOYMENTS: &str = "apis/apps/v1/deployments";
 const SETS: &str = "apis/apps/v1/statefulsets";
 const JOBS: &str = "apis/batch/v1/jobs";
+const CRON_JOBS: &str = "apis/batch/v1/cronjobs";
 /// How many histories each test runs.
 const HISTORIES: u64 = 8;
 /// How many things happen in each.
@@ -38,6 +49,9 @@ impl Random {
 struct World {
     api: FakeApi,
     random: Random,
+    begin: Instant,
+    /// By how many seconds the clock is ahead.
+    ahead: Arc<AtomicI64>,
     running: Option<(JoinHandle<()>, CancellationToken)>,
 }
 
@@ -50,6 +64,8 @@ impl World {
         let mut world = Self {
             api,
             random,
+            begin: Instant::now(),
+            ahead: Arc::default(),
             running: None,
         };
         world.start();
@@ -58,7 +74,12 @@ impl World {
 
     fn start(&mut self) {
         let shutdown = CancellationToken::new();
-        let context = Context::new(self.api.client(), Options::default(), shutdown.clone());
+        let (begin, ahead) = (self.begin, Arc::clone(&self.ahead));
+        let options = Options {
+            clock: Clock::new(move || time(begin, &ahead)),
+            ..Options::default()
+        };
+        let context = Context::new(self.api.client(), options, shutdown.clone());
         let running = tokio::spawn(crate::run(context));
         self.running = Some((running, shutdown));
     }
@@ -77,9 +98,24 @@ impl World {
         tokio::time::sleep(Duration::from_millis(millis)).await;
     }
 
-    /// Lets time pass, and kills the controllers now and then.
+    /// What the controllers' clock says.
+    fn now(&self) -> Timestamp {
+        time(self.begin, &self.ahead)
+    }
+
+    /// Sets the clock by up to an hour, forth or back.
+    fn set_clock(&mut self) {
+        let hour = 3600;
+        let by = i64::try_from(self.random.below(2 * hour)).unwrap() - 3600;
+        self.ahead.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Lets time pass, and kills the controllers and sets their clock now and then.
     async fn happen(&mut self) {
         self.pass().await;
+        if self.random.below(5) == 0 {
+            self.set_clock();
+        }
         if self.random.below(3) == 0 {
             self.kill().await;
             self.pass().await;
@@ -112,6 +148,11 @@ impl World {
             }
         });
     }
+}
+
+fn time(begin: Instant, ahead: &AtomicI64) -> Timestamp {
+    let noon: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
+    noon + begin.elapsed() + SignedDuration::from_secs(ahead.load(Ordering::Relaxed))
 }
 
 fn run(api: &FakeApi, pod: &Value) {
@@ -348,6 +389,56 @@ async fn a_job_counts_each_pod_once() {
                 .is_none_or(Vec::is_empty)
         };
         assert!(!api.objects(PODS).iter().any(held), "seed {seed}");
+        world.kill().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cron_job_goes_on_however_its_clock_is_set() {
+    for seed in 0..HISTORIES {
+        let mut world = World::new(seed);
+        let api = world.api.clone();
+        let template = json!({ "spec": { "template": { "spec": { "containers": [] } } } });
+        api.put(
+            CRON_JOBS,
+            &json!({
+                "apiVersion": "batch/v1", "kind": "CronJob",
+                "metadata": {
+                    "namespace": "shop", "name": "x", "uid": "x-uid", "creationTimestamp": world.now(),
+                },
+                "spec": {
+                    "schedule": "*/10 * * * *", "timeZone": "Etc/UTC", "concurrencyPolicy": "Allow",
+                    "jobTemplate": template,
+                },
+            }),
+        );
+        let (mut last, mut latest) = (Timestamp::MIN, world.now());
+        let scheduled = |object: &Value| {
+            object["status"]["lastScheduleTime"]
+                .as_str()
+                .map(str::to_owned)
+        };
+        for _ in 0..EVENTS {
+            world.happen().await;
+            let seconds = world.random.below(600);
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            latest = latest.max(world.now());
+            if let Some(at) = scheduled(&api.object(CRON_JOBS, "shop", "x").unwrap()) {
+                let at: Timestamp = at.parse().unwrap();
+                assert!(at >= last, "seed {seed}: a run is due only once");
+                assert!(at <= latest, "seed {seed}: it was not time yet");
+                last = at;
+            }
+        }
+        let jobs = api.objects(JOBS);
+        assert!(!jobs.is_empty(), "seed {seed}");
+        let behind = latest.duration_since(world.now()).as_secs();
+        world.ahead.fetch_add(behind, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(20 * 60)).await;
+        assert!(
+            api.objects(JOBS).len() > jobs.len(),
+            "seed {seed}: it goes on"
+        );
         world.kill().await;
     }
 }

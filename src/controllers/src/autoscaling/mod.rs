@@ -17,7 +17,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     autoscaling::{v1::Scale, v2::HorizontalPodAutoscaler},
     core::v1::Pod,
@@ -115,7 +114,7 @@ impl Reconciler for Controller {
         if meta::is_terminating(&autoscaler.metadata) {
             return Ok(Next::Wait);
         }
-        let mut report = Report::new(&autoscaler, Timestamp::now());
+        let mut report = Report::new(&autoscaler, self.context.now());
         self.look(key, &autoscaler, &mut report).await;
         self.write(&autoscaler, report).await?;
         Ok(Next::After(PERIOD))

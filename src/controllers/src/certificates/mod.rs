@@ -143,7 +143,7 @@ impl Reconciler for Controller {
         let Some(request) = self.requests.store().get(&key) else {
             return Ok(Next::Wait);
         };
-        let now = Timestamp::now();
+        let now = self.context.now();
         let created = request.creation_timestamp().map_or(now, |at| at.0);
         let (since, keep) = match stage(&request) {
             Stage::Pending => {

@@ -92,7 +92,7 @@ impl Reconciler for Controller {
         let Some(budget) = self.budgets.store().get(key) else {
             return Ok(Next::Wait);
         };
-        let now = Timestamp::now();
+        let now = self.context.now();
         match self.count(&budget, now).await {
             Ok((status, next)) => {
                 self.write(&budget, status).await?;

@@ -14,7 +14,6 @@ mod zones;
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -233,7 +232,7 @@ impl Controller {
     }
 
     async fn declare_lost(&self, node: &Node) -> Result<Node, SyncError> {
-        let Some(conditions) = health::unknown(node, Timestamp::now()) else {
+        let Some(conditions) = health::unknown(node, self.context.now()) else {
             return Ok(node.clone());
         };
         let name = node.name_any();
@@ -260,7 +259,7 @@ impl Controller {
                 Turn::NotNow => (Driving::Off, None),
             }
         };
-        let Some(taints) = health::taints(node, driving, Timestamp::now()) else {
+        let Some(taints) = health::taints(node, driving, self.context.now()) else {
             return Ok(wait);
         };
         let patch = guarded(node, "spec", json!({ "taints": taints }));
@@ -301,7 +300,7 @@ impl Controller {
             .filter(|condition| condition.type_ == health::READY)
         {
             "False".clone_into(&mut ready.status);
-            ready.last_transition_time = Some(Time(Timestamp::now()));
+            ready.last_transition_time = Some(Time(self.context.now()));
         }
         let mut patch = meta::guarded_patch(&pod.metadata, json!({}));
         patch["status"] = json!({ "conditions": conditions });

@@ -19,6 +19,7 @@ use super::{
     Controller, SyncError,
     schedule::{self, Schedule},
 };
+use crate::replicas;
 use vaquita_reconcile::{ObjectKey, drive::Next, meta};
 
 /// When the job was due, as a clock of the cron job's zone shows it.
@@ -73,7 +74,7 @@ impl<'c> Look<'c> {
             cron_job: Arc::clone(cron_job),
             jobs,
             status: cron_job.status.clone().unwrap_or_default(),
-            now: (controller.clock)(),
+            now: controller.context.now(),
         }
     }
 
@@ -385,15 +386,8 @@ impl<'c> Look<'c> {
         }
         let mut updated = CronJob::clone(&self.cron_job);
         updated.status = Some(self.status.clone());
-        let api = self.api::<CronJob>();
-        match api
-            .replace_status(&self.key.name, &PostParams::default(), &updated)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if meta::is_not_found(&error) => Ok(()),
-            Err(error) => Err(SyncError::Status(error)),
-        }
+        let written = replicas::write_status(&self.controller.context.client, &updated).await;
+        written.map_err(SyncError::Status)
     }
 
     fn api<K>(&self) -> Api<K>

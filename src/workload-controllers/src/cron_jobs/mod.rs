@@ -8,7 +8,6 @@ mod schedule;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 
 use self::look::Look;
@@ -43,16 +42,8 @@ pub enum SyncError {
     Status(#[source] kube::Error),
 }
 
-/// Tells the time.
-type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
 /// Runs the controller until shutdown.
 pub async fn run(context: Context) {
-    run_by(context, Arc::new(Timestamp::now)).await;
-}
-
-/// Runs the controller by this clock.
-async fn run_by(context: Context, clock: Clock) {
     let queue = WorkQueue::new(Pacing {
         interval: PACE,
         ..Pacing::default()
@@ -63,7 +54,6 @@ async fn run_by(context: Context, clock: Clock) {
         recorder: context.recorder("cronjob-controller"),
         queue: queue.clone(),
         context: context.clone(),
-        clock,
     });
     if !(controller.cron_jobs.synced().await && controller.jobs.synced().await) {
         return;
@@ -85,7 +75,6 @@ struct Controller {
     jobs: Informer<Job>,
     recorder: Recorder,
     queue: WorkQueue<ObjectKey>,
-    clock: Clock,
 }
 
 impl Reconciler for Controller {

@@ -1,10 +1,11 @@
 //! Cron jobs on an API server in memory, by the clock of the test.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use vaquita_reconcile::{Options, testing::api::FakeApi};
+use vaquita_reconcile::{Clock, Options, testing::api::FakeApi};
 
 const CRON_JOBS: &str = "apis/batch/v1/cronjobs";
 const JOBS: &str = "apis/batch/v1/jobs";
@@ -38,11 +39,14 @@ fn tick(spec: &Value) -> Value {
 /// The controller at work; its clock goes with the test's.
 fn started(api: &FakeApi) -> CancellationToken {
     let shutdown = CancellationToken::new();
-    let context = Context::new(api.client(), Options::default(), shutdown.clone());
     let begin = tokio::time::Instant::now();
     let start: Timestamp = START.parse().unwrap();
-    let clock = move || start + begin.elapsed();
-    tokio::spawn(run_by(context, Arc::new(clock)));
+    let options = Options {
+        clock: Clock::new(move || start + begin.elapsed()),
+        ..Options::default()
+    };
+    let context = Context::new(api.client(), options, shutdown.clone());
+    tokio::spawn(run(context));
     shutdown
 }
 

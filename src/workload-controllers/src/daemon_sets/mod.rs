@@ -9,12 +9,11 @@ mod plan;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus},
     core::v1::{Node, Pod},
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::ResourceExt as _;
 use vaquita_api::selector::LabelSelector as Selector;
 
 use self::plan::{HASH_LABEL, View};
@@ -133,13 +132,13 @@ impl Controller {
     ) -> Result<Next, SyncError> {
         // Asked before the pods are read: what is struck out in between is then among them.
         let all_seen = self.expectations.are_met(key);
-        let pods = self.claimed_pods(key, set).await?;
+        let pods = self.claimed_pods(set).await?;
         let going = meta::is_terminating(&set.metadata);
         let history = History {
             client: &self.context.client,
             owner: set,
             hash_label: HASH_LABEL,
-            known: self.claimed_revisions(key, set).await?,
+            known: self.claimed_revisions(set).await?,
         };
         let reported = set.status.as_ref();
         let mut collisions = reported.and_then(|status| status.collision_count);
@@ -153,7 +152,7 @@ impl Controller {
             history::hash(&latest.revision, HASH_LABEL)
         };
         let nodes = self.nodes.store().all();
-        let view = View::new(set, spec, &hash, &nodes, &pods, Timestamp::now());
+        let view = View::new(set, spec, &hash, &nodes, &pods, self.context.now());
         let acted = if all_seen && !going {
             self.act(key, set, &hash, view.plan()).await
         } else {
@@ -163,7 +162,7 @@ impl Controller {
             collision_count: collisions,
             ..view.status()
         };
-        self.update_status(key, set, status).await?;
+        self.update_status(set, status).await?;
         acted?;
         if !going {
             let limit = spec.revision_history_limit.unwrap_or(10);
@@ -217,28 +216,17 @@ impl Controller {
         }
     }
 
-    async fn claimed_pods(
-        &self,
-        key: &ObjectKey,
-        set: &DaemonSet,
-    ) -> Result<Vec<Arc<Pod>>, SyncError> {
-        let mut candidates = self.pods.store().controlled_by(meta::uid(set));
-        candidates.extend(self.pods.store().orphans(&key.namespace));
-        let selector = selector(set);
-        let matches = |pod: &Pod| selector.matches(pod.labels());
-        Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
+    async fn claimed_pods(&self, set: &DaemonSet) -> Result<Vec<Arc<Pod>>, SyncError> {
+        let (client, known) = (&self.context.client, self.pods.store());
+        Ok(replicas::dependents(client, set, known, &selector(set)).await?)
     }
 
     async fn claimed_revisions(
         &self,
-        key: &ObjectKey,
         set: &DaemonSet,
     ) -> Result<Vec<Arc<ControllerRevision>>, SyncError> {
-        let mut candidates = self.revisions.store().controlled_by(meta::uid(set));
-        candidates.extend(self.revisions.store().orphans(&key.namespace));
-        let selector = selector(set);
-        let matches = |revision: &ControllerRevision| selector.matches(revision.labels());
-        Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
+        let (client, known) = (&self.context.client, self.revisions.store());
+        Ok(replicas::dependents(client, set, known, &selector(set)).await?)
     }
 
     /// Gives up what should not be there; only when there is no such pod (or the next time), starts what is missing.
@@ -314,7 +302,6 @@ impl Controller {
 
     async fn update_status(
         &self,
-        key: &ObjectKey,
         set: &DaemonSet,
         status: DaemonSetStatus,
     ) -> Result<(), SyncError> {
@@ -323,15 +310,8 @@ impl Controller {
         }
         let mut updated = set.clone();
         updated.status = Some(status);
-        let api = Api::<DaemonSet>::namespaced(self.context.client.clone(), &key.namespace);
-        match api
-            .replace_status(&key.name, &PostParams::default(), &updated)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if meta::is_not_found(&error) => Ok(()),
-            Err(error) => Err(SyncError::Status(error)),
-        }
+        let written = replicas::write_status(&self.context.client, &updated).await;
+        written.map_err(SyncError::Status)
     }
 }
 

@@ -10,7 +10,6 @@ mod status;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
@@ -112,10 +111,12 @@ impl Reconciler for Controller {
         let Some(deployment) = self.deployments.store().get(key) else {
             return Ok(Next::Wait);
         };
-        let sets = self.claimed_sets(key, &deployment).await?;
+        let (client, known) = (&self.context.client, self.sets.store());
+        let selector = selector(&deployment);
+        let sets = replicas::dependents(client, &*deployment, known, &selector).await?;
         let deployment = Deployment::clone(&deployment);
         // On the heap: a deployment is a large object, and a look holds several.
-        Box::pin(Rollout::new(self, deployment, sets, Timestamp::now()).advance()).await
+        Box::pin(Rollout::new(self, deployment, sets, self.context.now()).advance()).await
     }
 }
 
@@ -160,18 +161,6 @@ impl Controller {
     fn controller_key(&self, set: &ReplicaSet) -> Option<ObjectKey> {
         let deployment = self.deployments.store().controlling(set)?;
         Some(ObjectKey::of(&*deployment))
-    }
-
-    async fn claimed_sets(
-        &self,
-        key: &ObjectKey,
-        deployment: &Deployment,
-    ) -> Result<Vec<Arc<ReplicaSet>>, SyncError> {
-        let mut candidates = self.sets.store().controlled_by(meta::uid(deployment));
-        candidates.extend(self.sets.store().orphans(&key.namespace));
-        let selector = selector(deployment);
-        let matches = |set: &ReplicaSet| selector.matches(set.labels());
-        Ok(replicas::claim(&self.context.client, deployment, candidates, matches).await?)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     revisions,
     status::{Conditions, Report, deadline, progress_is, progressing, reason, set_progressing},
 };
-use crate::replicas::{Owner as _, template};
+use crate::replicas::{self, Owner as _, template};
 use vaquita_reconcile::{drive::Next, meta, pods};
 
 pub(super) struct Rollout<'c> {
@@ -569,15 +569,8 @@ impl<'c> Rollout<'c> {
         }
         let mut updated = self.deployment.clone();
         updated.status = Some(status);
-        let (api, name) = (self.api::<Deployment>(), self.deployment.name_any());
-        match api
-            .replace_status(&name, &PostParams::default(), &updated)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if meta::is_not_found(&error) => Ok(()),
-            Err(error) => Err(SyncError::Status(error)),
-        }
+        let written = replicas::write_status(&self.controller.context.client, &updated).await;
+        written.map_err(SyncError::Status)
     }
 
     fn record(&self, message: String) {

@@ -66,7 +66,7 @@ impl<'c> Look<'c> {
             spec: job.spec.clone().unwrap_or_default(),
             pods,
             status: job.status.clone().unwrap_or_default(),
-            now: Timestamp::now(),
+            now: controller.context.now(),
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use vaquita_reconcile::{Options, testing::api::FakeApi};
+use vaquita_reconcile::{Clock, Options, testing::api::FakeApi};
 
 const PODS: &str = "api/v1/pods";
 const JOBS: &str = "apis/batch/v1/jobs";
@@ -491,4 +492,39 @@ async fn fewer_completions_give_up_the_pods_of_the_others() {
     all_end(&api, "Succeeded");
     api.until("the end", |api| is(api, "Complete")).await;
     assert_eq!(status_of(&api)["completedIndexes"], "0,1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finished_job_stays_for_its_time_whatever_the_clock_says() {
+    for by in [-3600_i64, 3600] {
+        let api = FakeApi::new();
+        let ahead = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let (begin, start) = (tokio::time::Instant::now(), Timestamp::now());
+        let set = Arc::clone(&ahead);
+        let clock = move || {
+            let ahead = set.load(std::sync::atomic::Ordering::Relaxed);
+            start + begin.elapsed() + jiff::SignedDuration::from_secs(ahead)
+        };
+        let options = Options {
+            clock: Clock::new(clock),
+            ..Options::default()
+        };
+        let context = Context::new(api.client(), options, CancellationToken::new());
+        tokio::spawn(run(context));
+        all_end(&api, "Succeeded");
+        api.put(JOBS, &job(&json!({ "ttlSecondsAfterFinished": 50 })));
+        api.until("the end", |api| {
+            let job = api.object(JOBS, "shop", "sum").unwrap();
+            !job["status"]["completionTime"].is_null()
+        })
+        .await;
+        ahead.store(by, std::sync::atomic::Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        let there = |api: &FakeApi| api.object(JOBS, "shop", "sum").is_some();
+        assert!(there(&api), "by {by}");
+        // Set back, it has ended an hour from now: no reason to delete it early.
+        let rest = if by < 0 { 3610 } else { 10 };
+        tokio::time::sleep(Duration::from_secs(rest)).await;
+        assert!(!there(&api), "by {by}");
+    }
 }

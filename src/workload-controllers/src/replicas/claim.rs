@@ -9,7 +9,11 @@ use kube::{
 };
 use serde_json::json;
 
-use vaquita_reconcile::{informer::Watched, meta};
+use vaquita_api::selector::LabelSelector;
+use vaquita_reconcile::{
+    informer::{Store, Watched},
+    meta,
+};
 
 /// Why the ownership of replicas could not be settled.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,24 @@ fn judge<O: Resource, K: Resource>(owner: &O, object: &K, matches: bool) -> Verd
         }
         None => Verdict::Leave,
     }
+}
+
+/// What `owner` controls of a local copy, after adopting the orphans that `selector` selects and releasing what it no longer
+/// does; see [`claim`].
+pub(crate) async fn dependents<O, K>(
+    client: &Client,
+    owner: &O,
+    known: &Store<K>,
+    selector: &LabelSelector,
+) -> Result<Vec<Arc<K>>, ClaimError>
+where
+    O: Watched + Resource<Scope = NamespaceResourceScope>,
+    K: Watched + Resource<Scope = NamespaceResourceScope>,
+{
+    let mut candidates = known.controlled_by(meta::uid(owner));
+    candidates.extend(known.orphans(&owner.namespace().unwrap_or_default()));
+    let matches = |object: &K| selector.matches(object.labels());
+    claim(client, owner, candidates, matches).await
 }
 
 /// Settles which of `candidates` are `owner`'s replicas and returns those.

@@ -3,9 +3,8 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::{apps::v1::ReplicaSetStatus, core::v1::Pod};
-use kube::{Api, ResourceExt, api::PostParams};
+use kube::ResourceExt;
 
 use super::{
     ClaimError, Expectations, Hand, Owner, claim, pod_from_template, slow_start, sort_for_deletion,
@@ -69,9 +68,8 @@ impl<O: Owner> Reconciler for Keeper<O> {
         } else {
             Ok(())
         };
-        let now = Timestamp::now();
+        let now = self.context.now();
         self.update_status(
-            key,
             &owner,
             status(
                 &*owner,
@@ -230,7 +228,7 @@ impl<O: Owner> Keeper<O> {
             Ordering::Equal => Ok(()),
             Ordering::Greater => {
                 let mut doomed = pods.to_vec();
-                sort_for_deletion(&mut doomed, &self.siblings(owner, pods), Timestamp::now());
+                sort_for_deletion(&mut doomed, &self.siblings(owner, pods), self.context.now());
                 doomed.truncate((pods.len() - wanted).min(burst));
                 self.delete(key, owner, &doomed).await
             }
@@ -279,26 +277,14 @@ impl<O: Owner> Keeper<O> {
         result.map(drop).map_err(SyncError::Delete)
     }
 
-    async fn update_status(
-        &self,
-        key: &ObjectKey,
-        owner: &O,
-        status: ReplicaSetStatus,
-    ) -> Result<(), SyncError> {
+    async fn update_status(&self, owner: &O, status: ReplicaSetStatus) -> Result<(), SyncError> {
         let mut updated = owner.clone();
         updated.set_status(status);
         // Compared as the owner keeps it: not every kind has room for all of it.
         if updated.status() == owner.status() {
             return Ok(());
         }
-        let api = Api::<O>::namespaced(self.context.client.clone(), &key.namespace);
-        match api
-            .replace_status(&key.name, &PostParams::default(), &updated)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if meta::is_not_found(&error) => Ok(()),
-            Err(error) => Err(SyncError::Status(error)),
-        }
+        let written = super::write_status(&self.context.client, &updated).await;
+        written.map_err(SyncError::Status)
     }
 }

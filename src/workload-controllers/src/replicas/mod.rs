@@ -14,7 +14,7 @@ pub(crate) mod template;
 
 pub(crate) use batch::slow_start;
 pub use claim::ClaimError;
-pub(crate) use claim::claim;
+pub(crate) use claim::{claim, dependents};
 pub use expectations::Expectations;
 pub(crate) use hand::Hand;
 pub(crate) use keeper::Keeper;
@@ -24,16 +24,18 @@ pub(crate) use rank::sort_for_deletion;
 pub(crate) use status::REPLICA_FAILURE;
 
 use k8s_openapi::{
+    NamespaceResourceScope,
     api::core::v1::{Pod, PodTemplateSpec},
     apimachinery::pkg::{
         apis::meta::v1::{LabelSelector, ObjectMeta},
         util::intstr::IntOrString,
     },
 };
-use kube::{Resource, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt, api::PostParams};
+use serde::Serialize;
 use vaquita_api::selector::LabelSelector as Selector;
 
-use vaquita_reconcile::meta;
+use vaquita_reconcile::{informer::Watched, meta};
 
 /// The selector of a workload, compiled. One that is absent, empty or unreadable (which the API server refuses) selects
 /// nothing.
@@ -47,6 +49,20 @@ pub(crate) fn unless_empty(selector: Selector) -> Selector {
         return Selector::nothing();
     }
     selector
+}
+
+/// Writes the status of `updated`, unless it is gone.
+pub(crate) async fn write_status<K>(client: &Client, updated: &K) -> Result<(), kube::Error>
+where
+    K: Watched + Resource<Scope = NamespaceResourceScope> + Serialize,
+{
+    let namespace = updated.namespace().unwrap_or_default();
+    let api = Api::<K>::namespaced(client.clone(), &namespace);
+    let (name, params) = (updated.name_any(), PostParams::default());
+    match api.replace_status(&name, &params, updated).await {
+        Err(error) if !meta::is_not_found(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// A count as the API has it.

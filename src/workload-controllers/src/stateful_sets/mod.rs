@@ -9,12 +9,11 @@ mod plan;
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus},
     core::v1::{PersistentVolumeClaim, Pod},
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::ResourceExt as _;
 use vaquita_api::selector::LabelSelector as Selector;
 
 use self::{hand::Hand, plan::View};
@@ -162,7 +161,7 @@ impl Controller {
             client: &self.context.client,
             owner: set,
             hash_label: HASH_LABEL,
-            known: self.claimed_revisions(key, set).await?,
+            known: self.claimed_revisions(set).await?,
         };
         let reported = set.status.clone().unwrap_or_default();
         let collisions = reported.collision_count.unwrap_or(0);
@@ -178,7 +177,7 @@ impl Controller {
             &pods,
             current.name_any(),
             latest.revision.name_any(),
-            Timestamp::now(),
+            self.context.now(),
         );
         let before = StatefulSetSpec {
             template: history::template(&current).unwrap_or_else(|| spec.template.clone()),
@@ -195,7 +194,7 @@ impl Controller {
         let burst = self.context.options.replica_burst.max(1);
         let acted = hand.act(&view, burst).await;
         let status = view.status(latest.collisions);
-        self.update_status(key, set, status).await?;
+        self.update_status(set, status).await?;
         acted?;
         let limit = spec.revision_history_limit.unwrap_or(10);
         history.truncate(&view.live_revisions(), limit).await?;
@@ -254,19 +253,14 @@ impl Controller {
 
     async fn claimed_revisions(
         &self,
-        key: &ObjectKey,
         set: &StatefulSet,
     ) -> Result<Vec<Arc<ControllerRevision>>, SyncError> {
-        let mut candidates = self.revisions.store().controlled_by(meta::uid(set));
-        candidates.extend(self.revisions.store().orphans(&key.namespace));
-        let selector = selector(set);
-        let matches = |revision: &ControllerRevision| selector.matches(revision.labels());
-        Ok(replicas::claim(&self.context.client, set, candidates, matches).await?)
+        let (client, known) = (&self.context.client, self.revisions.store());
+        Ok(replicas::dependents(client, set, known, &selector(set)).await?)
     }
 
     async fn update_status(
         &self,
-        key: &ObjectKey,
         set: &StatefulSet,
         status: StatefulSetStatus,
     ) -> Result<(), SyncError> {
@@ -275,15 +269,8 @@ impl Controller {
         }
         let mut updated = set.clone();
         updated.status = Some(status);
-        let api = Api::<StatefulSet>::namespaced(self.context.client.clone(), &key.namespace);
-        match api
-            .replace_status(&key.name, &PostParams::default(), &updated)
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if meta::is_not_found(&error) => Ok(()),
-            Err(error) => Err(SyncError::Status(error)),
-        }
+        let written = replicas::write_status(&self.context.client, &updated).await;
+        written.map_err(SyncError::Status)
     }
 }
 
