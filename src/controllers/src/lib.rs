@@ -6,9 +6,11 @@
 //! Enter at [`run`], which starts them all, or at the `run` of a single controller's module with a [`Context`].
 
 pub mod autoscaling;
+pub mod bootstrap_tokens;
 pub mod certificates;
 pub mod cluster_roles;
 pub mod collector;
+pub mod departures;
 pub mod disruption;
 pub mod endpoints;
 pub mod ephemeral_volumes;
@@ -22,16 +24,19 @@ pub mod root_ca;
 pub mod secret_tokens;
 pub mod service_accounts;
 
+use departures::Departures;
 use tokio::task::{JoinError, JoinSet};
 use vaquita_reconcile::Context;
 
 /// Runs all of these controllers until the context's shutdown, then lets work in flight end for a moment.
 pub async fn run(context: Context) {
+    let departures = Departures::default();
     let mut running = JoinSet::new();
     running.spawn(autoscaling::run(context.clone()));
+    running.spawn(bootstrap_tokens::run(context.clone()));
     running.spawn(certificates::run(context.clone()));
     running.spawn(cluster_roles::run(context.clone()));
-    running.spawn(collector::run(context.clone()));
+    running.spawn(collector::run(context.clone(), departures.clone()));
     running.spawn(disruption::run(context.clone()));
     running.spawn(endpoints::run(context.clone()));
     running.spawn(ephemeral_volumes::run(context.clone()));
@@ -39,7 +44,7 @@ pub async fn run(context: Context) {
     running.spawn(namespaces::run(context.clone()));
     running.spawn(nodes::run(context.clone()));
     running.spawn(pod_gc::run(context.clone()));
-    running.spawn(quotas::run(context.clone()));
+    running.spawn(quotas::run(context.clone(), departures));
     running.spawn(resource_claims::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(secret_tokens::run(context.clone()));

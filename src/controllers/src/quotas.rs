@@ -3,9 +3,10 @@
 //! Admission adds to a quota's count whatever it lets pass, and enforces the count. This controller takes away what is gone,
 //! by counting again: it makes the first count of a quota, and a new one when the quota changes, when something that was
 //! counted goes or comes to use less, and now and then in any case. It does not count again when something comes: then
-//! admission has done so, and knew of it earlier.
+//! admission has done so, and knew of it earlier. Of the kinds that are not watched here, the garbage collector tells what
+//! goes.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -20,13 +21,20 @@ use kube::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{
+        Mutex,
+        broadcast::{self, error::RecvError},
+    },
+    time::Instant,
+};
 use vaquita_api::{
     Object,
     quantity::{self, Format},
     quota::{self, Amounts, Counted},
 };
 
+use crate::departures::{Departure, Departures};
 use vaquita_reconcile::{
     Context, ObjectKey,
     drive::{Next, Reconciler},
@@ -40,8 +48,6 @@ use vaquita_reconcile::{
 const GATHER: Duration = Duration::from_millis(200);
 /// How often everything is counted again, should a change have been missed.
 const RECOUNT: Duration = Duration::from_mins(5);
-/// How often objects are counted again that are not watched here: most kinds are not.
-const UNWATCHED: Duration = Duration::from_secs(10);
 /// The resources of the core group that are watched.
 const WATCHED: [&str; 3] = ["persistentvolumeclaims", "pods", "services"];
 
@@ -69,7 +75,8 @@ pub enum CountError {
 }
 
 /// Runs the controller until shutdown.
-pub async fn run(context: Context) {
+pub async fn run(context: Context, departures: Departures) {
+    let gone = departures.listen();
     let queue = WorkQueue::new(Pacing::default());
     let counter = Arc::new(Counter {
         quotas: context.informers.of(),
@@ -100,7 +107,13 @@ pub async fn run(context: Context) {
     counter.listen(&counter.pods, "pods", &queue);
     counter.listen(&counter.services, "services", &queue);
     counter.listen(&counter.claims, "persistentvolumeclaims", &queue);
-    context.drive(counter, queue).await;
+    let hearing = {
+        let (counter, queue) = (Arc::clone(&counter), queue.clone());
+        async move { counter.hear(gone, &queue).await }
+    };
+    let shutdown = context.shutdown.clone();
+    let hearing = shutdown.run_until_cancelled(hearing);
+    tokio::join!(context.drive(counter, queue), hearing);
 }
 
 struct Counter {
@@ -149,17 +162,8 @@ impl Reconciler for Counter {
         }
         let quota = object_of(&*known)?;
         let used = self.count(&key.namespace, &quota).await?;
-        let watched = |name: &String| {
-            quota::counted_resource(name)
-                .is_none_or(|(plural, group)| group.is_empty() && WATCHED.contains(&plural))
-        };
-        let again = if used.keys().all(watched) {
-            RECOUNT
-        } else {
-            UNWATCHED
-        };
         self.write(&known, used).await?;
-        Ok(Next::After(again))
+        Ok(Next::After(RECOUNT))
     }
 }
 
@@ -189,6 +193,39 @@ impl Counter {
                 queue.add_after(ObjectKey::of(&**quota), GATHER);
             }
         });
+    }
+
+    /// Counts again where something goes that is not watched here.
+    async fn hear(&self, mut gone: broadcast::Receiver<Departure>, queue: &WorkQueue<ObjectKey>) {
+        loop {
+            let concerned = match gone.recv().await {
+                Ok(departure) => self.concerned(&departure),
+                // Too many to hear of each.
+                Err(RecvError::Lagged(_)) => self.quotas.store().all(),
+                // The collector ended, so all do.
+                Err(RecvError::Closed) => return std::future::pending().await,
+            };
+            for quota in concerned {
+                queue.add_after(ObjectKey::of(&*quota), GATHER);
+            }
+        }
+    }
+
+    /// The quotas that count what went.
+    fn concerned(&self, departure: &Departure) -> Vec<Arc<ResourceQuota>> {
+        let (group, plural) = (&*departure.group, &*departure.plural);
+        if group.is_empty() && WATCHED.contains(&plural) {
+            return Vec::new();
+        }
+        let counts = |quota: &ResourceQuota| {
+            let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+            let mut names = hard.into_iter().flat_map(BTreeMap::keys);
+            names.any(|name| quota::counted_resource(name) == Some((plural, group)))
+        };
+        match &departure.namespace {
+            Some(namespace) => self.quotas.store().in_namespace(namespace, counts),
+            None => self.quotas.store().matching(counts),
+        }
     }
 
     /// What is used of a quota: an amount for everything that it limits.
@@ -344,7 +381,9 @@ mod tests {
 
     fn start(api: &FakeApi) {
         let context = Context::new(api.client(), Options::default(), CancellationToken::new());
-        tokio::spawn(run(context));
+        let departures = Departures::default();
+        tokio::spawn(crate::collector::run(context.clone(), departures.clone()));
+        tokio::spawn(run(context, departures));
     }
 
     fn pod(name: &str, cpu: &str) -> Value {
@@ -410,7 +449,9 @@ mod tests {
             move |api: &FakeApi| used(api) == wanted
         };
         api.until("three maps", counted("3")).await;
+        let before = Instant::now();
         api.remove("api/v1/configmaps", "shop", "b");
         api.until("two maps", counted("2")).await;
+        assert_eq!(before.elapsed(), GATHER);
     }
 }

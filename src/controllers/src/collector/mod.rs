@@ -42,6 +42,7 @@ use self::{
     remote::Remote,
     verdict::{Standing, Verdict, decide},
 };
+use crate::departures::Departures;
 use vaquita_reconcile::{
     Context,
     drive::{Next, Reconciler, drive},
@@ -117,8 +118,8 @@ impl CollectError {
     }
 }
 
-/// Runs the controller until shutdown.
-pub async fn run(context: Context) {
+/// Runs the controller until shutdown. `departures` hears of every object in a namespace that goes.
+pub async fn run(context: Context, departures: Departures) {
     let shared = Arc::new(Shared::default());
     let collector = Collector {
         shared: Arc::clone(&shared),
@@ -131,7 +132,7 @@ pub async fn run(context: Context) {
         workers,
         context.shutdown.clone(),
     );
-    let monitors = Monitors::new(Arc::clone(&shared), &context);
+    let monitors = Monitors::new(Arc::clone(&shared), &context, departures);
     tokio::join!(monitors.run(), looks);
 }
 

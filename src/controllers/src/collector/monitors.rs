@@ -18,6 +18,7 @@ use super::{
     Kinds, Shared,
     graph::{Object, ResourceKey, Uid},
 };
+use crate::departures::{Departure, Departures};
 use vaquita_reconcile::{
     Backoff, Context,
     drive::chain,
@@ -37,6 +38,7 @@ const COLLECTABLE: &[&str] = &["list", "watch", "delete"];
 
 pub(super) struct Monitors {
     shared: Arc<Shared>,
+    departures: Departures,
     client: Client,
     interval: Duration,
     shutdown: CancellationToken,
@@ -65,9 +67,10 @@ impl Monitor {
 }
 
 impl Monitors {
-    pub(super) fn new(shared: Arc<Shared>, context: &Context) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, context: &Context, departures: Departures) -> Self {
         Self {
             shared,
+            departures,
             client: context.client.clone(),
             interval: context.options.discovery_interval,
             shutdown: context.shutdown.clone(),
@@ -163,6 +166,7 @@ impl Monitors {
             }
             let feed = Feed {
                 shared: Arc::clone(&self.shared),
+                departures: self.departures.clone(),
                 key: key.clone(),
                 served: Arc::clone(&served),
                 listed: HashSet::new(),
@@ -196,6 +200,7 @@ impl Shared {
 /// Carries the events of one resource into the graph.
 struct Feed {
     shared: Arc<Shared>,
+    departures: Departures,
     key: ResourceKey,
     served: Arc<Served>,
     /// What a list that is still arriving has told so far.
@@ -230,6 +235,7 @@ impl Feed {
                 self.observe(object);
             }
             Event::Delete(object) => {
+                self.tell_departure(object.metadata.namespace.clone());
                 if let Some(uid) = object.metadata.uid.as_deref() {
                     let uid = Uid::from(uid);
                     self.shared.update(|graph| graph.gone(&uid));
@@ -243,13 +249,29 @@ impl Feed {
             }
             Event::InitDone => {
                 let listed = std::mem::take(&mut self.listed);
+                let mut some_went = false;
                 self.shared.update(|graph| {
                     let mut known = graph.of_resource(&self.key);
                     known.retain(|uid| !listed.contains(uid));
+                    some_went = !known.is_empty();
                     known.iter().flat_map(|uid| graph.gone(uid)).collect()
                 });
+                if some_went {
+                    self.tell_departure(None);
+                }
                 self.shared.mark_synced(&self.key);
             }
+        }
+    }
+
+    /// Of an object in this namespace, or in some that is not known.
+    fn tell_departure(&self, namespace: Option<String>) {
+        if self.served.namespaced {
+            self.departures.tell(Departure {
+                group: self.served.api.group.as_str().into(),
+                plural: self.served.api.plural.as_str().into(),
+                namespace,
+            });
         }
     }
 

@@ -13,7 +13,7 @@ const MAPS: &str = "api/v1/configmaps";
 async fn started(api: &FakeApi) -> CancellationToken {
     let shutdown = CancellationToken::new();
     let context = Context::new(api.client(), Options::default(), shutdown.clone());
-    tokio::spawn(run(context));
+    tokio::spawn(run(context, Departures::default()));
     api.settle().await;
     shutdown
 }
