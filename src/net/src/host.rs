@@ -148,16 +148,18 @@ impl HostSocket {
             return Poll::Ready(());
         }
         // An error of the poll is found again by the read that follows.
-        self.readers
-            .poll(cx, |cx| self.socket.poll_read_ready(cx).is_ready())
+        self.readers.poll(cx, |cx| {
+            self.check().is_err() || self.socket.poll_read_ready(cx).is_ready()
+        })
     }
 
     pub(crate) fn poll_write_ready(&self, cx: &Context<'_>) -> Poll<()> {
         if self.is_ready(Interest::WRITABLE) {
             return Poll::Ready(());
         }
-        self.writers
-            .poll(cx, |cx| self.socket.poll_write_ready(cx).is_ready())
+        self.writers.poll(cx, |cx| {
+            self.check().is_err() || self.socket.poll_write_ready(cx).is_ready()
+        })
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
@@ -168,12 +170,13 @@ impl HostSocket {
         }
     }
 
-    /// Makes every use of the socket fail from now on, and has the kernel reset the connection when it is closed.
+    /// Makes every use of the socket fail from now on, and has the kernel reset the connection when it is closed. (To shut it
+    /// down first would tell the peer of an orderly end.)
     pub(crate) fn reset(&self) {
         self.reset.store(true, Ordering::Release);
         reset_on_close(&self.socket);
-        // Wakes who waits for the socket. There is nothing to do about a failure: it means that nobody is connected.
-        let _disconnected = self.shutdown(Shutdown::Both);
+        Wake::wake(self.readers.clone());
+        Wake::wake(self.writers.clone());
     }
 }
 

@@ -175,6 +175,16 @@ impl PodNetwork {
         names::resolve(fabric, self, name, outside).await
     }
 
+    /// Refuses connections of others from now on, as if nobody listened. What was connected before stays, what waits in a
+    /// backlog is accepted still, and the pod reaches itself. For a pod that is told to end; on the host's network, it
+    /// does nothing.
+    pub fn withdraw(&self) {
+        match &*self.0 {
+            Handle::Fabric(pod) => pod.withdraw(),
+            Handle::Host(_) => {}
+        }
+    }
+
     /// Closes the network for all who share it: connections are reset, listeners fail, the address goes back. Doing it
     /// again does nothing.
     pub fn close(&self) {

@@ -47,7 +47,7 @@ impl Inner {
             NetError::HostUnreachable(to)
         })?;
         self.ask_policy(Protocol::Tcp, from.origin, to)?;
-        self.reserve_in(&pod, to).await
+        self.reserve_at(&pod, to, pod.listener_for_others(to)).await
     }
 
     /// The socket of the host that this port of the node's address leads to.
@@ -56,13 +56,22 @@ impl Inner {
         is_node.then(|| self.published.load().get(&to.port()).copied())?
     }
 
-    /// Waits for a place in the backlog of who listens in this pod.
+    /// Waits for a place in the backlog of who listens in this pod, for the pod itself.
     pub(crate) async fn reserve_in(
         &self,
         pod: &Arc<Pod>,
         at: SocketAddr,
     ) -> Result<Reserved, NetError> {
-        let backlog = pod.listener(at).ok_or(NetError::ConnectionRefused(at))?;
+        self.reserve_at(pod, at, pod.listener(at)).await
+    }
+
+    async fn reserve_at(
+        &self,
+        pod: &Arc<Pod>,
+        at: SocketAddr,
+        backlog: Option<Arc<Backlog>>,
+    ) -> Result<Reserved, NetError> {
+        let backlog = backlog.ok_or(NetError::ConnectionRefused(at))?;
         let slot = match backlog.try_reserve() {
             Place::Free(slot) => slot,
             Place::Full => backlog.reserve(at, self.config.connect_timeout).await?,
@@ -93,7 +102,7 @@ impl Inner {
                 let Some(pod) = self.pod(at.ip()) else {
                     continue;
                 };
-                let Some(backlog) = pod.listener(at) else {
+                let Some(backlog) = pod.listener_for_others(at) else {
                     continue;
                 };
                 match backlog.try_reserve() {

@@ -149,6 +149,8 @@ pub(crate) struct Pod {
 
 struct State {
     closed: bool,
+    /// Others can't connect any more.
+    withdrawn: bool,
     tcp: Ports<Backlog>,
     udp: Ports<Mailbox>,
     sockets: usize,
@@ -169,6 +171,7 @@ impl Pod {
     pub(crate) fn new(fabric: Arc<Inner>, ip: Ipv4Addr, identity: PodIdentity) -> Self {
         let state = State {
             closed: false,
+            withdrawn: false,
             tcp: Ports::new(fabric.config.ephemeral_ports.clone(), rand::random()),
             udp: Ports::new(fabric.config.ephemeral_ports.clone(), rand::random()),
             sockets: 0,
@@ -237,6 +240,17 @@ impl Pod {
     /// Who listens there, if anybody.
     pub(crate) fn listener(&self, address: SocketAddr) -> Option<Arc<Backlog>> {
         self.lock().tcp.find(address.ip(), address.port()).cloned()
+    }
+
+    /// Who listens there to others than the pod itself, if anybody.
+    pub(crate) fn listener_for_others(&self, address: SocketAddr) -> Option<Arc<Backlog>> {
+        let state = self.lock();
+        let found = state.tcp.find(address.ip(), address.port());
+        found.filter(|_| !state.withdrawn).cloned()
+    }
+
+    pub(crate) fn withdraw(&self) {
+        self.lock().withdrawn = true;
     }
 
     /// Who takes datagrams there, if anybody.

@@ -438,3 +438,31 @@ async fn churn_leaves_nothing_behind() {
     assert_eq!(client.stats().unread, 0);
     assert_eq!(fabric.metrics().pods, 1);
 }
+
+#[tokio::test]
+async fn a_pod_that_withdraws_serves_those_it_has() {
+    let fabric = fabric();
+    let (server, client) = (fabric.attach(None).unwrap(), fabric.attach(None).unwrap());
+    let other = fabric.attach(None).unwrap();
+    let listeners = [&server, &other].map(|pod| pod.listen(addr("0.0.0.0:80")).unwrap());
+    let endpoints = [at(&server, 80), at(&other, 80)];
+    let spec = service("10.96.0.1", vec![port(80, &endpoints)]);
+    assert!(fabric.services().set(&key("web"), &spec).is_empty());
+    let (near, far) = join(&client, &listeners[0], endpoints[0]).await;
+    let waiting = client.connect(endpoints[0]).await.unwrap();
+
+    server.withdraw();
+    assert!(is_refused(client.connect(endpoints[0]).await));
+    assert!(is_refused(fabric.dial(endpoints[0]).await));
+    // By the Service, it is passed over.
+    for _ in 0..2 {
+        client.connect(addr("10.96.0.1:80")).await.unwrap();
+        assert!(listeners[1].try_accept().unwrap().is_some());
+    }
+    pass(&near, &far, "goes on").await;
+    let (late, _) = listeners[0].accept().await.unwrap();
+    pass(&waiting, &late, "is heard").await;
+    for own in [endpoints[0], addr("127.0.0.1:80")] {
+        join(&server, &listeners[0], own).await;
+    }
+}
