@@ -99,6 +99,12 @@ pub struct HttpConfig {
     ///
     /// Default: 1, an instance for each request.
     pub requests_per_instance: u32,
+
+    /// Requests that an instance of a handler of WASI 0.3 answers at once, as far as `requests_per_instance` lets it have so
+    /// many. They share its memory, and its end if it fails. Handlers of 0.2 can't do that: to them it means nothing.
+    ///
+    /// Default: 1.
+    pub concurrent_requests_per_instance: u32,
 }
 
 impl Default for HttpConfig {
@@ -108,6 +114,7 @@ impl Default for HttpConfig {
             max_connections: 4096,
             request_timeout: None,
             requests_per_instance: 1,
+            concurrent_requests_per_instance: 1,
         }
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn for_async_components(engine: &Engine) -> wasmtime::Result<componen
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
     sockets::asynchronous::add_to_linker(&mut linker)?;
+    fs::asynchronous::add_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }

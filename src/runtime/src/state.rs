@@ -26,7 +26,7 @@ pub(crate) struct State {
     wasi: WasiCtx,
     pub(crate) table: ResourceTable,
     http: WasiHttpCtx,
-    outgoing: Outgoing,
+    pub(crate) outgoing: Outgoing,
     pub(crate) network: PodNetwork,
     pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) files: Option<Arc<Files>>,

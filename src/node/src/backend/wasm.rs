@@ -242,6 +242,11 @@ fn set_http(config: &mut HttpConfig, wanted: &HttpSettings) {
     if let Some(count) = wanted.requests_per_instance {
         config.requests_per_instance = count;
     }
+    if let Some(count) = wanted.concurrent_requests_per_instance {
+        config.concurrent_requests_per_instance = count;
+        // Who wants many at once does not mean that they are all that there will ever be.
+        config.requests_per_instance = wanted.requests_per_instance.unwrap_or(u32::MAX);
+    }
     if let Some(count) = wanted.max_concurrent_requests {
         config.max_concurrent_requests = count as usize;
     }

@@ -12,6 +12,8 @@ use kube::ResourceExt as _;
 const REUSE: &str = "vaquita.dev/http-requests-per-instance";
 /// Requests that are answered at a time.
 const CONCURRENCY: &str = "vaquita.dev/http-max-concurrent-requests";
+/// Requests that an instance answers at once, if it is of WASI 0.3.
+const CONCURRENCY_PER_INSTANCE: &str = "vaquita.dev/http-concurrent-requests-per-instance";
 /// The longest that a request may take, in seconds.
 const TIMEOUT: &str = "vaquita.dev/http-request-timeout-seconds";
 
@@ -24,6 +26,7 @@ pub(crate) struct HttpSettings {
     /// Where to listen, whatever ports the manifest declares.
     pub(crate) port: Option<u16>,
     pub(crate) requests_per_instance: Option<u32>,
+    pub(crate) concurrent_requests_per_instance: Option<u32>,
     pub(crate) max_concurrent_requests: Option<u32>,
     pub(crate) request_timeout: Option<Duration>,
 }
@@ -43,6 +46,7 @@ pub(super) fn http_settings(pod: &Pod, env: &[(String, String)]) -> Result<HttpS
     Ok(HttpSettings {
         port: listen.find_map(|(_, value)| port(value)),
         requests_per_instance: number(REUSE)?,
+        concurrent_requests_per_instance: number(CONCURRENCY_PER_INSTANCE)?,
         max_concurrent_requests: number(CONCURRENCY)?,
         request_timeout: number(TIMEOUT)?.map(|seconds| Duration::from_secs(u64::from(seconds))),
     })
@@ -79,7 +83,12 @@ mod tests {
     fn annotations_and_variables_are_read() {
         assert_eq!(settings(&[], &[("A", "b")]), Ok(HttpSettings::default()));
         let all = settings(
-            &[(REUSE, "128"), (CONCURRENCY, "4"), (TIMEOUT, "30")],
+            &[
+                (REUSE, "128"),
+                (CONCURRENCY_PER_INSTANCE, "8"),
+                (CONCURRENCY, "4"),
+                (TIMEOUT, "30"),
+            ],
             &[("SPIN_HTTP_LISTEN_ADDR", "0.0.0.0:80")],
         );
         assert_eq!(
@@ -87,6 +96,7 @@ mod tests {
             Ok(HttpSettings {
                 port: Some(80),
                 requests_per_instance: Some(128),
+                concurrent_requests_per_instance: Some(8),
                 max_concurrent_requests: Some(4),
                 request_timeout: Some(Duration::from_secs(30)),
             })

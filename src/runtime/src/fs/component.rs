@@ -2,7 +2,6 @@
 //!
 //! As with sockets, the interfaces' types are those of `wasmtime-wasi`, and what is behind a handle is ours.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,40 +19,42 @@ use types::{
 };
 
 use vaquita_guest_fs::{
-    Entry, Files, Kind, LARGEST_PIECE, Open, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat,
+    Entry, Files, Kind, LARGEST_PIECE, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat,
 };
 
 use super::stream::{FileInput, FileOutput};
+use super::{Opening, identity, open};
 use crate::handle::{guest, host};
 use crate::state::State;
 
 /// What the interfaces' functions work on.
 pub(crate) struct View<'a> {
-    table: &'a mut ResourceTable,
-    files: Option<&'a Arc<Files>>,
+    pub(super) table: &'a mut ResourceTable,
+    pub(super) files: Option<&'a Arc<Files>>,
 }
 
-struct Filesystem;
+pub(super) struct Filesystem;
 
 impl HasData for Filesystem {
     type Data<'a> = View<'a>;
 }
 
+pub(super) fn view(state: &mut State) -> View<'_> {
+    View {
+        table: &mut state.table,
+        files: state.files.as_ref(),
+    }
+}
+
 /// Puts the process's files in the place of the host's.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    fn view(state: &mut State) -> View<'_> {
-        View {
-            table: &mut state.table,
-            files: state.files.as_ref(),
-        }
-    }
     preopens::add_to_linker::<State, Filesystem>(linker, view)?;
     types::add_to_linker::<State, Filesystem>(linker, view)
 }
 
 /// Behind `descriptor`.
 #[derive(Debug)]
-struct Descriptor(Opened);
+pub(super) struct Descriptor(pub(super) Opened);
 
 /// Behind `directory-entry-stream`.
 struct Entries(std::vec::IntoIter<Entry>);
@@ -311,32 +312,19 @@ impl types::HostDescriptor for View<'_> {
         let synchronous = DescriptorFlags::FILE_INTEGRITY_SYNC
             | DescriptorFlags::DATA_INTEGRITY_SYNC
             | DescriptorFlags::REQUESTED_WRITE_SYNC;
-        if flags.intersects(synchronous) {
-            return Err(ErrorCode::Unsupported.into());
-        }
-        let dir = self.dir(&dir)?;
-        let dir_wanted = open_flags.contains(OpenFlags::DIRECTORY);
-        let how = Open {
-            write: flags.contains(DescriptorFlags::WRITE) && !dir_wanted,
+        let how = Opening {
+            follow: follow(path_flags),
+            directory: open_flags.contains(OpenFlags::DIRECTORY),
             create: open_flags.contains(OpenFlags::CREATE),
             exclusive: open_flags.contains(OpenFlags::EXCLUSIVE),
             truncate: open_flags.contains(OpenFlags::TRUNCATE),
+            read: flags.contains(DescriptorFlags::READ),
+            write: flags.contains(DescriptorFlags::WRITE),
+            mutate_directory: flags.contains(DescriptorFlags::MUTATE_DIRECTORY),
+            synchronous: flags.intersects(synchronous),
         };
-        if dir_wanted && how.changes() {
-            return Err(ErrorCode::Invalid.into());
-        }
-        let readable = flags.contains(DescriptorFlags::READ) || !how.write;
-        let opened = dir.open(path, follow(path_flags), how, readable).await;
-        let opened = match opened.map_err(code_of)? {
-            Opened::File(_) if dir_wanted => return Err(ErrorCode::NotDirectory.into()),
-            Opened::Dir(opened)
-                if flags.contains(DescriptorFlags::MUTATE_DIRECTORY) && !opened.is_writable() =>
-            {
-                return Err(ErrorCode::ReadOnly.into());
-            }
-            opened => opened,
-        };
-        self.push(opened)
+        let opened = open(&self.dir(&dir)?, path, how).await;
+        self.push(opened.map_err(code_of)?)
     }
 
     async fn readlink_at(&mut self, dir: Resource<Handle>, path: String) -> FsResult<String> {
@@ -473,15 +461,8 @@ fn told(stat: &Stat) -> DescriptorStat {
 }
 
 fn hash_of(stat: &Stat) -> MetadataHashValue {
-    let hash = |half: u8| {
-        let mut hasher = DefaultHasher::new();
-        (half, stat.device, stat.inode).hash(&mut hasher);
-        hasher.finish()
-    };
-    MetadataHashValue {
-        lower: hash(0),
-        upper: hash(1),
-    }
+    let (lower, upper) = identity(stat);
+    MetadataHashValue { lower, upper }
 }
 
 fn times_of(accessed: NewTimestamp, modified: NewTimestamp) -> SetTimes {

@@ -69,32 +69,44 @@ pub(super) async fn ask_async(
     request: Request<WasiBody>,
     give: oneshot::Sender<Given>,
 ) -> Result<(), Unasked> {
-    let (request, sent) = AsyncRequest::from_http(store.data_mut().http().hooks, request);
     let work = async |accessor: &Accessor<State>| {
-        let body_is_out = match guest.handle(accessor, request).await? {
-            Err(code) => {
-                let _ = give.send(Err(code.to_string()));
-                None
-            }
-            Ok(answer) => {
-                let (out, is_out) = oneshot::channel();
-                let answer = accessor.with(|store| answer.into_http(store, sent))?;
-                let answer = answer.map(|body| {
-                    let out = Some(out);
-                    Watched { body, out }.boxed_unsync()
-                });
-                let _ = give.send(Ok(answer));
-                Some(is_out)
-            }
-        };
-        if let Some(is_out) = body_is_out {
-            // The body is dropped, if it does not come to its end: that is one, too.
-            let _ = is_out.await;
-        }
+        answer(accessor, guest, request, give).await?;
         poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
         wasmtime::Result::<()>::Ok(())
     };
     Ok(store.run_concurrent(work).await.flatten()?)
+}
+
+/// Has a handler of WASI 0.3 answer, beside whatever else its instance does. Done when its answer's body is out.
+pub(super) async fn answer(
+    accessor: &Accessor<State>,
+    guest: &Service,
+    request: Request<WasiBody>,
+    give: oneshot::Sender<Given>,
+) -> wasmtime::Result<()> {
+    let mut outgoing = accessor.with(|mut store| store.data_mut().outgoing.clone());
+    let (request, sent) = AsyncRequest::from_http(&mut outgoing, request);
+    let body_is_out = match guest.handle(accessor, request).await? {
+        Err(code) => {
+            let _ = give.send(Err(code.to_string()));
+            None
+        }
+        Ok(answer) => {
+            let (out, is_out) = oneshot::channel();
+            let answer = accessor.with(|store| answer.into_http(store, sent))?;
+            let answer = answer.map(|body| {
+                let out = Some(out);
+                Watched { body, out }.boxed_unsync()
+            });
+            let _ = give.send(Ok(answer));
+            Some(is_out)
+        }
+    };
+    if let Some(is_out) = body_is_out {
+        // The body is dropped, if it does not come to its end: that is one, too.
+        let _ = is_out.await;
+    }
+    Ok(())
 }
 
 /// A body that tells when it is over.

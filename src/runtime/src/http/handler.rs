@@ -14,9 +14,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wasmtime::Store;
+use wasmtime::component::Accessor;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::body::{BreakUnlessDone, Broken, GuestBody};
+use super::crowd::{Crowd, Inbox};
 use super::guest::{self, Given, Guest, Unasked};
 use super::pool::{Instance, Pool};
 use crate::config::HttpConfig;
@@ -39,7 +41,10 @@ pub(crate) struct Handler {
     timeout: Option<Duration>,
     /// Requests that an instance is given.
     reuse: u32,
+    /// Requests that an instance answers at once.
+    at_once: u32,
     pool: Arc<Pool>,
+    crowd: Crowd,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -64,13 +69,18 @@ impl Handler {
     ) -> Self {
         Self {
             runtime,
-            guest,
             environment,
             places: Semaphore::new(config.max_connections.max(1)),
             turns: Arc::new(Semaphore::new(config.max_concurrent_requests.max(1))),
             timeout: config.request_timeout,
             reuse: config.requests_per_instance.max(1),
+            at_once: match &guest {
+                HttpGuest::P2(_) => 1,
+                HttpGuest::P3(_) => config.concurrent_requests_per_instance.max(1),
+            },
+            guest,
             pool: Arc::default(),
+            crowd: Crowd::default(),
             tasks,
             cut,
         }
@@ -98,10 +108,14 @@ impl Handler {
         let (give, given) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
         let broken = Broken::default();
-        let work = Arc::clone(&self).work(request, give, broken.clone(), deadline);
+        let (this, its) = (Arc::clone(&self), broken.clone());
         // Whoever asks may be on a thread that is not for guests.
         let work = async move {
-            let result = work.await;
+            let result = if this.at_once > 1 {
+                this.work_in_crowd(request, give, its, deadline).await
+            } else {
+                this.work(request, give, its, deadline).await
+            };
             drop(turn);
             // Nobody listens once the answer's head is out.
             let _ = stop.send(result);
@@ -144,15 +158,85 @@ impl Handler {
             result = guest => result,
         };
         match &result {
-            Err(Stopped::Failed(Failure::OutOfMemory)) => self.environment.report("out of memory"),
-            Err(Stopped::Failed(Failure::Trapped(message) | Failure::Full(message))) => {
-                self.environment.report(message);
-            }
+            Err(Stopped::Failed(failure)) => self.report(failure),
             Err(Stopped::TimedOut) => self.environment.report("a request took too long"),
-            Ok(())
-            | Err(Stopped::Failed(Failure::Exited(_)) | Stopped::Malformed | Stopped::Cut) => {}
+            Ok(()) | Err(Stopped::Malformed | Stopped::Cut) => {}
         }
         result
+    }
+
+    fn report(&self, failure: &Failure) {
+        match failure {
+            Failure::OutOfMemory => self.environment.report("out of memory"),
+            Failure::Trapped(message) | Failure::Full(message) => self.environment.report(message),
+            Failure::Exited(_) => {}
+        }
+    }
+
+    /// A request to an instance that has others.
+    async fn work_in_crowd(
+        self: Arc<Self>,
+        mut request: Request<WasiBody>,
+        give: oneshot::Sender<Given>,
+        broken: Broken,
+        deadline: Option<Instant>,
+    ) -> Result<(), Stopped> {
+        self.name_host(&mut request);
+        let bounds = (self.at_once, self.reuse);
+        let (outcome, inbox) = self.crowd.give(request, (give, broken), bounds);
+        if let Some(inbox) = inbox {
+            let instance = Arc::clone(&self).live(inbox);
+            let cut = self.cut.clone().run_until_cancelled_owned(instance);
+            self.tasks.spawn_on(cut, &self.runtime.threads);
+        }
+        let outcome = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => return Err(Stopped::Cut),
+            () = until(deadline) => {
+                self.environment.report("a request took too long");
+                return Err(Stopped::TimedOut);
+            }
+            outcome = outcome.wait() => outcome,
+        };
+        match outcome {
+            Some(Ok(Ok(()))) => Ok(()),
+            Some(Ok(Err(error))) => {
+                let failure = Failure::Trapped(format!("{error:#}"));
+                self.report(&failure);
+                Err(Stopped::Failed(failure))
+            }
+            Some(Err(failure)) => Err(Stopped::Failed(failure)),
+            None => Err(Stopped::Cut),
+        }
+    }
+
+    /// The life of an instance that answers several requests at once.
+    async fn live(self: Arc<Self>, mut inbox: Inbox) {
+        let account = Arc::clone(&self.environment.accounts.cpu);
+        let life = async {
+            let Instance {
+                guest,
+                mut store,
+                refusals,
+                _counted,
+                ..
+            } = self.instance().await?;
+            let Guest::P3(guest) = guest else {
+                return Ok(());
+            };
+            let work = async |accessor: &Accessor<State>| inbox.work(accessor, &guest).await;
+            let worked = store.run_concurrent(work).await;
+            worked.map_err(|error| Stopped::Failed(Failure::of(&error, &refusals)))
+        };
+        let result = self.runtime.processors.drive(life, &account).await;
+        let failure = match result {
+            Err(Stopped::Failed(failure)) => Some(failure),
+            _ => None,
+        };
+        if let Some(failure) = &failure {
+            self.report(failure);
+        }
+        inbox.over(failure);
     }
 
     async fn run(

@@ -1,6 +1,7 @@
 //! HTTP on a pod's network: handlers that are served, and the requests that guests send.
 
 mod body;
+mod crowd;
 mod direct;
 mod guest;
 mod handler;

@@ -25,18 +25,18 @@ pub(crate) const START: &str = "vaquita:start";
 pub(crate) const OWN_MEMORY: (&str, &str) = ("vaquita:process", "memory");
 
 /// The host's functions: what an instruction takes, then its offset, if it has one, and its memory's number.
-pub(crate) const WAIT_32: u64 = 0;
-pub(crate) const WAIT_64: u64 = 1;
-pub(crate) const NOTIFY: u64 = 2;
-pub(crate) const GROW: u64 = 3;
-pub(crate) const FUNCTIONS: u64 = 4;
+pub(crate) const WAIT_32: u32 = 0;
+pub(crate) const WAIT_64: u32 = 1;
+pub(crate) const NOTIFY: u32 = 2;
+pub(crate) const GROW: u32 = 3;
+const FUNCTIONS: usize = 4;
 
 const I32: u8 = 0x7f;
 const I64: u8 = 0x7e;
 const FUNCREF: u8 = 0x70;
 
 /// The parameters of each; all return an i32.
-const PARAMETERS: [&[u8]; FUNCTIONS as usize] = [
+const PARAMETERS: [&[u8]; FUNCTIONS] = [
     &[I32, I32, I64, I32, I32],
     &[I32, I64, I64, I32, I32],
     &[I32, I32, I32, I32],
@@ -60,7 +60,6 @@ struct Outline {
     tables: u32,
     /// By their numbers: whether each is shared.
     memories: Vec<bool>,
-    imported_memories: usize,
     /// A shared memory of its own, which must be the only one.
     own: Option<MemoryType>,
     start: Option<u32>,
@@ -139,7 +138,6 @@ fn outline(wasm: &[u8]) -> wasmparser::Result<Outline> {
                         _ => {}
                     }
                 }
-                outline.imported_memories = outline.memories.len();
             }
             Payload::TableSection(tables) => outline.tables += tables.count(),
             Payload::MemorySection(memories) => {
@@ -205,7 +203,7 @@ fn rewrite(wasm: &[u8], outline: &Outline) -> wasmparser::Result<Vec<u8>> {
 }
 
 /// What is added to each section: how many entries, and their bytes.
-fn added(outline: &Outline) -> Vec<(u8, u32, Vec<u8>)> {
+fn added(outline: &Outline) -> Vec<(u8, u64, Vec<u8>)> {
     let mut types = Vec::new();
     for parameters in PARAMETERS {
         types.push(0x60);
@@ -214,8 +212,8 @@ fn added(outline: &Outline) -> Vec<(u8, u32, Vec<u8>)> {
         types.extend_from_slice(&[1, I32]);
     }
     let mut table = vec![FUNCREF, 1];
-    push_unsigned(&mut table, FUNCTIONS);
-    push_unsigned(&mut table, FUNCTIONS);
+    push_unsigned(&mut table, FUNCTIONS as u64);
+    push_unsigned(&mut table, FUNCTIONS as u64);
     let mut exports = Vec::new();
     push_sized(&mut exports, TABLE.as_bytes());
     exports.push(1);
@@ -225,12 +223,12 @@ fn added(outline: &Outline) -> Vec<(u8, u32, Vec<u8>)> {
         exports.push(0);
         push_unsigned(&mut exports, start.into());
     }
-    let mut added = vec![(TYPES, PARAMETERS.len() as u32, types)];
+    let mut added = vec![(TYPES, FUNCTIONS as u64, types)];
     if let Some(memory) = outline.own {
         added.push((IMPORTS, 1, import_of(memory)));
     }
     added.push((TABLES, 1, table));
-    added.push((EXPORTS, 1 + u32::from(outline.start.is_some()), exports));
+    added.push((EXPORTS, 1 + u64::from(outline.start.is_some()), exports));
     added
 }
 
@@ -249,7 +247,7 @@ fn import_of(memory: MemoryType) -> Vec<u8> {
 struct Writer {
     wasm: Vec<u8>,
     /// What is still to be added, in that order.
-    missing: Vec<(u8, u32, Vec<u8>)>,
+    missing: Vec<(u8, u64, Vec<u8>)>,
 }
 
 impl Writer {
@@ -269,7 +267,7 @@ impl Writer {
         let (_, count, entries) = self.missing.remove(at);
         let (before, rest) = read_unsigned(content);
         let mut longer = Vec::new();
-        push_unsigned(&mut longer, before + u64::from(count));
+        push_unsigned(&mut longer, before + count);
         longer.extend_from_slice(rest);
         longer.extend_from_slice(&entries);
         self.section(id, &longer);
@@ -282,7 +280,7 @@ impl Writer {
         {
             let (id, count, entries) = self.missing.remove(0);
             let mut content = Vec::new();
-            push_unsigned(&mut content, count.into());
+            push_unsigned(&mut content, count);
             content.extend_from_slice(&entries);
             self.wasm.push(id);
             push_sized(&mut self.wasm, &content);
@@ -338,15 +336,14 @@ fn call(operator: &Operator<'_>, outline: &Outline) -> Option<Vec<u8>> {
         return None;
     }
     let mut call = Vec::new();
-    let index = u32::try_from(function).unwrap_or_default();
     let offset = offset.map(|offset| u32::try_from(offset).unwrap_or(u32::MAX));
-    for constant in offset.into_iter().chain([memory, index]) {
+    for constant in offset.into_iter().chain([memory, function]) {
         call.push(0x41);
         push_signed(&mut call, constant.cast_signed());
     }
     // call_indirect
     call.push(0x11);
-    push_unsigned(&mut call, u64::from(outline.types + index));
+    push_unsigned(&mut call, u64::from(outline.types + function));
     push_unsigned(&mut call, outline.tables.into());
     Some(call)
 }

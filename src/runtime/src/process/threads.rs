@@ -347,7 +347,7 @@ fn provide(store: &mut Store<CoreState>, instance: &Instance) -> wasmtime::Resul
         (atomics::NOTIFY, notify),
         (atomics::GROW, grow),
     ] {
-        table.set(&mut *store, index, Ref::Func(Some(function)))?;
+        table.set(&mut *store, index.into(), Ref::Func(Some(function)))?;
     }
     Ok(())
 }

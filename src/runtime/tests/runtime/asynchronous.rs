@@ -1,7 +1,7 @@
 //! Components of WASI 0.3. Their guests are Rust, in `wasm-examples/async`: asynchronous components are too long a text.
 
 use http_body_util::BodyExt;
-use vaquita_runtime::{Exit, Module, ModuleKind};
+use vaquita_runtime::{Exit, Module, ModuleKind, Volume};
 
 use crate::support::{Host, start};
 
@@ -77,6 +77,61 @@ async fn an_instance_answers_several_requests_if_it_may() {
     }
     assert_eq!(process.usage().requests, 5);
     assert!(process.usage().instances > 0, "one is kept");
+}
+
+#[tokio::test]
+async fn an_instance_answers_several_requests_at_once_if_it_may() {
+    let host = Host::new();
+    let module = load(&host, "async_hello").await;
+    let pod = host.pod("pod");
+    let (process, log) = start(&pod, module, |config| {
+        config.http.requests_per_instance = 100;
+        config.http.concurrent_requests_per_instance = 3;
+    })
+    .await;
+    // Each of them is answered only when all three are in one instance.
+    let ask = || host.get(&pod, 8080, "/together");
+    let answers = tokio::join!(ask(), ask(), ask());
+    for answer in [answers.0, answers.1, answers.2] {
+        assert!(answer.contains("GET /together\n"), "{answer}");
+    }
+    assert_eq!(process.usage().instances, 1);
+    // It is the same one still.
+    assert!(host.get(&pod, 8080, "/together").await.contains("200 OK"));
+    let failed = host.get(&pod, 8080, "/trap").await;
+    assert!(failed.starts_with("HTTP/1.1 500 "), "{failed}");
+    log.contains("as it was told").await;
+    let answer = host.get(&pod, 8080, "/again").await;
+    assert!(answer.contains("GET /again\n"), "{answer}");
+    process.terminate(std::time::Duration::from_secs(60));
+    assert_eq!(process.wait().await, Exit::Exited(0));
+    assert_eq!(process.usage().memory, 0);
+}
+
+#[tokio::test]
+async fn files_are_the_processs() {
+    let host = Host::new();
+    let module = load(&host, "async_files").await;
+    let pod = host.pod("pod");
+    let dir = tempfile::tempdir().expect("a directory");
+    let on_disk = Volume::directory(dir.path()).expect("a volume");
+    for volume in [Volume::memory(1 << 20), on_disk] {
+        let (process, log) = start(&pod, module.clone(), |config| {
+            config.root = Some(volume);
+        })
+        .await;
+        assert_eq!(process.wait().await, Exit::Exited(0), "{}", log.text());
+        let lines = [
+            "stdout: opened /",
+            "stdout: read: hello, and more",
+            "stdout: 15 bytes",
+            "stdout: [\"file\"]",
+            "stdout: absent: ErrorCode::NoEntry",
+        ];
+        assert_eq!(log.text().lines().collect::<Vec<_>>(), lines);
+    }
+    let (process, _log) = start(&pod, module, |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(1), "there are none");
 }
 
 #[tokio::test]
