@@ -169,10 +169,10 @@ impl TxToken for Outgoing<'_> {
                 space.resize(needed, 0);
             }
             let (header, packet) = space[..needed].split_at_mut(vnet::LENGTH);
-            let made = make(packet);
+            let result = make(packet);
             header.copy_from_slice(&finish(packet, self.segment, self.told));
             self.queue.write(&space[..needed]);
-            made
+            result
         })
     }
 

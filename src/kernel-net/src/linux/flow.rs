@@ -203,6 +203,10 @@ impl Interest {
 }
 
 /// The two sides of a connection.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is about another side, and may come before or after the others"
+)]
 pub(super) struct Connection {
     stack: Interface,
     sockets: SocketSet<'static>,
@@ -300,7 +304,7 @@ impl Connection {
         }
         loop {
             // The pod is woken before the kernel gets its acknowledgement: it has more to do.
-            let moved = self.to_pod() | self.from_pod();
+            let moved = self.feed_pod() | self.hear_pod();
             if self.is_drained_only() {
                 break;
             }
@@ -327,7 +331,7 @@ impl Connection {
     }
 
     /// Hands on what has come from the kernel.
-    fn to_pod(&mut self) -> bool {
+    fn feed_pod(&mut self) -> bool {
         let Some(stream) = self.stream.clone() else {
             return false;
         };
@@ -352,7 +356,7 @@ impl Connection {
     }
 
     /// Takes what the pod has to say.
-    fn from_pod(&mut self) -> bool {
+    fn hear_pod(&mut self) -> bool {
         let Some(stream) = self.stream.clone() else {
             return false;
         };

@@ -1,5 +1,5 @@
-//! The few bytes before each packet by which the kernel and the device leave work to each other (`struct
-//! virtio_net_hdr` of linux/virtio_net.h, in the machine's byte order).
+//! The few bytes before each packet by which the kernel and the device leave work to each other (`virtio_net_hdr` of
+//! `linux/virtio_net.h`, in the byte order of the machine).
 
 use std::num::NonZeroU16;
 

@@ -92,7 +92,9 @@ fn pods_reach_containers_by_their_own_addresses() {
             let mut name = vec![0; pod.ip().to_string().len()];
             (&stream).read_exact(&mut name).await.unwrap();
             assert_eq!(String::from_utf8(name).unwrap(), pod.ip().to_string());
-            let sent: Vec<u8> = (0..8_000_000_u32).map(|index| (index / 7) as u8).collect();
+            let sent: Vec<u8> = (0..8_000_000_u32)
+                .map(|index| (index / 7).to_le_bytes()[0])
+                .collect();
             let mut heard = vec![0; sent.len()];
             let (written, read) = tokio::join!(async { (&stream).write_all(&sent).await }, async {
                 (&stream).read_exact(&mut heard).await

@@ -17,7 +17,7 @@ const MUCH: usize = 32 * 1024 * 1024;
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length)
-        .map(|index| (index * 31 + index / 251) as u8)
+        .map(|index| (index * 31 + index / 251).to_le_bytes()[0])
         .collect()
 }
 

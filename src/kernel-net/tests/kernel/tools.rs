@@ -23,7 +23,7 @@ pub(crate) fn in_namespace(name: &str, test: impl AsyncFnOnce()) {
             .enable_all()
             .build()
             .unwrap();
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_mins(2);
         let done = runtime.block_on(async { tokio::time::timeout(limit, test()).await });
         done.expect("the test came to no end");
         return;
