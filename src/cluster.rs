@@ -22,8 +22,8 @@ use vaquita_ingress::{
     load_balancers::{self, Pool},
     sleep,
 };
-use vaquita_net::{Fabric, FabricConfig};
-use vaquita_node::{EvictionThresholds, ImageGc, Node, NodeConfig};
+use vaquita_net::{DnsTask, Fabric, FabricConfig};
+use vaquita_node::{Containers, EvictionThresholds, ImageGc, Node, NodeConfig};
 use vaquita_pki::{AdminFiles, Pki, PkiError, keep_fresh};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
@@ -33,6 +33,7 @@ use vaquita_runtime::Runtime;
 use vaquita_store::{Options, Redb, Store};
 
 use crate::{
+    containers::{self, ContainersConfig, ContainersError},
     entrance::{Entrance, EntranceConfig, Open},
     local,
     supervise::{Ending, Supervisor},
@@ -64,9 +65,8 @@ pub struct ClusterConfig {
     pub leader_elect: bool,
     /// How pods get their nodes: profiles, plugins, back-offs.
     pub scheduler: vaquita_scheduler::Options,
-    /// Whether a Docker engine may be used for Linux images. Default true; without effect as long as there is no
-    /// backend for them.
-    pub docker: bool,
+    /// Whether Linux images run, and by which Docker engine. Default: they do not.
+    pub containers: ContainersConfig,
     /// The ways in from outside. Default: no Ingress is served.
     pub entrance: EntranceConfig,
     /// Below what the node ends pods, so that something of the machine is left. Default: upstream's thresholds.
@@ -88,7 +88,7 @@ impl ClusterConfig {
             api: ApiLimits::default(),
             leader_elect: false,
             scheduler: vaquita_scheduler::Options::default(),
-            docker: true,
+            containers: ContainersConfig::default(),
             entrance: EntranceConfig::default(),
             eviction: EvictionThresholds::default(),
             registries: RegistriesConfig::default(),
@@ -177,6 +177,9 @@ pub enum StartError {
     /// The Ingress proxy could not be made.
     #[error("cannot make the Ingress proxy: {}", chain(.0))]
     Ingress(#[from] vaquita_ingress::DefaultCertificateError),
+    /// The Docker engine cannot be used.
+    #[error("cannot use the Docker engine: {}", chain(.0))]
+    Containers(#[from] ContainersError),
     /// The node could not start.
     #[error("cannot start the node: {}", chain(.0))]
     Node(#[from] vaquita_node::StartError),
@@ -228,6 +231,8 @@ pub struct Cluster {
     fabric: Fabric,
     ingress_urls: Vec<String>,
     dns_address: Option<SocketAddr>,
+    /// Answers Linux containers.
+    _container_dns: Option<DnsTask>,
     // Held as long as the cluster runs: the lock on the data directory.
     _lock: File,
 }
@@ -253,7 +258,21 @@ impl Cluster {
         clock.step("store", format!("revision {}", store.revision()));
 
         let url = format!("https://{}", reachable(sockets.address));
-        let fabric = Fabric::new(network(&config))?;
+        let mut network = network(&config);
+        let mut containers =
+            containers::open(&config.containers, &config.data_dir, network.pod_cidr).await?;
+        if let Some(containers) = &containers {
+            let engine = containers.shim.engine().version();
+            clock.step("containers", format!("Docker {engine}"));
+            if config.containers.subnet.is_none() {
+                network.pod_cidr = containers::lower_half(network.pod_cidr);
+            }
+        }
+        let fabric = Fabric::new(network)?;
+        let container_dns = match &mut containers {
+            Some(containers) => containers::serve_names(containers, &fabric).await,
+            None => None,
+        };
         let in_cluster = Config::default().service_network.first();
         let pki = Pki::load_or_create(
             &config.data_dir.join("pki"),
@@ -295,7 +314,7 @@ impl Cluster {
         clock.step("control loops", "controllers, scheduler".to_owned());
 
         let images = ImageStore::open(&config.data_dir.join("images"))?;
-        let node = start_node(&mut supervisor, &api, &config, &images, &fabric).await?;
+        let node = start_node(&mut supervisor, &api, &config, &images, &fabric, containers).await?;
         wait_ready(&client, &node).await?;
         clock.step("node", format!("{} is Ready", config.node_name));
 
@@ -311,6 +330,7 @@ impl Cluster {
             fabric,
             ingress_urls,
             dns_address,
+            _container_dns: container_dns,
             _lock: lock,
         })
     }
@@ -573,6 +593,7 @@ async fn start_node(
     config: &ClusterConfig,
     images: &ImageStore,
     fabric: &Fabric,
+    containers: Option<Containers>,
 ) -> Result<Node, StartError> {
     let mut runtime = vaquita_runtime::Config::default();
     runtime.cache_dir = Some(config.data_dir.join("compiled"));
@@ -595,6 +616,7 @@ async fn start_node(
         runtime,
         logs,
     );
+    node.containers = containers;
     node.toolbox = TOOLBOX.map(Bytes::from_static);
     node.eviction = config.eviction.clone();
     node.registries = Registries::new(config.registries.clone());

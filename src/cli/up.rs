@@ -10,14 +10,14 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-
+use vaquita_docker::Subnet;
 use vaquita_node::EvictionThresholds;
 
 use super::{
     DataDir, demo, entrance::EntranceArgs, image_gc::ImageGcOptions, registries::RegistryOptions,
     report::Report,
 };
-use crate::{ApiLimits, Cluster, ClusterConfig};
+use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
 
 /// Options of `vaquita up`.
 #[derive(Debug, clap::Args)]
@@ -54,12 +54,45 @@ pub(super) struct UpArgs {
     /// never [default: 100Mi of memory, 10% of the disk, 15% of that of images, 5% of the inodes].
     #[arg(long, value_name = "THRESHOLDS")]
     eviction_hard: Option<EvictionThresholds>,
-    /// Do not use a Docker engine. Only Wasm images run in this version, with the flag or without it.
-    #[arg(long)]
-    no_docker: bool,
+    #[command(flatten)]
+    containers: ContainerArgs,
     /// Apply the guestbook example, call it, and print its answer.
     #[arg(long)]
     demo: bool,
+}
+
+/// What runs Linux images.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Linux images")]
+struct ContainerArgs {
+    /// The Docker engine that runs Linux images: unix:///PATH or tcp://HOST:PORT; "none" for none [default: the one at
+    /// /var/run/docker.sock, if it answers].
+    #[arg(long, value_name = "ADDRESS", env = "VAQUITA_DOCKER")]
+    docker: Option<String>,
+    /// The network that is made on the engine for pods. Two clusters with one engine need two.
+    #[arg(long, value_name = "NAME", default_value = "vaquita")]
+    docker_network: String,
+    /// The addresses of that network [default: the upper half of the pods' range].
+    #[arg(long, value_name = "ADDRESS/BITS")]
+    docker_subnet: Option<Subnet>,
+    /// The image of the program that holds a pod's namespaces [default: one that is made on the spot].
+    #[arg(long, value_name = "IMAGE")]
+    pause_image: Option<String>,
+}
+
+impl ContainerArgs {
+    fn resolve(self) -> ContainersConfig {
+        ContainersConfig {
+            engine: match self.docker {
+                None => EngineChoice::Usual,
+                Some(address) if address == "none" => EngineChoice::None,
+                Some(address) => EngineChoice::At(address),
+            },
+            network: Some(self.docker_network),
+            subnet: self.docker_subnet,
+            pause_image: self.pause_image,
+        }
+    }
 }
 
 /// The limits of the API server; the options have the names that they have upstream, where there is one.
@@ -170,7 +203,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     config.api = args.limits.resolve();
     config.leader_elect = args.leader_elect;
     config.eviction = args.eviction_hard.unwrap_or_default();
-    config.docker = !args.no_docker;
+    config.containers = args.containers.resolve();
     config.entrance = args.entrance.resolve();
     if let Some(path) = &args.scheduler_config {
         let name = path.display();

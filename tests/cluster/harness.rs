@@ -285,6 +285,8 @@ pub(crate) fn command(dir: &Path) -> Command {
             "--data-dir",
         ])
         .arg(dir)
+        // Nobody's engine is used unless a test says so.
+        .env("VAQUITA_DOCKER", "none")
         .stdin(Stdio::null());
     command
 }

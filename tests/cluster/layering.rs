@@ -50,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vaquita-node",
         &[
             "vaquita-api",
+            "vaquita-docker",
             "vaquita-image",
             "vaquita-net",
             "vaquita-runtime",

@@ -3,6 +3,7 @@
 //! They run the real `vaquita` binary and talk to it as users do: by `kubectl`, by HTTP, by signals. The guests must
 //! have been built before: `cargo task test` does that.
 
+mod backends;
 mod bad_input;
 mod command_line;
 mod control;

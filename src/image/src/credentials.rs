@@ -33,6 +33,14 @@ impl Credential {
         Self(RegistryAuth::Basic(name.into(), password.into()))
     }
 
+    /// The name and the password, if it is these.
+    pub fn as_password(&self) -> Option<(&str, &str)> {
+        match &self.0 {
+            RegistryAuth::Basic(name, password) => Some((name, password)),
+            _ => None,
+        }
+    }
+
     /// Nobody in particular.
     pub fn anonymous() -> Self {
         Self(RegistryAuth::Anonymous)

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use vaquita_docker::Shim;
 use vaquita_image::{ImageStore, Registries};
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
@@ -32,6 +33,8 @@ pub struct NodeConfig {
     pub image_gc: ImageGc,
     /// What runs Wasm images.
     pub runtime: Runtime,
+    /// What runs Linux images. Default: nothing does.
+    pub containers: Option<Containers>,
     /// Directory of the containers' logs; made if absent.
     pub log_dir: PathBuf,
     /// Directory of the pods' volumes, `UID/volumes/PLUGIN/NAME` in it; made if absent. Default: `pods` beside `log_dir`.
@@ -47,6 +50,15 @@ pub struct NodeConfig {
     pub eviction: EvictionThresholds,
     /// How often the lease is renewed and the node's status is looked at. Default 10 s.
     pub heartbeat: Duration,
+}
+
+/// What runs Linux images.
+#[derive(Debug, Clone)]
+pub struct Containers {
+    /// A Docker engine, with a network for pods.
+    pub shim: Shim,
+    /// Where the cluster answers containers for names; `None`: nowhere, and they have the machine's resolver.
+    pub dns: Option<IpAddr>,
 }
 
 /// What the pods of a node can have together.
@@ -112,6 +124,7 @@ impl NodeConfig {
             registries: Registries::default(),
             image_gc: ImageGc::default(),
             runtime,
+            containers: None,
             pods_dir: log_dir.with_file_name("pods"),
             storage_dir: log_dir.with_file_name("storage"),
             log_dir,

@@ -15,7 +15,7 @@ use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use vaquita_net::{Fabric, Stream as PodStream};
+use vaquita_net::Fabric;
 use vaquita_streams::{
     ExecSession, ForwardSession, Limits, Wanted,
     handshake::{self, Accepted, Refused},
@@ -23,6 +23,7 @@ use vaquita_streams::{
 };
 
 use crate::{
+    backend::Connection,
     exec::serve,
     http::{Kubelet, Refusal},
     logs::PodKey,
@@ -153,14 +154,21 @@ struct Dialer {
 }
 
 impl Dialer {
-    async fn dial(self, port: u16) -> Result<PodStream, String> {
+    async fn dial(self, port: u16) -> Result<Box<dyn Connection>, String> {
         let (pod, uid) = (&self.pod, &self.uid);
         let failed =
             |why: String| format!("error forwarding port {port} to pod {pod}, uid {uid}: {why}");
         let ip = self.board.read(|facts| facts.ip);
         let ip = ip.ok_or_else(|| failed("the pod has no address yet".to_owned()))?;
+        if let Some(sandbox) = self.board.native_sandbox() {
+            let dialed = sandbox.dial(port).await;
+            return dialed.map_err(|error| failed(error.to_string()));
+        }
         let dialed = self.fabric.dial(SocketAddr::new(ip, port)).await;
-        dialed.map_err(|error| failed(error.to_string()))
+        match dialed {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 }
 

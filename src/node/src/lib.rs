@@ -31,7 +31,7 @@ mod stats;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Capacity, LogLimits, NodeConfig, StartError};
+pub use config::{Capacity, Containers, LogLimits, NodeConfig, StartError};
 pub use eviction::{EvictionThresholds, ThresholdError};
 pub use images::gc::ImageGc;
 pub use node::Node;

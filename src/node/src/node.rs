@@ -10,8 +10,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vaquita_volumes::{Store, claims::Claims};
 
 use crate::{
-    LogLimits, NodeConfig, StartError,
-    backend::WasmBackend,
+    Containers, LogLimits, NodeConfig, StartError,
+    backend::{Backend, DockerBackend, WasmBackend},
     connections::Connections,
     events,
     eviction::{Evictor, Pressure},
@@ -86,12 +86,12 @@ impl Node {
         ));
         let refused = Refused::default();
         let (pressure, is_pressed) = watch::channel(Pressure::default());
-        let backend = WasmBackend::new(
+        let modules = WasmBackend::new(
             config.fabric.clone(),
             config.runtime.clone(),
             config.images.clone(),
         );
-        let compiler = backend.clone();
+        let compiler = modules.clone();
         let prepare = move |image| {
             let compiler = compiler.clone();
             async move { compiler.prepare(image).await }
@@ -110,7 +110,7 @@ impl Node {
             client: client.clone(),
             host_ips: config.addresses.clone(),
             capacity: config.capacity.clone(),
-            backend: Arc::new(backend),
+            backend: backend(&config, modules),
             images: images.clone(),
             events: events.clone(),
             logs: logs.clone(),
@@ -137,6 +137,7 @@ impl Node {
             pressure,
         };
         tasks.spawn(evictor.run(shutdown.clone()));
+        let backend = context.backend.clone();
         let manager = Manager::new(context, config.name.clone(), registry.clone());
         let mut first = is_registered.clone();
         let stop = shutdown.clone();
@@ -145,6 +146,8 @@ impl Node {
             if first.wait_for(|registered| *registered).await.is_ok() {
                 manager.run(stop).await;
             }
+            // In good order, nothing is left; after a crash, what runs is found again.
+            backend.close().await;
         });
         let registration = Registration {
             client,
@@ -153,13 +156,20 @@ impl Node {
                 addresses: config.addresses,
                 capacity: config.capacity,
                 labels: config.labels,
-                runs_containers: false,
                 info: host::system_info(),
+                engine: config
+                    .containers
+                    .as_ref()
+                    .map(|containers| format!("Docker {}", containers.shim.engine().version())),
             },
             images,
             pressure: is_pressed,
             refused,
             log_dir: logs.dir().to_owned(),
+            engine: config
+                .containers
+                .as_ref()
+                .map(|containers| containers.shim.engine().clone()),
             heartbeat: config.heartbeat,
             registered,
         };
@@ -221,6 +231,14 @@ impl std::fmt::Debug for Node {
         f.debug_struct("Node")
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+/// What runs containers: modules, and Linux images where there is an engine.
+fn backend(config: &NodeConfig, modules: WasmBackend) -> Arc<dyn Backend> {
+    match &config.containers {
+        Some(Containers { shim, dns }) => Arc::new(DockerBackend::new(shim.clone(), modules, *dns)),
+        None => Arc::new(modules),
     }
 }
 

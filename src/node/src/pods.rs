@@ -169,7 +169,10 @@ impl Manager {
         }
         self.listed.clear();
         self.context.logs.keep_only(&left);
-        let uids = left.into_iter().map(|pod| pod.uid).collect();
+        let uids: HashSet<String> = left.into_iter().map(|pod| pod.uid).collect();
+        let (backend, kept) = (self.context.backend.clone(), Arc::new(uids));
+        let uids = kept.clone();
+        tokio::spawn(async move { backend.keep_only(&kept).await });
         let volumes = self.context.volumes.clone();
         tokio::task::spawn_blocking(move || volumes.keep_only(&uids));
     }

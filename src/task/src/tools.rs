@@ -26,6 +26,17 @@ pub(crate) fn ensure() -> Result<(), Failure> {
             )));
         }
     }
+    // A Docker engine and something to run on it.
+    for (package, program) in [("docker.io", "dockerd"), ("busybox-static", "busybox")] {
+        if !is_on_path(program) {
+            install(package, program);
+        }
+        if !is_on_path(program) {
+            return Err(Failure(format!(
+                "the tests need `{program}`, to run Linux images: install the Debian package {package}"
+            )));
+        }
+    }
     check_kubectl()?;
     python_client()?;
     helm()?;

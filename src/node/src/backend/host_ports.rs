@@ -10,9 +10,8 @@ use std::{
 
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::AbortOnDropHandle;
+use vaquita_docker::{HostPort, Protocol};
 use vaquita_net::Fabric;
-
-use super::HostPort;
 
 /// Connections of one port that wait for the pod to take them; more wait in the kernel.
 const PENDING: usize = 128;
@@ -41,6 +40,7 @@ impl HostPorts {
         wanted: &[HostPort],
     ) -> Result<Self, HostPortError> {
         let mut listeners = Vec::new();
+        let wanted = wanted.iter().filter(|way| way.protocol == Protocol::Tcp);
         for way in wanted {
             let ip = way.host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             let address = SocketAddr::new(ip, way.host_port);
@@ -102,6 +102,7 @@ mod tests {
             host_ip: Some(address.ip()),
             host_port: address.port(),
             port: 80,
+            protocol: Protocol::Tcp,
         };
         let taken = HostPorts::open(&fabric, pod.ip(), &[way])
             .await

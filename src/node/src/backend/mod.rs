@@ -3,18 +3,29 @@
 //! A [`Backend`] makes sandboxes: what the containers of a pod share, above all one network address. In a
 //! [`Sandbox`], containers are started from images; each is an [`Instance`] until it ends.
 
+mod docker;
 mod host_ports;
+mod image;
 mod wasm;
 
-use std::{fmt, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt, io,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use vaquita_image::Image;
+use vaquita_docker::{Bind, Device, HostPort, Login, MemoryVolume, Processes, Security};
 use vaquita_net::Lookups;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
+pub(crate) use docker::DockerBackend;
+pub(crate) use image::Runnable;
 pub(crate) use wasm::WasmBackend;
 
 use crate::pod::{Grants, HttpSettings};
@@ -23,11 +34,48 @@ use crate::pod::{Grants, HttpSettings};
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
     async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError>;
+
+    /// Whether it runs programs of the machine's own kind, beside modules.
+    fn runs_native(&self) -> bool {
+        false
+    }
+
+    /// The image of that name which it has itself, if it keeps some.
+    async fn image(&self, _name: &str) -> Result<Option<Runnable>, String> {
+        Ok(None)
+    }
+
+    /// Brings in an image that the node's store cannot hold.
+    async fn pull(&self, _name: &str, _login: Option<Login>) -> Result<Runnable, String> {
+        Err("this node runs modules only".to_owned())
+    }
+
+    /// What of a pod still runs, or has run, since before the node was started, as names and attempts.
+    fn survivors(&self, _uid: &str) -> Vec<Survivor> {
+        Vec::new()
+    }
+
+    /// Removes what is left of pods that are not among these.
+    async fn keep_only(&self, _uids: &HashSet<String>) {}
+
+    /// Removes what is left of a pod that will have no sandbox.
+    async fn remove(&self, _uid: &str) {}
+
+    /// Ends everything that would otherwise outlive the node.
+    async fn close(&self) {}
+}
+
+/// A container that was there before the node was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Survivor {
+    pub(crate) name: String,
+    pub(crate) attempt: u32,
 }
 
 /// Whom a sandbox is for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SandboxConfig {
+    pub(crate) uid: String,
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) hostname: String,
@@ -50,8 +98,31 @@ pub(crate) struct SandboxConfig {
     pub(crate) resolv_conf: String,
     /// Whether containers see each other's processes.
     pub(crate) share_processes: bool,
+    /// Whether some of its containers is no module.
+    pub(crate) is_native: bool,
+    /// Where files of its own can be put.
+    pub(crate) dir: PathBuf,
+    /// Whether containers see the machine's processes.
+    pub(crate) host_processes: bool,
+    /// Whether they have the machine's IPC objects.
+    pub(crate) host_ipc: bool,
+    /// Kernel parameters of its namespaces.
+    pub(crate) sysctls: BTreeMap<String, String>,
     /// Ports of the machine that lead to it.
     pub(crate) host_ports: Vec<HostPort>,
+    /// Volumes in memory of containers on the machine's kernel.
+    pub(crate) memory_volumes: Vec<MemoryVolume>,
+}
+
+impl SandboxConfig {
+    /// Whose processes containers of the machine's own kind see.
+    pub(crate) fn processes(&self) -> Processes {
+        match (self.host_processes, self.share_processes) {
+            (true, _) => Processes::Host,
+            (false, true) => Processes::Pod,
+            (false, false) => Processes::Own,
+        }
+    }
 }
 
 /// Why there is no sandbox.
@@ -59,18 +130,12 @@ pub(crate) struct SandboxConfig {
 pub(crate) enum SandboxError {
     #[error("failed to set up the pod's network: {0}")]
     Network(#[from] vaquita_net::AttachError),
+    #[error("failed to write the pod's files: {0}")]
+    Files(#[from] io::Error),
+    #[error("{0}")]
+    Engine(#[from] vaquita_docker::EngineError),
     #[error("failed to set up the pod's network: {0}")]
     HostPort(#[from] host_ports::HostPortError),
-}
-
-/// A port of the machine, and where it leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct HostPort {
-    /// The pod's port.
-    pub(crate) port: u16,
-    pub(crate) host_port: u16,
-    /// The machine's address; `None`: all.
-    pub(crate) host_ip: Option<IpAddr>,
 }
 
 /// What the containers of a pod share.
@@ -80,6 +145,12 @@ pub(crate) trait Sandbox: Send + Sync {
 
     /// Starts a container. When this returns, it runs.
     async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError>;
+
+    /// Takes over a container that was there before the node was started; `None` if there is none of that name. Its output
+    /// goes where it is told.
+    async fn adopt(&self, _container: AdoptConfig) -> Option<Box<dyn Instance>> {
+        None
+    }
 
     /// Connects to a port of the pod's address, from the node.
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Connection>>;
@@ -93,6 +164,38 @@ pub(crate) trait Sandbox: Send + Sync {
 
     /// Ends whatever still runs and gives up the address.
     async fn shutdown(&self);
+}
+
+/// A sandbox in which nothing can be: of a pod that has none yet.
+pub(crate) struct Nowhere;
+
+#[async_trait]
+impl Sandbox for Nowhere {
+    fn ip(&self) -> IpAddr {
+        IpAddr::from([0, 0, 0, 0])
+    }
+
+    async fn start(&self, _container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
+        Err(StartError::Create("the pod has no sandbox".to_owned()))
+    }
+
+    async fn dial(&self, _port: u16) -> io::Result<Box<dyn Connection>> {
+        Err(io::ErrorKind::NotConnected.into())
+    }
+
+    async fn shutdown(&self) {}
+}
+
+/// What becomes of a container that is taken over.
+pub(crate) struct AdoptConfig {
+    pub(crate) name: String,
+    pub(crate) attempt: u32,
+    /// When the node's log of it was written last, in seconds since 1970.
+    pub(crate) logged_until: i64,
+    pub(crate) stop_signal: Option<String>,
+    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(crate) output: Arc<dyn OutputSink>,
+    pub(crate) log: Arc<dyn LogSink>,
 }
 
 /// A byte stream to a pod.
@@ -112,8 +215,8 @@ pub(crate) struct LastWords {
 /// What is run.
 #[derive(Debug, Clone)]
 pub(crate) enum Program {
-    /// An image's module.
-    Image(Box<Image>),
+    /// What an image holds.
+    Image(Runnable),
     /// A module as it is.
     Wasm(Bytes),
 }
@@ -146,6 +249,24 @@ pub(crate) struct ContainerConfig {
     pub(crate) log: Arc<dyn LogSink>,
     /// Where a program may leave its last words.
     pub(crate) last_words: Option<LastWords>,
+    /// What only programs of the machine's own kind need.
+    pub(crate) native: Native,
+}
+
+/// What a container has that is no module: it runs on the machine's kernel, and can be given what that has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Native {
+    /// How many containers of the name the pod had before.
+    pub(crate) attempt: u32,
+    /// Its volumes, as far as they are files of this machine.
+    pub(crate) binds: Vec<Bind>,
+    pub(crate) pids: Option<u32>,
+    /// How gladly the kernel kills it when memory is short.
+    pub(crate) oom_score: i32,
+    pub(crate) security: Security,
+    pub(crate) devices: Vec<Device>,
+    /// The signal that asks it to end; `None`: the usual one.
+    pub(crate) stop_signal: Option<String>,
 }
 
 impl fmt::Debug for ContainerConfig {
@@ -196,6 +317,32 @@ pub(crate) trait Instance: Send + Sync {
 
     /// What it uses. After its end, that is what it has used.
     fn usage(&self) -> Usage;
+
+    /// What another system calls it, with that system's name before it: `docker://...`.
+    fn id(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether a kernel's own terminal is behind its streams, if it has one.
+    fn has_own_terminal(&self) -> bool {
+        false
+    }
+
+    /// Gives its terminal another size, in characters.
+    async fn set_terminal_size(&self, _width: u16, _height: u16) {}
+
+    /// Runs a command of its own file system. `None`: it has none.
+    async fn exec(&self, _command: ExecConfig) -> Option<Result<Box<dyn Instance>, StartError>> {
+        None
+    }
+}
+
+/// A command to run beside a container's program.
+pub(crate) struct ExecConfig {
+    pub(crate) args: Vec<String>,
+    pub(crate) tty: bool,
+    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub(crate) output: Arc<dyn OutputSink>,
 }
 
 /// What a container may use; `None` for as much as there is.

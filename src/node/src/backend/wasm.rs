@@ -17,7 +17,8 @@ use vaquita_runtime::{
 
 use super::{
     Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program,
-    Resources, Sandbox, SandboxConfig, SandboxError, StartError, Usage, host_ports::HostPorts,
+    Resources, Runnable, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
+    host_ports::HostPorts,
 };
 use crate::{
     images::with_causes,
@@ -97,7 +98,7 @@ impl WasmBackend {
     /// The files of an image, if it has any. Only the first container of an image waits until they are unpacked.
     async fn files(&self, program: &Program) -> Result<Option<ImageFiles>, StartError> {
         let image = match program {
-            Program::Image(image) if image.has_files() => (**image).clone(),
+            Program::Image(Runnable::Stored(image)) if image.has_files() => (**image).clone(),
             _ => return Ok(None),
         };
         let images = self.images.clone();
@@ -286,9 +287,13 @@ impl Sandbox for WasmSandbox {
 
     async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
         let module = match &container.program {
-            Program::Image(image) => {
+            Program::Image(Runnable::Stored(image)) => {
                 let entry = container.args.first().and_then(|path| entry(path));
                 self.backend.module(image, entry).await?
+            }
+            Program::Image(Runnable::Engine(..)) => {
+                let message = "the pod's sandbox is one for modules only".to_owned();
+                return Err(StartError::Create(message));
             }
             Program::Wasm(bytes) => self.backend.loaded(bytes.clone()).await?,
         };

@@ -17,12 +17,12 @@ use std::{
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::io::{AsyncRead, AsyncWrite};
-use vaquita_image::{Image, MAX_MODULE_BYTES};
+use vaquita_image::MAX_MODULE_BYTES;
 use vaquita_runtime::{Discard, OutputSink};
 
 use self::outlet::{Hub, Outlet};
 use crate::{
-    backend::{ContainerConfig, Instance, Program, Sandbox},
+    backend::{ContainerConfig, ExecConfig, Instance, Native, Program, Runnable, Sandbox},
     pod::{
         Context, HttpSettings,
         board::Board,
@@ -40,7 +40,8 @@ const MOST_OUTPUT: usize = 10 << 10;
 pub(crate) struct Live {
     pub(crate) sandbox: Arc<dyn Sandbox>,
     pub(crate) storage: Arc<Storage>,
-    pub(crate) image: Image,
+    pub(crate) image: Runnable,
+    pub(crate) instance: Arc<dyn Instance>,
     /// What it writes, for those who are attached.
     pub(crate) hub: Arc<Hub>,
     /// Its standard input, if it has one.
@@ -89,7 +90,8 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
-    /// Starts a command in a container. Its name means, in this order:
+    /// Starts a command in a container. In a Linux container it is a program there. Beside a module, its name means, in
+    /// this order:
     ///
     /// 1. the container's own module, if it is the container's name or the first word of its `command`;
     /// 2. a file of one of the container's volumes, if it is a path;
@@ -103,15 +105,18 @@ impl Executor {
     ) -> Result<Box<dyn Instance>, ExecError> {
         let not_running = || ExecError::NotRunning(container.to_owned());
         let live = board.live(container).ok_or_else(not_running)?;
+        if live.image.is_native() {
+            return Self::start_native(&live, command).await;
+        }
         let declared = find(pod, container).ok_or_else(not_running)?;
         let name = command.args.first().cloned().unwrap_or_default();
         let settings =
             container_settings(&self.context, pod, &declared, &*live.sandbox, &live.storage);
         let mut settings = settings.await.map_err(ExecError::Configuration)?;
-        add_image_variables(live.image.start.as_ref(), &mut settings.env);
+        add_image_variables(live.image.start(), &mut settings.env);
         settings.grants.filter(&mut settings.env);
         let program = if is_own(&declared, &name) {
-            Program::Image(Box::new(live.image.clone()))
+            Program::Image(live.image.clone())
         } else if name.contains('/') {
             let points = live.storage.points(&declared, &settings.env);
             let start = settings.working_dir.clone().unwrap_or_default();
@@ -138,8 +143,24 @@ impl Executor {
             output: Some(command.output),
             log: Arc::new(Discard),
             last_words: None,
+            native: Native::default(),
         };
         Ok(live.sandbox.start(config).await?)
+    }
+
+    /// Starts a command of the container's own file system.
+    async fn start_native(live: &Live, command: Command) -> Result<Box<dyn Instance>, ExecError> {
+        let name = command.args.first().cloned().unwrap_or_default();
+        let config = ExecConfig {
+            args: command.args,
+            tty: command.tty,
+            stdin: command.stdin,
+            output: command.output,
+        };
+        match live.instance.exec(config).await {
+            Some(started) => Ok(started?),
+            None => Err(ExecError::NotFound(name)),
+        }
     }
 }
 
@@ -160,8 +181,7 @@ impl Executor {
             output: output.clone(),
             tty: false,
         };
-        let instance = self.start(pod, board, container, command).await?;
-        let instance = KilledOnDrop(instance);
+        let instance = KilledOnDrop(self.start(pod, board, container, command).await?);
         let ended = async {
             let exit = instance.0.wait().await;
             output.finish();

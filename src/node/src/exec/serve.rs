@@ -6,14 +6,17 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use vaquita_runtime::LogStream;
-use vaquita_streams::{ExecSession, Outcome, Stream};
+use vaquita_streams::{ExecSession, Outcome, Resizes, Stream};
 
 use super::{
     Command, Executor, Live, find,
     outlet::Outlet,
     tty::{Typed, to_terminal},
 };
-use crate::{backend::ExitReason, pod::board::Board};
+use crate::{
+    backend::{ExitReason, Instance},
+    pod::board::Board,
+};
 
 /// The code of a process that Ctrl-C ended: 128 and the signal's number.
 const INTERRUPTED: i32 = 130;
@@ -31,9 +34,11 @@ pub(crate) async fn exec(
     tty: bool,
 ) {
     let (output, interrupted) = (Arc::new(Outlet::default()), CancellationToken::new());
+    let live = board.live(container);
+    let is_kernels = live.is_some_and(|live| live.instance.has_own_terminal());
     let keys = session.stdin.take();
     let stdin: Option<Box<dyn AsyncRead + Send + Unpin>> = match keys {
-        Some(keys) if tty => Some(Box::new(Typed::new(
+        Some(keys) if tty && !is_kernels => Some(Box::new(Typed::new(
             keys,
             output.clone(),
             interrupted.clone(),
@@ -56,6 +61,8 @@ pub(crate) async fn exec(
     };
     let gone = session.gone();
     let mut screen = Screen::of(&mut session, tty);
+    screen.is_raw = is_kernels;
+    let resizes = session.resizes.take();
     let ended = async {
         let exit = tokio::select! {
             exit = instance.wait() => exit,
@@ -71,6 +78,7 @@ pub(crate) async fn exec(
     };
     let exit = tokio::select! {
         (exit, ()) = async { tokio::join!(ended, screen.show(&output)) } => exit,
+        () = follow_size(&*instance, resizes) => unreachable!("sizes are followed for ever"),
         () = gone => {
             output.close();
             instance.kill();
@@ -102,12 +110,13 @@ pub(crate) async fn attach(
     tty: bool,
 ) {
     let output = live.hub.attach();
+    let is_kernels = live.instance.has_own_terminal();
     let interrupted = CancellationToken::new();
     let keys = session.stdin.take();
     let is_once = find(pod, container).is_some_and(|container| container.stdin_once == Some(true));
     let typing = async {
         if let Some(keys) = keys {
-            if tty {
+            if tty && !is_kernels {
                 let typed = Typed::new(keys, output.clone(), interrupted.clone());
                 pass_on(typed, live, is_once).await;
             } else {
@@ -119,7 +128,10 @@ pub(crate) async fn attach(
     };
     let gone = session.gone();
     let mut screen = Screen::of(&mut session, tty);
+    screen.is_raw = is_kernels;
+    let resizes = session.resizes.take();
     tokio::select! {
+        () = follow_size(&*live.instance, resizes) => {}
         () = screen.show(&output) => {}
         () = typing => {}
         () = interrupted.cancelled() => {}
@@ -158,6 +170,18 @@ struct Screen {
     stdout: Option<Stream>,
     stderr: Option<Stream>,
     is_terminal: bool,
+    /// Whether what is written is shown as it is, because a terminal has had it already.
+    is_raw: bool,
+}
+
+/// Tells a terminal its sizes, for ever.
+async fn follow_size(instance: &dyn Instance, resizes: Option<Resizes>) {
+    if let Some(mut resizes) = resizes {
+        while let Some(size) = resizes.next().await {
+            instance.set_terminal_size(size.width, size.height).await;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 impl Screen {
@@ -166,6 +190,7 @@ impl Screen {
             stdout: session.stdout.take(),
             stderr: session.stderr.take(),
             is_terminal,
+            is_raw: false,
         }
     }
 
@@ -187,7 +212,7 @@ impl Screen {
         };
         let Some(to) = to else { return };
         // A client that takes no more is about to be gone.
-        let _ = if self.is_terminal {
+        let _ = if self.is_terminal && !self.is_raw {
             to.write_all(&to_terminal(piece)).await
         } else {
             to.write_all(piece).await

@@ -182,6 +182,20 @@ impl LogStore {
         log
     }
 
+    /// When an instance's log was written last, if there is one.
+    pub(crate) fn written(
+        &self,
+        pod: &PodKey,
+        container: &str,
+        attempt: u32,
+    ) -> Option<std::time::SystemTime> {
+        let dir = self.container_dir(pod, container);
+        let file = Files { dir, attempt }.current();
+        std::fs::metadata(file)
+            .and_then(|file| file.modified())
+            .ok()
+    }
+
     /// What has been logged by an instance.
     pub(crate) fn reader(&self, pod: &PodKey, container: &str, attempt: u32) -> LogReader {
         let dir = self.container_dir(pod, container);

@@ -17,6 +17,7 @@ use super::{
     resize::Pending,
 };
 use crate::{
+    backend::Sandbox,
     exec::Live,
     stats::{Meter, disk::Place},
 };
@@ -302,6 +303,13 @@ impl Board {
         let storage = lives.values().next().map(|live| live.storage.clone());
         drop(lives);
         storage.map_or_else(Vec::new, |storage| storage.places(pod))
+    }
+
+    /// The sandbox of a pod of which some container is no module and runs.
+    pub(crate) fn native_sandbox(&self) -> Option<Arc<dyn Sandbox>> {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let native = lives.values().find(|live| live.image.is_native())?;
+        Some(native.sandbox.clone())
     }
 
     pub(crate) fn meters(&self) -> Vec<Arc<Meter>> {

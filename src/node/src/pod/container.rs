@@ -3,8 +3,10 @@
 //!
 //! A [`Runner`] never gives up by itself while there is hope: what fails is tried again, with waits in between that
 //! grow, and the board says meanwhile what it waits for. It returns when the container has ended for good, or was
-//! stopped. What happens between an instance's start and its end is in [`watching`].
+//! stopped. What happens between an instance's start and its end is in [`watching`]; what runs
+//! already when the node starts is taken over in [`adoption`].
 
+mod adoption;
 mod watching;
 
 use std::{sync::Arc, time::Duration};
@@ -17,7 +19,6 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
-use vaquita_image::Image;
 
 use super::{
     Context, Feed,
@@ -26,15 +27,15 @@ use super::{
     environment, features,
     http_settings::http_settings,
     manifest::{Role, ephemeral_containers, full_name, init_containers, tcp_ports},
+    native,
     settings::container_settings,
     storage::Storage,
     wasm_policy::Grants,
 };
 use crate::{
-    backend::{ContainerConfig, Instance, LastWords, Program, Sandbox},
+    backend::{ContainerConfig, Instance, LastWords, Native, Program, Runnable, Sandbox},
     exec::{Live, Stdin, outlet::Hub},
     logs::{ContainerLog, PodKey},
-    registration::image_id,
     stats::Meter,
 };
 
@@ -179,6 +180,9 @@ impl Runner {
 
     /// Starts an instance, however long it takes.
     async fn bring_up(&mut self) -> Running {
+        if let Some(running) = self.take_over().await {
+            return running;
+        }
         self.sit_out_crash().await;
         let mut config_retry = Doubling::new(CONFIG_RETRY, LONGEST_CONFIG_RETRY);
         let mut start_retry = Doubling::as_for_crashes();
@@ -189,9 +193,10 @@ impl Runner {
                 continue;
             };
             // Once is enough, however often it is tried.
-            if announced.as_ref() != Some(&image.digest) {
+            let digest = image.digest();
+            if announced.as_ref() != Some(&digest) {
                 self.context.events.normal(&self.about(), "Pulled", news);
-                announced = Some(image.digest.clone());
+                announced = Some(digest);
             }
             // Before the attempt, so that no change during it is missed.
             let mut images = self.context.images.changes();
@@ -242,14 +247,15 @@ impl Runner {
     }
 
     /// One attempt to start the container.
-    async fn start(&self, container: &Container, image: Image) -> Result<Running, Problem> {
+    async fn start(&self, container: &Container, image: Runnable) -> Result<Running, Problem> {
         let pod = self.pod();
         let config_problem = |message| Problem {
             reason: "CreateContainerConfigError",
             message,
             is_config: true,
         };
-        if let Some(message) = features::unsupported(&pod, container) {
+        if let Some(message) = features::unsupported(&pod, container).filter(|_| !image.is_native())
+        {
             return Err(Problem {
                 is_config: false,
                 ..config_problem(message)
@@ -263,9 +269,15 @@ impl Runner {
             &self.storage,
         );
         let mut settings = settings.await.map_err(config_problem)?;
-        let args = environment::arguments(container, image.start.as_ref(), &settings.env);
-        environment::add_image_variables(image.start.as_ref(), &mut settings.env);
-        settings.grants.filter(&mut settings.env);
+        let args = if image.is_native() {
+            environment::native_arguments(container, image.start(), &settings.env)
+        } else {
+            environment::arguments(container, image.start(), &settings.env)
+        };
+        environment::add_image_variables(image.start(), &mut settings.env);
+        if !image.is_native() {
+            settings.grants.filter(&mut settings.env);
+        }
         let attempt = self.board.read(|facts| {
             let record = &facts.containers[self.index];
             record.restarts + u32::from(record.latest_end().is_some())
@@ -274,7 +286,13 @@ impl Runner {
             .context
             .logs
             .begin(&PodKey::of(&pod), &container.name, attempt);
-        let id = image_id(&image);
+        let native = if image.is_native() {
+            let native = native::native(&pod, container, &settings, attempt, image.start());
+            native.map_err(config_problem)?
+        } else {
+            Native::default()
+        };
+        let id = image.id();
         let http = http_settings(&pod, &settings.env).map_err(config_problem)?;
         let hub = Arc::new(Hub::default());
         let (stdin, typed) = standard_input(container);
@@ -295,7 +313,8 @@ impl Runner {
             output: Some(hub.clone()),
             log: log.sink(),
             last_words: Some(self.last_words_file(&pod, container)),
-            program: Program::Image(Box::new(image.clone())),
+            program: Program::Image(image.clone()),
+            native,
         };
         let started = self.sandbox.start(config).await;
         let instance = started.map_err(|error| {
@@ -309,18 +328,19 @@ impl Runner {
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
         events.normal(&about, "Created", format!("Created container: {name}"));
         events.normal(&about, "Started", format!("Started container {name}"));
-        let instance = Arc::from(instance);
+        let instance: Arc<dyn Instance> = Arc::from(instance);
         let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
         self.board.set_meter(self.index, Some(meter));
         let live = Live {
             sandbox: self.sandbox.clone(),
             storage: self.storage.clone(),
             image,
+            instance: Arc::clone(&instance),
             hub,
             stdin: typed,
         };
         self.board.set_live(self.index, Some(Arc::new(live)));
-        self.show_running(container, id, attempt);
+        self.show_running(container, id, instance.id(), attempt);
         Ok(Running {
             instance,
             log,
@@ -342,16 +362,24 @@ impl Runner {
         }
     }
 
-    fn show_running(&self, container: &Container, image_id: String, attempt: u32) {
+    fn show_running(
+        &self,
+        container: &Container,
+        image_id: String,
+        own_id: Option<String>,
+        attempt: u32,
+    ) {
         let hooks = container.lifecycle.as_ref();
         let has_hook = hooks.is_some_and(|hooks| hooks.post_start.is_some());
         let started = container.startup_probe.is_none() && !has_hook;
         let ready = started && container.readiness_probe.is_none();
-        let id = format!(
-            "vaquita://{}.{}.{attempt}",
-            self.pod().uid().unwrap_or_default(),
-            container.name
-        );
+        let id = own_id.unwrap_or_else(|| {
+            format!(
+                "vaquita://{}.{}.{attempt}",
+                self.pod().uid().unwrap_or_default(),
+                container.name
+            )
+        });
         self.update(|record| {
             record.last = record.latest_end().cloned();
             record.state = State::Running {

@@ -166,6 +166,27 @@ pub(super) fn arguments(
     [head, tail].concat()
 }
 
+/// The argument vector of a Linux image: as above, but what neither says, nobody says.
+pub(super) fn native_arguments(
+    container: &Container,
+    start: Option<&StartConfig>,
+    environment: &[(String, String)],
+) -> Vec<String> {
+    let says_nothing = container.command.as_ref().is_none_or(Vec::is_empty)
+        && start.is_none_or(|start| start.entrypoint.is_empty());
+    let mut args = arguments(container, start, environment);
+    let given = container
+        .args
+        .as_deref()
+        .is_some_and(|args| !args.is_empty());
+    let has_cmd = start.is_some_and(|start| !start.cmd.is_empty());
+    if says_nothing && (given || !has_cmd) {
+        // The name that stands for a module.
+        args.remove(0);
+    }
+    args
+}
+
 /// Variables in the order in which they were first set.
 #[derive(Default)]
 struct Variables {

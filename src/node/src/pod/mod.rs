@@ -16,6 +16,7 @@ mod follow;
 mod http_settings;
 pub(crate) mod manifest;
 pub(crate) mod names;
+mod native;
 mod probe;
 mod publish;
 mod pull;
@@ -33,6 +34,8 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::watch;
+use vaquita_docker::Login;
+use vaquita_image::{Credential, Credentials, Reference};
 use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
@@ -43,8 +46,13 @@ pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
 use crate::{
-    Capacity, backend::Backend, events::Recorder, eviction::Pressure, images::Images,
-    logs::LogStore, refused::Refused,
+    Capacity,
+    backend::{Backend, Runnable},
+    events::Recorder,
+    eviction::Pressure,
+    images::{ImageProblem, Images},
+    logs::LogStore,
+    refused::Refused,
 };
 
 /// What all workers of a node need.
@@ -71,6 +79,56 @@ pub(crate) struct Context {
     pub(crate) ledger: resize::Ledger,
     /// The module of small commands for containers that have none, if there is one.
     pub(crate) toolbox: Option<Bytes>,
+}
+
+impl Context {
+    /// The image of that name that is at hand: in the node's store, or the Docker engine's.
+    pub(crate) async fn find_image(&self, name: &str) -> Result<Option<Runnable>, ImageProblem> {
+        let stored = self.images.find(name).await?;
+        let is_engines = self.backend.runs_native();
+        // The engine has Linux images of its own.
+        if let Some(image) = stored.filter(|image| image.kind.is_wasm() || !is_engines) {
+            return Ok(Some(image.into()));
+        }
+        // An engine that does not answer is as good as none: another attempt will be made.
+        Ok(self.backend.image(name).await.unwrap_or_else(|error| {
+            tracing::debug!(name, error, "the engine was not asked for an image");
+            None
+        }))
+    }
+
+    /// Has the engine bring an image in that the node itself could not, for that `problem`.
+    pub(crate) async fn pull_native(
+        &self,
+        name: &str,
+        credentials: &Credentials,
+        problem: ImageProblem,
+    ) -> Result<Runnable, ImageProblem> {
+        let is_other_kind = problem.wrong_kind().is_some();
+        if !self.backend.runs_native() || !is_other_kind {
+            return Err(problem);
+        }
+        let login = login(name, credentials);
+        let pulled = self.backend.pull(name, login).await;
+        pulled.map_err(|why| ImageProblem::Engine {
+            image: name.to_owned(),
+            why,
+        })
+    }
+}
+
+/// The first of the credentials for an image, as the engine takes them.
+fn login(image: &str, credentials: &Credentials) -> Option<Login> {
+    let reference: Reference = image.parse().ok()?;
+    let all = credentials.of_image(&reference);
+    let (user, password) = all.iter().find_map(Credential::as_password)?;
+    let name = reference.name();
+    Some(Login {
+        registry: name.split('/').next().unwrap_or_default().to_owned(),
+        user: user.to_owned(),
+        password: password.to_owned(),
+        token: None,
+    })
 }
 
 /// A pod as the API server has it, as far as the node knows.

@@ -1,12 +1,14 @@
 //! By which names a pod knows itself and others: its hostname, and the files that tell them. Pure.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Pod, PodDNSConfig, PodSpec};
 use kube::ResourceExt as _;
+use vaquita_api::quantity::Quantity;
+use vaquita_docker::{HostPort, MemoryVolume, Protocol};
 use vaquita_net::Lookups;
 
-use crate::backend::{HostPort, SandboxConfig};
+use crate::backend::SandboxConfig;
 
 /// The domain of the cluster's own names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -18,6 +20,7 @@ pub(super) fn sandbox_config(
     pod: &Pod,
     wanted_ip: Option<IpAddr>,
     host: Option<IpAddr>,
+    dir: PathBuf,
 ) -> SandboxConfig {
     let spec = pod.spec.as_ref();
     let (name, namespace) = (pod.name_any(), pod.namespace().unwrap_or_default());
@@ -38,12 +41,24 @@ pub(super) fn sandbox_config(
     }
     let config = spec.and_then(|spec| spec.dns_config.as_ref());
     let policy = spec.and_then(|spec| spec.dns_policy.as_deref());
+    let security = spec.and_then(|spec| spec.security_context.as_ref());
+    let sysctls = security.and_then(|security| security.sysctls.as_ref());
+    let sysctls = sysctls.into_iter().flatten();
     let is_on_host = spec.is_some_and(|spec| spec.host_network == Some(true));
     let lookups = lookups(policy, is_on_host, config);
     SandboxConfig {
         searches: searches(&namespace, &lookups, config),
         ndots: ndots(config),
         lookups,
+        uid: pod.uid().unwrap_or_default(),
+        dir,
+        is_native: false,
+        host_processes: spec.is_some_and(|spec| spec.host_pid == Some(true)),
+        host_ipc: spec.is_some_and(|spec| spec.host_ipc == Some(true)),
+        sysctls: sysctls
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        memory_volumes: spec.map(memory_volumes).unwrap_or_default(),
         resolv_conf: resolv_conf(&namespace, policy, config),
         namespace,
         name,
@@ -58,18 +73,24 @@ pub(super) fn sandbox_config(
     }
 }
 
-/// The ports of the machine that lead to the pod's containers.
+/// The ports of the machine that the containers ask for.
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let init = spec.init_containers.iter().flatten();
-    let containers = spec.containers.iter().chain(init);
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
-    let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
-    let tcp = ports.filter(|port| port.protocol.as_deref().unwrap_or("TCP") == "TCP");
-    let ports = tcp.filter_map(|port| {
+    let ports = ports.filter_map(|port| {
+        let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
         Some(HostPort {
             port: number(port.container_port)?,
             host_port: number(port.host_port?)?,
             host_ip: port.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
+                _ => Protocol::Tcp,
+            },
         })
     });
     ports.collect()
@@ -125,6 +146,23 @@ fn ndots(config: Option<&PodDNSConfig>) -> Option<usize> {
     Some(dots.min(15))
 }
 
+/// The volumes that are memory.
+fn memory_volumes(spec: &PodSpec) -> Vec<MemoryVolume> {
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter_map(|volume| {
+        let empty = volume.empty_dir.as_ref()?;
+        let size = || -> Option<u64> {
+            let limit: Quantity = empty.size_limit.as_ref()?.0.parse().ok()?;
+            u64::try_from(limit.value()).ok().filter(|size| *size > 0)
+        };
+        (empty.medium.as_deref() == Some("Memory")).then(|| MemoryVolume {
+            name: volume.name.clone(),
+            size: size(),
+        })
+    });
+    volumes.collect()
+}
+
 fn aliases(pod: &Pod) -> Vec<(String, IpAddr)> {
     let aliases = pod
         .spec
@@ -154,6 +192,33 @@ pub(crate) fn hosts_file(config: &SandboxConfig, ip: IpAddr) -> String {
         Some(domain) => writeln!(text, "{ip}\t{short}.{domain}\t{short}"),
         None => writeln!(text, "{ip}\t{}", config.hostname),
     };
+    add_aliases(&mut text, config);
+    text
+}
+
+/// `/etc/hosts` of a pod that is in the machine's own network: the machine's, and what the manifest adds.
+pub(crate) fn host_hosts_file(config: &SandboxConfig) -> String {
+    let mut text = "# Kubernetes-managed hosts file (host network).\n".to_owned();
+    text.push_str(&std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+    add_aliases(&mut text, config);
+    text
+}
+
+/// `/etc/resolv.conf` of containers whose lookups go by it: with the cluster's server, if its names are wanted; with the
+/// machine's own otherwise.
+pub(crate) fn native_resolv_conf(config: &SandboxConfig, dns: Option<IpAddr>) -> String {
+    let own = || std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    match dns {
+        Some(dns) if config.lookups == Lookups::Cluster && config.host_network.is_none() => {
+            format!("nameserver {dns}\n{}", config.resolv_conf)
+        }
+        // The manifest says all of it.
+        _ if config.resolv_conf.contains("nameserver ") => config.resolv_conf.clone(),
+        _ => own(),
+    }
+}
+
+fn add_aliases(text: &mut String, config: &SandboxConfig) {
     if !config.hosts.is_empty() {
         text.push_str("\n# Entries added by HostAliases.\n");
     }
@@ -165,7 +230,6 @@ pub(crate) fn hosts_file(config: &SandboxConfig, ip: IpAddr) -> String {
         }
         text.push('\n');
     }
-    text
 }
 
 /// `/etc/resolv.conf`. Lookups do not go by it: it is for programs that want to know. It names no server of the
@@ -223,7 +287,12 @@ mod tests {
             .as_object_mut()
             .unwrap()
             .extend(spec.as_object().unwrap().clone());
-        sandbox_config(&serde_json::from_value(pod).unwrap(), None, None)
+        sandbox_config(
+            &serde_json::from_value(pod).unwrap(),
+            None,
+            None,
+            PathBuf::new(),
+        )
     }
 
     #[test]
@@ -255,8 +324,12 @@ mod tests {
             port: 80,
             host_port: 8080,
             host_ip: Some([127, 0, 0, 1].into()),
+            protocol: Protocol::Tcp,
         };
-        assert_eq!(config.host_ports, [expected]);
+        // Of other protocols they are the backend's to take or leave.
+        assert_eq!(config.host_ports[0], expected);
+        assert_eq!(config.host_ports[1].protocol, Protocol::Udp);
+        assert_eq!(config.host_ports.len(), 2);
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::time::Duration;
 use k8s_openapi::{ByteString, api::core::v1::Container};
 use kube::ResourceExt as _;
 use tokio::time::{Instant, sleep};
-use vaquita_image::{Credentials, CredentialsError, Image};
+use vaquita_image::{Credentials, CredentialsError};
 
 use super::{
     backoff::Doubling,
     board::Verdict,
     container::{Runner, go_duration},
 };
-use crate::images::{ImageProblem, is_local_only, policy};
+use crate::{
+    backend::Runnable,
+    images::{ImageProblem, is_local_only, policy},
+};
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);
@@ -45,7 +48,7 @@ impl PullPolicy {
 impl Runner {
     /// Gets the image, however long it takes, and says how in the words of an event. `None`: the manifest names another one
     /// now.
-    pub(super) async fn image(&self, container: &Container) -> Option<(Image, String)> {
+    pub(super) async fn image(&self, container: &Container) -> Option<(Runnable, String)> {
         let name = container.image.as_deref().unwrap_or_default();
         let policy = PullPolicy::of(container);
         let mut backoff = Doubling::as_for_crashes();
@@ -92,9 +95,11 @@ impl Runner {
         &self,
         name: &str,
         policy: PullPolicy,
-    ) -> Result<(Image, String), ImageProblem> {
+    ) -> Result<(Runnable, String), ImageProblem> {
         let obtained = self.obtain(name, policy).await?;
-        self.context.images.check_kind(&obtained.0)?;
+        if let Runnable::Stored(image) = &obtained.0 {
+            self.context.images.check_kind(image)?;
+        }
         let namespace = self.pod().namespace().unwrap_or_default();
         let wanted = policy::requirements(&self.context.client, &namespace, name).await;
         let wanted = wanted.map_err(|error| ImageProblem::Signature {
@@ -104,7 +109,14 @@ impl Runner {
         if !wanted.is_empty() {
             let credentials = self.pull_credentials().await;
             let images = &self.context.images;
-            images.verify(&obtained.0, &credentials, wanted).await?;
+            let Runnable::Stored(image) = &obtained.0 else {
+                return Err(ImageProblem::Signature {
+                    image: name.to_owned(),
+                    reason: "of images that the Docker engine has, signatures cannot be checked"
+                        .to_owned(),
+                });
+            };
+            images.verify(image, &credentials, wanted).await?;
         }
         Ok(obtained)
     }
@@ -113,9 +125,9 @@ impl Runner {
         &self,
         name: &str,
         policy: PullPolicy,
-    ) -> Result<(Image, String), ImageProblem> {
+    ) -> Result<(Runnable, String), ImageProblem> {
         let images = &self.context.images;
-        let here = images.find(name).await?;
+        let here = self.context.find_image(name).await?;
         // Somebody has put it here by hand, and nowhere else.
         let local = is_local_only(name);
         match (here, policy) {
@@ -134,13 +146,20 @@ impl Runner {
                     .normal(&self.about(), "Pulling", message);
                 let begun = Instant::now();
                 let credentials = self.pull_credentials().await;
-                let image = images.pull(name, &credentials).await?;
+                let image = match images.pull(name, &credentials).await {
+                    Ok(image) => Runnable::from(image),
+                    Err(problem) => {
+                        self.context
+                            .pull_native(name, &credentials, problem)
+                            .await?
+                    }
+                };
                 // As the kubelet has it: to the millisecond.
                 let took = begun.elapsed().as_millis();
                 let took = go_duration(Duration::from_millis(took.try_into().unwrap_or(u64::MAX)));
                 let news = format!(
                     "Successfully pulled image \"{name}\" in {took} ({took} including waiting). Image size: {} bytes.",
-                    image.size
+                    image.size()
                 );
                 Ok((image, news))
             }
@@ -214,7 +233,7 @@ impl Runner {
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            if matches!(self.context.images.find(name).await, Ok(Some(_))) {
+            if matches!(self.context.find_image(name).await, Ok(Some(_))) {
                 return;
             }
         }
@@ -232,6 +251,7 @@ impl Runner {
             ImageProblem::Absent { image }
             | ImageProblem::Pull { image, .. }
             | ImageProblem::Signature { image, .. }
+            | ImageProblem::Engine { image, .. }
             | ImageProblem::Store { image, .. } => {
                 let message = format!("Failed to pull image \"{image}\": {problem}");
                 events.warning(&about, "Failed", message);

@@ -1,7 +1,8 @@
 //! What the API server remembers of a pod that ran here before the node was started anew. Pure.
 //!
-//! Nothing of it runs any more, as after a machine was switched off and on. So what was running counts as ended in an
-//! unknown way, and what the restart policy would start again starts again, counted as a restart.
+//! What a Docker engine still has is taken over as it is. Nothing else runs any more, as after a machine was switched off
+//! and on: what was running counts as ended in an unknown way, and what the restart policy would start again starts
+//! again, counted as a restart.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
@@ -10,6 +11,7 @@ use super::{
     board::{Facts, Record, State, Termination},
     manifest::Role,
 };
+use crate::backend::Survivor;
 
 /// Upstream's words for an instance that is gone without a trace.
 const LOST_REASON: &str = "ContainerStatusUnknown";
@@ -18,7 +20,7 @@ const LOST_MESSAGE: &str = "The container could not be located when the node was
 const LOST_CODE: i32 = 137;
 
 /// The facts with which the pod's worker begins.
-pub(super) fn facts(pod: &Pod, now: Timestamp) -> Facts {
+pub(super) fn facts(pod: &Pod, now: Timestamp, left: &[Survivor]) -> Facts {
     let mut facts = Facts::new(pod);
     let Some(status) = &pod.status else {
         return facts;
@@ -36,13 +38,13 @@ pub(super) fn facts(pod: &Pod, now: Timestamp) -> Facts {
             .flatten()
             .find(|old| old.name == record.name);
         if let Some(old) = old {
-            restore(record, old, now);
+            restore(record, old, now, left);
         }
     }
     facts
 }
 
-fn restore(record: &mut Record, old: &ContainerStatus, now: Timestamp) {
+fn restore(record: &mut Record, old: &ContainerStatus, now: Timestamp, left: &[Survivor]) {
     record.restarts = u32::try_from(old.restart_count).unwrap_or(0);
     record.image_id.clone_from(&old.image_id);
     if let Some(resources) = &old.resources {
@@ -50,6 +52,19 @@ fn restore(record: &mut Record, old: &ContainerStatus, now: Timestamp) {
     }
     let state = old.state.clone().unwrap_or_default();
     let before = terminated(old.last_state.as_ref());
+    let is_there = |left: &Survivor| left.name == record.name && left.attempt == record.restarts;
+    if let Some(running) = &state.running
+        && left.iter().any(is_there)
+    {
+        record.last = before;
+        record.container_id.clone_from(&old.container_id);
+        record.state = State::Running {
+            since: running.started_at.as_ref().map_or(now, |time| time.0),
+            started: old.started == Some(true),
+            ready: old.ready,
+        };
+        return;
+    }
     let end = if let Some(running) = state.running {
         Termination {
             code: LOST_CODE,
@@ -66,7 +81,8 @@ fn restore(record: &mut Record, old: &ContainerStatus, now: Timestamp) {
         return;
     };
     // Init containers run again in a new sandbox, even those that had succeeded.
-    let for_good = record.role == Role::Main && !record.restarting.after(record.role, end.code);
+    let counts = record.role == Role::Main || (record.role == Role::Init && !left.is_empty());
+    let for_good = counts && !record.restarting.after(record.role, end.code);
     if for_good {
         record.container_id.clone_from(&end.container_id);
         record.last = before;
@@ -103,6 +119,7 @@ mod tests {
         facts(
             &serde_json::from_value(pod).unwrap(),
             Timestamp::from_second(100).unwrap(),
+            &[],
         )
     }
 
@@ -140,6 +157,43 @@ mod tests {
                 ("10.244.0.9".parse().ok(), Some(10))
             );
         }
+    }
+
+    #[test]
+    fn what_an_engine_still_has_runs_on() {
+        let pod = json!({
+            "metadata": {"name": "p"},
+            "spec": {
+                "containers": [{"name": "c", "image": "i"}],
+                "initContainers": [{"name": "first", "image": "i"}],
+            },
+            "status": {
+                "initContainerStatuses": [{
+                    "name": "first", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": 0, "reason": "Completed"}},
+                }],
+                "containerStatuses": running()["containerStatuses"],
+            },
+        });
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let now = Timestamp::from_second(100).unwrap();
+        let left = |attempt| Survivor {
+            name: "c".to_owned(),
+            attempt,
+        };
+        let facts = super::facts(&pod, now, &[left(2)]);
+        assert!(facts.containers[0].is_done());
+        assert!(matches!(
+            facts.containers[1].state,
+            State::Running { ready: true, .. }
+        ));
+        assert_eq!(
+            facts.containers[1].container_id.as_deref(),
+            Some("vaquita://1")
+        );
+        // One of another attempt is not the one.
+        let facts = super::facts(&pod, now, &[left(1)]);
+        assert!(matches!(facts.containers[1].state, State::Waiting { .. }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt as _;
+use vaquita_docker::Bind;
 use vaquita_runtime::Mount;
 
 use super::{
@@ -17,6 +18,8 @@ use crate::backend::{Resources, Sandbox};
 pub(crate) struct Settings {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) mounts: Vec<Mount>,
+    /// The same for a container on the machine's kernel; or why one cannot have them.
+    pub(crate) binds: Result<Vec<Bind>, String>,
     /// Where relative paths begin, if not at the root.
     pub(crate) working_dir: Option<String>,
     /// What modules may import.
@@ -38,6 +41,7 @@ pub(crate) async fn container_settings(
     let env = environment(context, pod, container, sandbox).await?;
     let mounts = storage.mounts(container, &env);
     Ok(Settings {
+        binds: storage.binds(container, &env),
         mounts: mounts.map_err(|problem| problem.to_string())?,
         env,
         working_dir: container.working_dir.clone().filter(|dir| !dir.is_empty()),

@@ -20,12 +20,17 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use vaquita_docker::{Bind, Source};
 use vaquita_runtime::{Mount, Volume};
 use vaquita_volumes::{Mounted, Place, PodVolumes, fields::Machine};
 
 use super::{
-    Context, Feed, backoff::Doubling, environment::expand_strictly, follow::News,
+    Context, Feed,
+    backoff::Doubling,
+    environment::expand_strictly,
+    follow::News,
     manifest::memory_limit,
+    native::{part, propagation},
 };
 use crate::{
     images::with_causes,
@@ -207,6 +212,42 @@ impl Storage {
             sub_path,
             read_only: ready.read_only || wanted.read_only == Some(true),
         })
+    }
+
+    /// What a container on the machine's kernel mounts; or what of it cannot be.
+    pub(super) fn binds(
+        &self,
+        container: &Container,
+        environment: &[(String, String)],
+    ) -> Result<Vec<Bind>, String> {
+        let mut list = Vec::new();
+        for wanted in container.volume_mounts.iter().flatten() {
+            let mount = self.mount(container, wanted, environment);
+            let mount = mount.map_err(|problem| problem.to_string())?;
+            let name = &wanted.name;
+            let directory = self
+                .volumes
+                .get(name)
+                .and_then(|ready| ready.directory.as_ref());
+            let source = match directory {
+                None if mount.sub_path.is_empty() => Source::Memory(name.clone()),
+                None => return Err(format!("volume {name:?} is in memory: it has no subPath")),
+                Some(directory) if mount.sub_path.is_empty() => Source::Path(directory.clone()),
+                Some(directory) => {
+                    let part = part(directory, &mount.sub_path);
+                    Source::Path(part.map_err(|error| {
+                        format!("failed to prepare volumeMount {name:?}: {error}")
+                    })?)
+                }
+            };
+            list.push(Bind {
+                source,
+                target: mount.guest,
+                read_only: mount.read_only,
+                propagation: propagation(wanted.mount_propagation.as_deref()),
+            });
+        }
+        Ok(list)
     }
 
     /// Where on this machine the container's mounts are.

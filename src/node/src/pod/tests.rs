@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
+    backend::Runnable,
     backend::{Program, StartError},
     testing::{Bench, Order, container, pod},
 };
@@ -719,7 +720,7 @@ async fn a_new_image_replaces_the_instance() {
     a.exit(143);
     let second = bench.started("a").await;
     assert!(
-        matches!(&second.config.program, Program::Image(image) if image.reference == "docker.io/library/i:v2")
+        matches!(&second.config.program, Program::Image(Runnable::Stored(image)) if image.reference == "docker.io/library/i:v2")
     );
     let status = bench
         .api

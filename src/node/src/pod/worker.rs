@@ -21,7 +21,7 @@ use super::{
     backoff::Doubling,
     board::{Board, Facts, Record, State, Verdict},
     container::{Memory, Runner},
-    manifest::{RestartPolicy, Role, ephemeral_containers, own_grace},
+    manifest::{RestartPolicy, Role, ephemeral_containers, init_containers, own_grace},
     names::sandbox_config,
     publish::{self, Publisher},
     resize::{self, Decision},
@@ -29,7 +29,10 @@ use super::{
     status::Phase,
     storage::Storage,
 };
-use crate::{backend::Sandbox, logs::PodKey};
+use crate::{
+    backend::{Nowhere, Runnable, Sandbox},
+    logs::PodKey,
+};
 
 /// How soon a network is tried to get again at first; then twice as long each time.
 const SANDBOX_RETRY: Duration = Duration::from_secs(1);
@@ -77,7 +80,8 @@ impl Worker {
     ) -> Self {
         let pod = feed.borrow().pod.clone();
         let now = Timestamp::now();
-        let facts = restore::facts(&pod, now);
+        let left = context.backend.survivors(&pod.uid().unwrap_or_default());
+        let facts = restore::facts(&pod, now, &left);
         let facts = Facts {
             start_time: facts.start_time.or(Some(now)),
             verdict,
@@ -156,10 +160,9 @@ impl Worker {
 
     /// Removes what the pod had on disk: nothing of it runs any more, and never will.
     async fn remove_volumes(&self) {
-        let dir = self
-            .context
-            .volumes
-            .of(&self.pod().uid().unwrap_or_default());
+        let uid = self.pod().uid().unwrap_or_default();
+        self.context.backend.remove(&uid).await;
+        let dir = self.context.volumes.of(&uid);
         // Without an answer, the process is ending.
         let _ = tokio::task::spawn_blocking(move || dir.remove()).await;
     }
@@ -194,12 +197,74 @@ impl Worker {
         })
     }
 
+    /// Whether some of the pod's containers is no module, as its images say; those that nobody has are brought in first,
+    /// however long it takes. Without a backend for anything else, all are taken for modules.
+    async fn is_native(&self) -> bool {
+        let backend = &self.context.backend;
+        if !backend.runs_native() {
+            return false;
+        }
+        if !backend
+            .survivors(&self.pod().uid().unwrap_or_default())
+            .is_empty()
+        {
+            return true;
+        }
+        let containers: Vec<(usize, String)> = {
+            let pod = self.pod();
+            let spec = pod.spec.as_ref();
+            let all = spec.map(|spec| [init_containers(spec), spec.containers.as_slice()].concat());
+            let images = all
+                .unwrap_or_default()
+                .into_iter()
+                .map(|one| one.image.unwrap_or_default());
+            images.enumerate().collect()
+        };
+        for (index, name) in containers {
+            let image = match self.context.find_image(&name).await {
+                Ok(Some(image)) => image,
+                _ => self.bring_in(index).await,
+            };
+            if image.is_native() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Gets a container's image before there is a sandbox for it.
+    async fn bring_in(&self, index: usize) -> Runnable {
+        let (_stop, orders) = watch::channel(None);
+        let runner = Runner {
+            context: self.context.clone(),
+            feed: self.feed.clone(),
+            board: self.board.clone(),
+            index,
+            sandbox: Arc::new(Nowhere),
+            storage: Arc::new(Storage::empty()),
+            stop: orders,
+            memory: Memory::default(),
+        };
+        loop {
+            if let Some((image, _)) = runner.image(&runner.container()).await {
+                return image;
+            }
+        }
+    }
+
     /// Gets the pod a network, however long it takes.
     async fn sandbox(&self) -> Arc<dyn Sandbox> {
+        let is_native = self.is_native().await;
         let mut retry = Doubling::new(SANDBOX_RETRY, LONGEST_SANDBOX_RETRY);
         loop {
             let host = self.context.host_ips.first().copied();
-            let config = sandbox_config(&self.pod(), self.board.read(|facts| facts.ip), host);
+            let dir = self
+                .context
+                .volumes
+                .of(&self.pod().uid().unwrap_or_default());
+            let before = self.board.read(|facts| facts.ip);
+            let mut config = sandbox_config(&self.pod(), before, host, dir.path().to_owned());
+            config.is_native = is_native;
             match self.context.backend.sandbox(config).await {
                 Ok(sandbox) => return sandbox,
                 Err(error) => {
@@ -319,7 +384,9 @@ impl Worker {
             .enumerate()
             .filter(|(_, role)| matches!(role, Role::Init | Role::Sidecar))
         {
-            self.hire(crew, index, *role);
+            if !self.board.read(|facts| facts.containers[index].is_done()) {
+                self.hire(crew, index, *role);
+            }
             match role {
                 Role::Sidecar => {
                     self.board

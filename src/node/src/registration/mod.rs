@@ -22,8 +22,12 @@ use kube::{
     runtime::{WatchStreamExt as _, watcher},
 };
 use serde_json::json;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
+use vaquita_docker::Engine;
 
 use crate::{
     eviction::Pressure,
@@ -38,6 +42,8 @@ use object::{Measures, says_the_same};
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// A node whose lease is older than this is taken for dead. Upstream's default.
 const LEASE_SECONDS: i32 = 40;
+/// How long a Docker engine may take to say that it is there.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(3);
 /// How often the status is written when nothing has changed. Upstream's default.
 const STATUS_EVERY: Duration = Duration::from_mins(5);
 /// How soon a failed heartbeat is tried again at first; then twice as long each time, up to the heartbeat itself.
@@ -52,6 +58,8 @@ pub(crate) struct Registration {
     pub(crate) pressure: watch::Receiver<Pressure>,
     pub(crate) refused: Refused,
     pub(crate) log_dir: PathBuf,
+    /// What runs Linux images, if anything does.
+    pub(crate) engine: Option<Engine>,
     pub(crate) heartbeat: Duration,
     /// Becomes true when the node has reported itself for the first time.
     pub(crate) registered: watch::Sender<bool>,
@@ -149,15 +157,27 @@ impl Registration {
     async fn measure(&self) -> Measures {
         let images = self.images.list().await;
         let (log_dir, pressure) = (self.log_dir.clone(), *self.pressure.borrow());
+        let engine_problem = self.engine_problem().await;
         let measure = move || Measures {
             pressure,
             disk: host::disk(&log_dir),
             images,
+            engine_problem,
         };
         // Blocking work can only fail by a panic, which has been reported.
         tokio::task::spawn_blocking(measure)
             .await
             .unwrap_or_default()
+    }
+
+    /// Why the engine does not answer, if there is one and it does not.
+    async fn engine_problem(&self) -> Option<String> {
+        let engine = self.engine.as_ref()?;
+        match timeout(ENGINE_PATIENCE, engine.answers()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the Docker engine does not answer in time".to_owned()),
+        }
     }
 
     async fn renew_lease(&self, node: &Node) -> kube::Result<()> {

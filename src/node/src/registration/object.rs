@@ -1,6 +1,6 @@
 //! The Node object, from what is known of the machine. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -25,9 +25,9 @@ pub(crate) struct Machine {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) capacity: Capacity,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Whether it runs Linux containers, besides modules.
-    pub(crate) runs_containers: bool,
     pub(crate) info: NodeSystemInfo,
+    /// What runs Linux images, with its version, if anything does.
+    pub(crate) engine: Option<String>,
 }
 
 /// What is measured each time.
@@ -36,6 +36,8 @@ pub(crate) struct Measures {
     pub(crate) pressure: Pressure,
     pub(crate) disk: Option<host::Disk>,
     pub(crate) images: Vec<Image>,
+    /// Why the engine does not answer, if there is one and it does not.
+    pub(crate) engine_problem: Option<String>,
 }
 
 impl Machine {
@@ -61,7 +63,7 @@ impl Machine {
             ("vaquita.dev/wasm", "true"),
             (
                 "vaquita.dev/containers",
-                if self.runs_containers {
+                if self.engine.is_some() {
                     "true"
                 } else {
                     "false"
@@ -84,7 +86,7 @@ impl Machine {
             addresses: Some(self.node_addresses()),
             allocatable: resources.clone(),
             capacity: resources,
-            conditions: Some(conditions(measures, previous, now)),
+            conditions: Some(conditions(measures, self.engine.as_deref(), previous, now)),
             images: Some(images(&measures.images)),
             node_info: Some(self.info.clone()),
             ..NodeStatus::default()
@@ -158,7 +160,7 @@ struct Finding {
     type_: &'static str,
     status: bool,
     reason: &'static str,
-    message: &'static str,
+    message: Cow<'static, str>,
 }
 
 /// The conditions of this moment. Reasons and messages are upstream's.
@@ -170,7 +172,7 @@ fn findings(measures: &Measures) -> [Finding; 4] {
             type_,
             status,
             reason,
-            message,
+            message: message.into(),
         }
     };
     let ready = ("KubeletReady", "kubelet is posting ready status");
@@ -207,16 +209,36 @@ const PROCESSES: [(&str, &str); 2] = [
         "kubelet has sufficient PID available",
     ),
 ];
+/// Whether Linux images run here.
+fn containers(measures: &Measures, engine: Option<&str>) -> Finding {
+    let (status, reason, message) = match (engine, &measures.engine_problem) {
+        (None, _) => (
+            false,
+            "NoEngine",
+            "no Docker engine is in use: only Wasm images run here".to_owned(),
+        ),
+        (Some(_), Some(problem)) => (false, "EngineNotResponding", problem.clone()),
+        (Some(engine), None) => (true, "EngineReady", format!("{engine} answers")),
+    };
+    Finding {
+        type_: "ContainersReady",
+        status,
+        reason,
+        message: message.into(),
+    }
+}
 
 fn conditions(
     measures: &Measures,
+    engine: Option<&str>,
     previous: Option<&NodeStatus>,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
     let previous = previous
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default();
-    let findings = findings(measures);
+    let mut findings = Vec::from(findings(measures));
+    findings.push(containers(measures, engine));
     let others = previous
         .iter()
         .filter(|old| findings.iter().all(|new| new.type_ != old.type_));
@@ -230,7 +252,7 @@ fn conditions(
             last_transition_time: unchanged
                 .and_then(|old| old.last_transition_time.clone())
                 .or(Some(Time(now))),
-            message: Some(finding.message.to_owned()),
+            message: Some(finding.message.to_string()),
             reason: Some(finding.reason.to_owned()),
             status: status.to_owned(),
             type_: finding.type_.to_owned(),
@@ -282,8 +304,8 @@ mod tests {
                 pods: 100,
             },
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
-            runs_containers: false,
             info: host::system_info(),
+            engine: None,
         }
     }
 

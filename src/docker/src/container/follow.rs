@@ -1,0 +1,173 @@
+//! Following a container to its end: its output, and how it ended.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bollard::{
+    container::LogOutput,
+    errors::Error,
+    query_parameters::{LogsOptionsBuilder, WaitContainerOptions},
+};
+use futures::StreamExt as _;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::{Exit, lock};
+use crate::{
+    engine::{Engine, EngineError},
+    hijack::Frames,
+    output::{Channel, Output},
+    usage::Groups,
+};
+
+/// How long output may still come after the container has ended.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How soon an engine that does not answer is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+/// The code of a container that is gone without a trace.
+const LOST: i32 = 137;
+
+/// Where output comes from.
+pub(super) enum Source {
+    /// The container's streams.
+    Attached(Frames),
+    /// What the engine has kept since, in seconds since 1970, and what comes.
+    Log { since: i64 },
+}
+
+/// Follows one container.
+pub(super) struct Follower {
+    pub(super) engine: Engine,
+    pub(super) id: String,
+    pub(super) groups: Arc<Mutex<Option<Groups>>>,
+}
+
+impl Follower {
+    pub(super) async fn run(
+        self,
+        source: Source,
+        output: Arc<dyn Output>,
+        ended: watch::Sender<Option<Exit>>,
+    ) {
+        let exit = {
+            let mut copying = std::pin::pin!(self.copy(source, &*output));
+            let waiting = async {
+                self.find_groups().await;
+                self.exit().await
+            };
+            let mut is_copied = false;
+            let exit = {
+                let mut waiting = std::pin::pin!(waiting);
+                loop {
+                    tokio::select! {
+                        exit = &mut waiting => break exit,
+                        () = &mut copying, if !is_copied => is_copied = true,
+                    }
+                }
+            };
+            if !is_copied {
+                // Something else may hold the streams open.
+                let _ = timeout(DRAIN, copying).await;
+            }
+            exit
+        };
+        output.finish();
+        ended.send_replace(Some(exit));
+    }
+
+    async fn copy(&self, source: Source, output: &dyn Output) {
+        match source {
+            Source::Attached(mut frames) => {
+                while let Ok(Some((channel, piece))) = frames.next().await {
+                    let channel = if channel == 2 {
+                        Channel::Stderr
+                    } else {
+                        Channel::Stdout
+                    };
+                    poll_fn(|context| output.poll_ready(context)).await;
+                    output.write(channel, &piece);
+                }
+            }
+            Source::Log { since } => {
+                let options = LogsOptionsBuilder::default()
+                    .follow(true)
+                    .stdout(true)
+                    .stderr(true)
+                    .since(i32::try_from(since).unwrap_or(0))
+                    .build();
+                let mut pieces = self.engine.docker.logs(&self.id, Some(options)).boxed();
+                while let Some(Ok(piece)) = pieces.next().await {
+                    let channel = match piece {
+                        LogOutput::StdErr { .. } => Channel::Stderr,
+                        _ => Channel::Stdout,
+                    };
+                    poll_fn(|context| output.poll_ready(context)).await;
+                    output.write(channel, &piece.into_bytes());
+                }
+            }
+        }
+    }
+
+    /// Finds out where the kernel counts what the container uses. On another machine, nobody knows.
+    async fn find_groups(&self) {
+        let Ok(found) = self.engine.docker.inspect_container(&self.id, None).await else {
+            return;
+        };
+        let pid = found.state.and_then(|state| state.pid);
+        let pid = pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .filter(|pid| *pid > 0);
+        if let Some(groups) = pid.and_then(Groups::of) {
+            *lock(&self.groups) = Some(groups);
+        }
+    }
+
+    /// Waits for the end, however often the engine goes away meanwhile.
+    async fn exit(&self) -> Exit {
+        loop {
+            let waiting = self
+                .engine
+                .docker
+                .wait_container(&self.id, None::<WaitContainerOptions>);
+            let answer = waiting.boxed().next().await;
+            let is_over = matches!(
+                answer,
+                Some(Ok(_) | Err(Error::DockerContainerWaitError { .. }))
+            );
+            match self.state().await {
+                Ok(Some(exit)) => return exit,
+                Ok(None) if is_over => {}
+                Ok(None) => sleep(RETRY).await,
+                Err(error) if error.is_absent() => {
+                    return Exit {
+                        code: LOST,
+                        message: Some("the container was removed from outside".to_owned()),
+                        ..Exit::default()
+                    };
+                }
+                Err(_) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// How it ended; `None` if it has not.
+    async fn state(&self) -> Result<Option<Exit>, EngineError> {
+        let found = self.engine.docker.inspect_container(&self.id, None).await;
+        let found = found.map_err(EngineError::of("looking for a container"))?;
+        let state = found.state.unwrap_or_default();
+        if state.running == Some(true) || state.restarting == Some(true) {
+            return Ok(None);
+        }
+        let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
+        Ok(Some(Exit {
+            code: code.unwrap_or(LOST),
+            is_out_of_memory: state.oom_killed == Some(true),
+            message: state.error.filter(|message| !message.is_empty()),
+        }))
+    }
+}

@@ -1,0 +1,130 @@
+//! Runs Linux containers by a Docker engine, through `vaquita-docker`; modules by the other backend.
+//!
+//! Which of the two a pod needs is known before it gets its sandbox: the worker looks at its images.
+
+mod output;
+mod sandbox;
+
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
+
+use async_trait::async_trait;
+use vaquita_docker::{Login, Network, PodSpec, Shim};
+
+use super::{Backend, Runnable, Sandbox, SandboxConfig, SandboxError, Survivor, wasm::WasmBackend};
+use crate::pod::names::{host_hosts_file, hosts_file, native_resolv_conf};
+use sandbox::DockerSandbox;
+
+/// The files that every container of a pod sees.
+const HOSTS: &str = "etc-hosts";
+const RESOLV_CONF: &str = "resolv.conf";
+
+/// Pods of both kinds.
+pub(crate) struct DockerBackend {
+    shim: Shim,
+    modules: WasmBackend,
+    /// Where the cluster answers for names.
+    dns: Option<IpAddr>,
+}
+
+impl DockerBackend {
+    pub(crate) fn new(shim: Shim, modules: WasmBackend, dns: Option<IpAddr>) -> Self {
+        Self { shim, modules, dns }
+    }
+
+    async fn native(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
+        let wanted = match config.wanted_ip {
+            Some(IpAddr::V4(ip)) => Some(ip),
+            _ => None,
+        };
+        let network = match config.host_network {
+            Some(_) => Network::Host,
+            None => Network::Bridge { wanted },
+        };
+        let spec = PodSpec {
+            uid: config.uid.clone(),
+            namespace: config.namespace.clone(),
+            name: config.name.clone(),
+            hostname: config.hostname.clone(),
+            network,
+            ports: config.host_ports.clone(),
+            processes: config.processes(),
+            host_ipc: config.host_ipc,
+            sysctls: config.sysctls.clone(),
+            memory_volumes: config.memory_volumes.clone(),
+        };
+        let pod = self.shim.pod(spec).await?;
+        let ip = config.host_network.or(pod.ip());
+        let ip = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let hosts = match config.host_network {
+            Some(_) => host_hosts_file(&config),
+            None => hosts_file(&config, ip),
+        };
+        let resolv_conf = native_resolv_conf(&config, self.dns);
+        let dir = config.dir.clone();
+        let files = [(HOSTS, hosts), (RESOLV_CONF, resolv_conf)];
+        // Without an answer, the process is ending.
+        let written = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&dir)?;
+            let mut paths = Vec::new();
+            for (name, text) in files {
+                let path = dir.join(name);
+                std::fs::write(&path, text)?;
+                paths.push((format!("/etc/{}", name.trim_start_matches("etc-")), path));
+            }
+            Ok::<_, std::io::Error>(paths)
+        });
+        let files = written.await.map_err(std::io::Error::other)??;
+        Ok(Arc::new(DockerSandbox::new(pod, ip, files)))
+    }
+}
+
+#[async_trait]
+impl Backend for DockerBackend {
+    async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
+        if config.is_native {
+            self.native(config).await
+        } else {
+            self.modules.sandbox(config).await
+        }
+    }
+
+    fn runs_native(&self) -> bool {
+        true
+    }
+
+    async fn image(&self, name: &str) -> Result<Option<Runnable>, String> {
+        let found = self.shim.engine().image(name).await;
+        let found = found.map_err(|error| error.to_string())?;
+        Ok(found.map(Runnable::from))
+    }
+
+    async fn pull(&self, name: &str, login: Option<Login>) -> Result<Runnable, String> {
+        let pulled = self.shim.engine().pull(name, login).await;
+        pulled.map_err(|error| error.to_string())?;
+        let absent = || format!("the Docker engine does not have {name:?} after it was pulled");
+        self.image(name).await?.ok_or_else(absent)
+    }
+
+    fn survivors(&self, uid: &str) -> Vec<Survivor> {
+        let left = self.shim.survivors(uid).into_iter();
+        left.map(|left| Survivor {
+            name: left.name,
+            attempt: left.attempt,
+        })
+        .collect()
+    }
+
+    async fn keep_only(&self, uids: &HashSet<String>) {
+        self.shim.keep_only(uids).await;
+    }
+
+    async fn remove(&self, uid: &str) {
+        self.shim.remove(uid).await;
+    }
+
+    async fn close(&self) {
+        if let Err(error) = self.shim.close().await {
+            tracing::warn!(%error, "containers are left on the Docker engine");
+        }
+    }
+}

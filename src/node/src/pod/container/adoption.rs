@@ -1,0 +1,75 @@
+//! Taking over a container that runs on from before the node was started.
+
+use std::{sync::Arc, time::SystemTime};
+
+use super::{
+    super::{board::State, wasm_policy},
+    Runner, Running, standard_input,
+};
+use crate::{
+    backend::{AdoptConfig, Instance},
+    exec::{Live, outlet::Hub},
+    logs::PodKey,
+    stats::Meter,
+};
+
+impl Runner {
+    /// The container that the board says is running, although this runner has not started it. `None`: there is none, or it
+    /// cannot be had any more; then the board says that it is being made anew.
+    pub(super) async fn take_over(&mut self) -> Option<Running> {
+        let attempt = self.board.read(|facts| {
+            let record = facts.containers.get(self.index)?;
+            matches!(record.state, State::Running { .. }).then_some(record.restarts)
+        })?;
+        let adopted = self.adopt(attempt).await;
+        if adopted.is_none() {
+            self.wait_with("ContainerCreating", None);
+        }
+        adopted
+    }
+
+    async fn adopt(&self, attempt: u32) -> Option<Running> {
+        let (pod, container) = (self.pod(), self.container());
+        let name = container.image.as_deref().unwrap_or_default();
+        let image = self.context.find_image(name).await.ok().flatten()?;
+        let key = PodKey::of(&pod);
+        let written = self.context.logs.written(&key, &container.name, attempt);
+        let written = written.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let log = self.context.logs.begin(&key, &container.name, attempt);
+        let grants = wasm_policy::grants(&self.context.client, &pod).await.ok()?;
+        let hub = Arc::new(Hub::default());
+        let (stdin, typed) = standard_input(&container);
+        let lifecycle = container.lifecycle.as_ref();
+        let config = AdoptConfig {
+            name: container.name.clone(),
+            attempt,
+            logged_until: written.map_or(0, |since| since.as_secs().cast_signed()),
+            stop_signal: lifecycle.and_then(|lifecycle| lifecycle.stop_signal.clone()),
+            stdin,
+            output: hub.clone(),
+            log: log.sink(),
+        };
+        let Some(instance) = self.sandbox.adopt(config).await else {
+            log.close();
+            return None;
+        };
+        let instance: Arc<dyn Instance> = Arc::from(instance);
+        let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
+        self.board.set_meter(self.index, Some(meter));
+        let live = Live {
+            sandbox: self.sandbox.clone(),
+            storage: self.storage.clone(),
+            image,
+            instance: Arc::clone(&instance),
+            hub,
+            stdin: typed,
+        };
+        self.board.set_live(self.index, Some(Arc::new(live)));
+        Some(Running {
+            instance,
+            log,
+            container,
+            grants,
+        })
+    }
+}
