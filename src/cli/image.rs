@@ -198,15 +198,14 @@ fn load(
 ) -> anyhow::Result<Vec<Image>> {
     let shown = file.map_or("standard input".into(), Path::to_string_lossy);
     let doing = || format!("cannot load {shown}");
-    let mut from: Box<dyn BufRead> = match file {
-        Some(file) => Box::new(BufReader::new(File::open(file).with_context(doing)?)),
-        None => {
-            anyhow::ensure!(
-                !std::io::stdin().is_terminal(),
-                "nothing to load: give a file, or an archive on standard input"
-            );
-            Box::new(std::io::stdin().lock())
-        }
+    let mut from: Box<dyn BufRead> = if let Some(file) = file {
+        Box::new(BufReader::new(File::open(file).with_context(doing)?))
+    } else {
+        anyhow::ensure!(
+            !std::io::stdin().is_terminal(),
+            "nothing to load: give a file, or an archive on standard input"
+        );
+        Box::new(std::io::stdin().lock())
     };
     if is_archive(from.fill_buf().with_context(doing)?) {
         return store.load_archive(from, name, limits).with_context(doing);

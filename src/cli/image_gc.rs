@@ -9,6 +9,10 @@ use super::up::duration;
 /// Options about images that nobody needs.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Images that nobody needs")]
+#[expect(
+    clippy::struct_field_names,
+    reason = "they are the names of the options, as the kubelet has them"
+)]
 pub(super) struct ImageGcOptions {
     /// Percentage of the disk in use from which on unused images are removed; 100: never [default: 85]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]

@@ -65,7 +65,7 @@ pub(super) struct UpArgs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Linux images")]
 struct ContainerArgs {
-    /// The Docker engine that runs Linux images: unix:///PATH or tcp://HOST:PORT; "none" for none [default: the one at
+    /// The Docker engine that runs Linux images: <unix:///PATH> or tcp://HOST:PORT; "none" for none [default: the one at
     /// /var/run/docker.sock, if it answers].
     #[arg(long, value_name = "ADDRESS", env = "VAQUITA_DOCKER")]
     docker: Option<String>,

@@ -380,6 +380,11 @@ spec:
         )
     };
     let before = facts(&cluster);
+    // What was written in the second of the crash may be there twice afterwards.
+    eventually("its beginning is some seconds ago", || {
+        let log = cluster.kubectl(&["logs", "stays"]);
+        log.contains("tick 4").then_some(()).ok_or(log)
+    });
     let dir = cluster.kill();
     assert!(engine.containers().contains("vaquita_main_stays"));
 

@@ -3,13 +3,22 @@
 //!
 //! The moments are random, from a seed that is printed; `VAQUITA_TEST_SEED` sets another.
 
-use std::{thread, time::Duration};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use crate::{
-    harness::{Vaquita, eventually, list},
-    pods::web,
+    harness::{Vaquita, command, eventually, http_get, list},
+    pods::{wait_answered_by, web},
+    workloads::version,
 };
 
 /// Draws numbers: xorshift, good enough to choose moments.
@@ -25,14 +34,19 @@ impl Moments {
         Self(seed | 1)
     }
 
-    /// Kills the cluster within the next `milliseconds`, and starts it again.
-    fn strike(&mut self, cluster: Vaquita, milliseconds: u64) -> Vaquita {
+    /// Lets some of the next `milliseconds` pass.
+    fn wait(&mut self, milliseconds: u64) {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         let wait = self.0 % milliseconds;
         println!("killed after {wait} ms");
         thread::sleep(Duration::from_millis(wait));
+    }
+
+    /// Kills the cluster within the next `milliseconds`, and starts it again.
+    fn strike(&mut self, cluster: Vaquita, milliseconds: u64) -> Vaquita {
+        self.wait(milliseconds);
         Vaquita::up_again(cluster.kill())
     }
 }
@@ -154,4 +168,248 @@ spec:
             Err(format!("{pods:?}"))
         }
     });
+}
+
+/// A node that somebody declared and that never says anything again, and pods that would rather be there.
+const SILENT: &str = r#"{"status": {
+  "capacity": {"cpu": "4", "memory": "4Gi", "pods": "10"},
+  "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "10"},
+  "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
+}}"#;
+
+fn restless(replicas: usize) -> String {
+    let wanted = "    spec:
+      tolerations:
+      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 3}
+      affinity:
+        nodeAffinity:
+          preferredDuringSchedulingIgnoredDuringExecution:
+          - {weight: 100, preference: {matchExpressions: [{key: shiny, operator: Exists}]}}
+";
+    web("hello", replicas).replace("    spec:\n", wanted)
+}
+
+#[test]
+fn pods_of_a_node_that_falls_silent_are_replaced_elsewhere() {
+    let mut moments = Moments::new();
+    let mut cluster = Vaquita::up();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(
+        "apiVersion: v1
+kind: Node
+metadata: {name: silent, labels: {shiny: 'yes', vaquita.dev/wasm: 'true'}}
+",
+    );
+    cluster.kubectl(&[
+        "patch",
+        "node",
+        "silent",
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        SILENT,
+    ]);
+    eventually("no taints", || {
+        let spec = cluster.get(&["node", "silent"])["spec"].take();
+        if list(&spec["taints"]).is_empty() {
+            Ok(())
+        } else {
+            Err(spec.to_string())
+        }
+    });
+    cluster.apply(&restless(2));
+    let on = |cluster: &Vaquita, node: &str| {
+        let pods = all_pods(cluster).into_iter();
+        pods.filter(|pod| pod["spec"]["nodeName"] == node).count()
+    };
+    eventually("two pods there", || match on(&cluster, "silent") {
+        2 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    // It is given up after 40 s of silence, and the pods' patience lasts for three: somewhere around there.
+    thread::sleep(Duration::from_secs(38));
+    cluster = moments.strike(cluster, 8000);
+    let lost = || {
+        let node = cluster.get(&["node", "silent"]);
+        let mut conditions = list(&node["status"]["conditions"]).into_iter();
+        let ready = conditions.find(|condition| condition["type"] == "Ready");
+        match ready {
+            Some(ready) if ready["status"] == "Unknown" => {
+                assert_eq!(ready["reason"], "NodeStatusUnknown");
+                Ok(())
+            }
+            other => Err(format!("{other:?}")),
+        }
+    };
+    eventually("given up", lost);
+    let pods = cluster.wait_ready("app=hello", 2);
+    wait_answered_by(cluster.node_port("hello"), &pods);
+    let events = cluster.kubectl(&["get", "events"]);
+    for reason in ["NodeNotReady", "TaintManagerEviction"] {
+        assert!(events.contains(reason), "{events}");
+    }
+    // They are said to end until somebody vouches that their node is gone.
+    assert_eq!(on(&cluster, "silent"), 2);
+    cluster.kubectl(&["delete", "node", "silent"]);
+    thread::sleep(Duration::from_secs(40));
+    eventually("none there", || match on(&cluster, "silent") {
+        0 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    assert_eq!(cluster.ready_pods("app=hello").len(), 2);
+}
+
+#[test]
+fn a_rolling_update_goes_on_where_it_was_stopped() {
+    let mut moments = Moments::new();
+    let cluster = Vaquita::up();
+    for name in ["v1", "v2"] {
+        cluster.load_guest("hello", &format!("localhost/hello:{name}"));
+    }
+    cluster.apply(&version("v1", 4));
+    cluster.wait_ready("app=web", 4);
+    let file = cluster.dir().path().join("v2.yaml");
+    fs::write(&file, version("v2", 4)).expect("a file");
+    let give_up = Instant::now() + Duration::from_mins(2);
+    loop {
+        let mut update = Command::new(env!("CARGO_BIN_EXE_vaquita"))
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .args([
+                "rolling-update",
+                "web-v1",
+                "--update-period=0s",
+                "--poll-interval=50ms",
+                "-f",
+            ])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        moments.wait(1500);
+        let _ = update.kill();
+        update.wait().expect("it ends");
+        assert!(
+            cluster.ready_pods("app=web").len() >= 3,
+            "they were four, and one at a time is replaced"
+        );
+        let left = cluster.kubectl(&["get", "rc", "-o", "name"]);
+        if left.trim() == "replicationcontroller/web-v2" {
+            break;
+        }
+        assert!(Instant::now() < give_up, "no end in sight:\n{left}");
+    }
+    cluster.wait_ready("version=v2", 4);
+    eventually("no pod too many", || match all_pods(&cluster).len() {
+        4 => Ok(()),
+        other => Err(other.to_string()),
+    });
+}
+
+/// A cluster whose database is on a disk of its own, a small one.
+struct Cramped {
+    cluster: Vaquita,
+    /// The disk, as seen from here: only the cluster has it mounted.
+    disk: PathBuf,
+}
+
+impl Cramped {
+    /// Needs the right to mount a file system in a namespace of its own, as users of Linux ordinarily have it.
+    fn up() -> Self {
+        let first = Vaquita::up();
+        let dir = first.dir();
+        assert!(first.stop().success());
+        let (disk, database) = (dir.path().join("disk"), dir.path().join("store.redb"));
+        fs::create_dir(&disk).expect("a directory");
+        let kept = dir.path().join("kept.redb");
+        fs::rename(&database, &kept).expect("it moves");
+        symlink(disk.join("store.redb"), &database).expect("a link");
+        let script = "mount -t tmpfs -o size=48m none \"$1\" && mv \"$2\" \"$1/store.redb\" && shift 2 && exec \"$@\"";
+        let up = command(dir.path());
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "sh",
+            ])
+            .args([&disk, &kept])
+            .arg(up.get_program())
+            .args(up.get_args())
+            .stdin(Stdio::null());
+        let cluster = Vaquita::started_by(dir, &mut command);
+        let seen = disk.strip_prefix("/").expect("it is absolute");
+        Self {
+            disk: PathBuf::from(format!("/proc/{}/root", cluster.pid())).join(seen),
+            cluster,
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.disk.join("filler")
+    }
+
+    /// Fills the disk to the last byte.
+    fn fill(&self) {
+        let mut filler = File::create(self.filler()).expect("a file");
+        while filler.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    fn empty(&self) {
+        fs::remove_file(self.filler()).expect("it was there");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_alone_and_needs_no_restart() {
+    let cramped = Cramped::up();
+    let cluster = &cramped.cluster;
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(&web("hello", 1));
+    let pods = cluster.wait_ready("app=hello", 1);
+    let port = cluster.node_port("hello");
+    wait_answered_by(port, &pods);
+    let large = cluster.dir().path().join("large");
+    fs::write(&large, vec![b'x'; 400_000]).expect("a file");
+    let put = |name: &str| {
+        let from = format!("--from-file={}", large.display());
+        cluster.try_kubectl(&["create", "configmap", name, &from])
+    };
+    cramped.fill();
+    let mut kept = Vec::new();
+    let refused = loop {
+        let name = format!("map-{}", kept.len());
+        let printed = put(&name);
+        if !printed.status.success() {
+            break printed.stderr;
+        }
+        kept.push(name);
+        assert!(kept.len() < 1000, "it never gets full");
+    };
+    assert!(refused.contains("No space left on device"), "{refused}");
+    // What is there is there, and what runs goes on.
+    let names = cluster.kubectl(&["get", "configmaps", "-o", "name"]);
+    for name in &kept {
+        assert!(names.contains(name), "{name} is lost:\n{names}");
+    }
+    assert_eq!(cluster.ready_pods("app=hello"), pods);
+    assert_eq!(http_get(port, "/").expect("an answer").0, 200);
+    assert!(!put("one-more").status.success());
+
+    cramped.empty();
+    eventually("writes again", || {
+        let printed = put("after");
+        if printed.status.success() {
+            Ok(())
+        } else {
+            Err(printed.stderr)
+        }
+    });
+    cluster.kubectl(&["scale", "rc", "hello", "--replicas=2"]);
+    cluster.wait_ready("app=hello", 2);
 }

@@ -56,8 +56,14 @@ impl Vaquita {
     }
 
     fn start(dir: Arc<TempDir>, args: &[&str]) -> Self {
-        let mut child = command(dir.path())
-            .args(args)
+        let mut command = command(dir.path());
+        command.args(args);
+        Self::started_by(dir, &mut command)
+    }
+
+    /// A cluster over `dir` that the caller's own command starts.
+    pub(crate) fn started_by(dir: Arc<TempDir>, command: &mut Command) -> Self {
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

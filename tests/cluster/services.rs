@@ -190,9 +190,10 @@ fn policies_close_and_open_the_way_to_pods() {
     cluster.apply(&web("hello", 1));
     cluster.apply(&web("other", 1));
     let pods = cluster.wait_ready("app=hello", 1);
-    cluster.wait_ready("app=other", 1);
+    let others = cluster.wait_ready("app=other", 1);
     let (port, other) = (cluster.node_port("hello"), cluster.node_port("other"));
     wait_answered_by(port, &pods);
+    wait_answered_by(other, &others);
     let policy = |rules: &str| {
         cluster.apply(&format!(
             "apiVersion: networking.k8s.io/v1

@@ -491,7 +491,7 @@ spec:
 }
 
 /// A replication controller of one version of an HTTP component.
-fn version(version: &str, replicas: usize) -> String {
+pub(crate) fn version(version: &str, replicas: usize) -> String {
     format!(
         "apiVersion: v1
 kind: ReplicationController

@@ -44,7 +44,7 @@ pub async fn run(context: Context) {
         let pod = change.object();
         if templates(pod).next().is_some() {
             let namespace = pod.namespace().unwrap_or_default();
-            pods.add(ObjectKey::new(&namespace, &pod.name_any()));
+            pods.add(ObjectKey::new(&namespace, pod.name_any()));
         }
     });
     let pods = queue.clone();

@@ -1,6 +1,6 @@
 //! Claims of devices that pods ask for by a template.
 //!
-//! For each entry of a pod's `resourceClaims` that names a ResourceClaimTemplate, a ResourceClaim is made that the pod owns, and
+//! For each entry of a pod's `resourceClaims` that names a `ResourceClaimTemplate`, a `ResourceClaim` is made that the pod owns, and
 //! its name is written into the pod's status. A claim says which pods it is reserved for: those that have ended are taken off
 //! that list, and a claim that nobody uses any more loses its devices. A claim that was made for a pod is deleted as soon as
 //! the pod has ended; when the pod itself goes, the garbage collector sees to it.

@@ -182,6 +182,10 @@ pub struct Resources {
 
 /// What a container may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own, as the engine has them"
+)]
 pub struct Security {
     /// User and group, `UID:GID`, `UID` or `NAME`; `None`: as the image says.
     pub user: Option<String>,
@@ -199,9 +203,9 @@ pub struct Security {
     pub drop_capabilities: Vec<String>,
     /// Which system calls it may make.
     pub seccomp: Profile,
-    /// Which AppArmor profile holds it.
+    /// Which `AppArmor` profile holds it.
     pub apparmor: Profile,
-    /// SELinux options, each `user:...`, `role:...`, `type:...` or `level:...`.
+    /// `SELinux` options, each `user:...`, `role:...`, `type:...` or `level:...`.
     pub selinux: Vec<String>,
     /// Whether all of `/proc` and `/sys` can be seen and written as far as its rights go.
     pub unmasked: bool,
@@ -215,6 +219,6 @@ pub enum Profile {
     Default,
     /// None.
     Unconfined,
-    /// This one: for seccomp its JSON text, for AppArmor its name.
+    /// This one: for seccomp its JSON text, for `AppArmor` its name.
     Given(String),
 }

@@ -287,12 +287,11 @@ impl<'r> Unpacker<'r> {
     /// Removes what layers below have at a path.
     fn hide(&self, path: &Path) -> io::Result<()> {
         match path.file_name() {
-            // A mark of nothing.
-            None => Ok(()),
             Some(name) if name.is_empty() || name == "." || name == ".." => Ok(()),
             Some(_) if !self.made.contains(path) => remove(path),
             Some(_) if is_dir(path) => self.clear(path),
-            Some(_) => Ok(()),
+            // What this layer made itself stays; or it is a mark of nothing.
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -365,13 +365,12 @@ impl Mailbox {
         data: &[u8],
         to: SocketAddr,
     ) -> Result<(), NetError> {
-        let outward = match self.outward.get() {
-            Some(outward) => outward,
-            None => {
-                let opened = Outward::open(fabric, self)?;
-                // Whoever was faster: one is enough.
-                self.outward.get_or_init(|| opened)
-            }
+        let outward = if let Some(outward) = self.outward.get() {
+            outward
+        } else {
+            let opened = Outward::open(fabric, self)?;
+            // Whoever was faster: one is enough.
+            self.outward.get_or_init(|| opened)
         };
         outward.send(data, to);
         Ok(())

@@ -73,17 +73,7 @@ impl Node {
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
         let registry = Registry::default();
-        let claims = Claims::new(
-            client.clone(),
-            config.name.clone(),
-            config.storage_dir.clone(),
-        );
-        tasks.spawn(persistent::run(
-            client.clone(),
-            claims.clone(),
-            registry.clone(),
-            shutdown.clone(),
-        ));
+        let claims = keep_claims(&client, &config, &registry, &tasks, &shutdown);
         let refused = Refused::default();
         let (pressure, is_pressed) = watch::channel(Pressure::default());
         let modules = WasmBackend::new(
@@ -91,12 +81,7 @@ impl Node {
             config.runtime.clone(),
             config.images.clone(),
         );
-        let compiler = modules.clone();
-        let prepare = move |image| {
-            let compiler = compiler.clone();
-            async move { compiler.prepare(image).await }
-        };
-        tasks.spawn(compile::run(images.clone(), prepare, shutdown.clone()));
+        compile_ahead(&modules, &images, &tasks, &shutdown);
         let gc = Gc {
             images: images.clone(),
             registry: registry.clone(),
@@ -131,45 +116,26 @@ impl Node {
         let evictor = Evictor {
             context: context.clone(),
             registry: registry.clone(),
-            thresholds: config.eviction,
-            pods_dir: config.pods_dir,
+            thresholds: config.eviction.clone(),
+            pods_dir: config.pods_dir.clone(),
             images_dir: config.images.dir().to_owned(),
             pressure,
         };
         tasks.spawn(evictor.run(shutdown.clone()));
         let backend = context.backend.clone();
         let manager = Manager::new(context, config.name.clone(), registry.clone());
-        let mut first = is_registered.clone();
-        let stop = shutdown.clone();
-        tasks.spawn(async move {
-            // Without registration, the node is ending.
-            if first.wait_for(|registered| *registered).await.is_ok() {
-                manager.run(stop).await;
-            }
-            // In good order, nothing is left; after a crash, what runs is found again.
-            backend.close().await;
-        });
+        let first = is_registered.clone();
+        tasks.spawn(run_pods(manager, backend, first, shutdown.clone()));
+        let engine = config.containers.as_ref();
+        let engine = engine.map(|containers| containers.shim.engine().clone());
         let registration = Registration {
             client,
-            machine: Machine {
-                name: config.name.clone(),
-                addresses: config.addresses,
-                capacity: config.capacity,
-                labels: config.labels,
-                info: host::system_info(),
-                engine: config
-                    .containers
-                    .as_ref()
-                    .map(|containers| format!("Docker {}", containers.shim.engine().version())),
-            },
+            machine: machine(&config),
             images,
             pressure: is_pressed,
             refused,
             log_dir: logs.dir().to_owned(),
-            engine: config
-                .containers
-                .as_ref()
-                .map(|containers| containers.shim.engine().clone()),
+            engine,
             heartbeat: config.heartbeat,
             registered,
         };
@@ -224,6 +190,69 @@ impl Node {
     pub async fn stopped(&self) {
         self.tasks.wait().await;
     }
+}
+
+/// Makes and removes volumes that outlive pods.
+fn keep_claims(
+    client: &Client,
+    config: &NodeConfig,
+    registry: &Registry,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Claims {
+    let (name, dir) = (config.name.clone(), config.storage_dir.clone());
+    let claims = Claims::new(client.clone(), name, dir);
+    tasks.spawn(persistent::run(
+        client.clone(),
+        claims.clone(),
+        registry.clone(),
+        shutdown.clone(),
+    ));
+    claims
+}
+
+/// What the node says of itself.
+fn machine(config: &NodeConfig) -> Machine {
+    let engine = config.containers.as_ref();
+    let engine = engine.map(|containers| containers.shim.engine());
+    Machine {
+        name: config.name.clone(),
+        addresses: config.addresses.clone(),
+        capacity: config.capacity.clone(),
+        labels: config.labels.clone(),
+        info: host::system_info(),
+        engine: engine.map(|engine| format!("Docker {}", engine.version())),
+    }
+}
+
+/// Compiles what comes before somebody waits for it.
+fn compile_ahead(
+    modules: &WasmBackend,
+    images: &Images,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let modules = modules.clone();
+    let prepare = move |image| {
+        let modules = modules.clone();
+        async move { modules.prepare(image).await }
+    };
+    tasks.spawn(compile::run(images.clone(), prepare, shutdown.clone()));
+}
+
+/// Runs the node's pods from its registration to its end.
+async fn run_pods(
+    manager: Manager,
+    backend: Arc<dyn Backend>,
+    mut registered: watch::Receiver<bool>,
+    shutdown: CancellationToken,
+) {
+    // Without registration, the node is ending.
+    if registered.wait_for(|registered| *registered).await.is_ok() {
+        manager.run(shutdown).await;
+    }
+    // In good order, nothing is left; after a crash, what runs is found again.
+    backend.close().await;
 }
 
 impl std::fmt::Debug for Node {

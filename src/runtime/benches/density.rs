@@ -45,8 +45,10 @@ async fn measure(what: &str, text: &str, pods: u32, instances: u32) {
     config.max_instances = instances + 64;
     config.memory_reservation = 64 << 20;
     let runtime = Runtime::new(config).expect("a runtime");
-    let mut network = FabricConfig::default();
-    network.pod_cidr = "10.0.0.0/8".parse().expect("a network");
+    let network = FabricConfig {
+        pod_cidr: "10.0.0.0/8".parse().expect("a network"),
+        ..FabricConfig::default()
+    };
     let fabric = Fabric::new(network).expect("a fabric");
     let wasm = wat::parse_str(text).expect("correct text");
     let module = runtime.load(wasm.into()).await.expect("a module");

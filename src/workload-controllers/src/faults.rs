@@ -434,7 +434,7 @@ async fn a_cron_job_goes_on_however_its_clock_is_set() {
         assert!(!jobs.is_empty(), "seed {seed}");
         let behind = latest.duration_since(world.now()).as_secs();
         world.ahead.fetch_add(behind, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_secs(20 * 60)).await;
+        tokio::time::sleep(Duration::from_mins(20)).await;
         assert!(
             api.objects(JOBS).len() > jobs.len(),
             "seed {seed}: it goes on"

@@ -112,9 +112,9 @@ async fn what_is_approved_and_fits_its_signer_is_signed() {
     let two = block.parse_x509().unwrap();
     let organizations: Vec<_> = two.subject().iter_organization().collect();
     assert_eq!(organizations.len(), 2);
-    let signer = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority);
+    let authority_key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, authority);
     let signature = &two.signature_value.data;
-    signer
+    authority_key
         .verify(two.tbs_certificate.as_ref(), signature)
         .unwrap();
     api.until("another refusal", |api| {

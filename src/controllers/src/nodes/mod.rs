@@ -116,14 +116,13 @@ impl Reconciler for Controller {
             .node_grace
             .checked_sub(silence)
             .filter(|left| !left.is_zero());
-        let node = match left {
-            Some(_) => Node::clone(&node),
-            None => {
-                let lost = self.declare_lost(&node).await?;
-                // The watch tells it later; by then the last node of all may have been given up.
-                self.take_note(self.zones.count(&lost));
-                lost
-            }
+        let node = if left.is_some() {
+            Node::clone(&node)
+        } else {
+            let lost = self.declare_lost(&node).await?;
+            // The watch tells it later; by then the last node of all may have been given up.
+            self.take_note(self.zones.count(&lost));
+            lost
         };
         let turn = self.update_taints(&node).await?;
         if health::readiness(&node).is_some_and(|ready| ready != "True") {

@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(zones.turn(&node(0, "here", false), now), Turn::Now);
         assert_eq!(zones.turn(&elsewhere, now), Turn::Now);
         let later = now + Duration::from_secs(4);
-        let left = PACE - Duration::from_secs(4);
+        let left = PACE.saturating_sub(Duration::from_secs(4));
         assert_eq!(zones.turn(&elsewhere, later), Turn::In(left));
         assert_eq!(zones.turn(&elsewhere, now + PACE), Turn::Now);
     }

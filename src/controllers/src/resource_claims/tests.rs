@@ -99,7 +99,7 @@ async fn a_claim_is_made_from_the_template_and_goes_when_the_pod_has_ended() {
     assert_eq!(api.objects(CLAIMS).len(), 1);
 
     api.edit(PODS, "lab", "a", |pod| {
-        pod["status"]["phase"] = json!("Succeeded")
+        pod["status"]["phase"] = json!("Succeeded");
     });
     api.until("no claim", |api| api.objects(CLAIMS).is_empty())
         .await;

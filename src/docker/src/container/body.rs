@@ -136,12 +136,10 @@ fn shares(millicores: u32) -> i64 {
 
 fn log() -> HostConfigLogConfig {
     let config = [("max-size", LOG_SIZE), ("max-file", "2")];
-    let config = config
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let config = config.map(|(name, value)| (name.to_owned(), value.to_owned()));
     HostConfigLogConfig {
         typ: Some("json-file".to_owned()),
-        config: Some(HashMap::from_iter(config)),
+        config: Some(HashMap::from(config)),
     }
 }
 

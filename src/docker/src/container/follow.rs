@@ -142,7 +142,6 @@ impl Follower {
             match self.state().await {
                 Ok(Some(exit)) => return exit,
                 Ok(None) if is_over => {}
-                Ok(None) => sleep(RETRY).await,
                 Err(error) if error.is_absent() => {
                     return Exit {
                         code: LOST,
@@ -150,7 +149,7 @@ impl Follower {
                         ..Exit::default()
                     };
                 }
-                Err(_) => sleep(RETRY).await,
+                Ok(None) | Err(_) => sleep(RETRY).await,
             }
         }
     }

@@ -323,7 +323,7 @@ async fn send(engine: &Engine, id: &str, signal: &str) {
         // It has ended meanwhile.
         Err(error) if error.is_absent() || error.is_conflict() => {}
         Err(error) => {
-            tracing::warn!(container = id, signal, %error, "a container was not told to end")
+            tracing::warn!(container = id, signal, %error, "a container was not told to end");
         }
         Ok(()) => {}
     }

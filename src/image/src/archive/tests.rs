@@ -166,8 +166,7 @@ async fn docker_gets_a_stream_under_the_names_that_it_is_to_have() {
         .await;
     let bytes = pieces
         .into_iter()
-        .map(Result::unwrap)
-        .flatten()
+        .flat_map(Result::unwrap)
         .collect::<Vec<u8>>();
     let list: Value = serde_json::from_slice(&files_of(&bytes)["manifest.json"]).unwrap();
     assert_eq!(list[0]["RepoTags"], json!(["vaquita.local/x:1"]));

@@ -26,7 +26,7 @@ pub struct IdentityConfig {
     pub authorities: Vec<u8>,
     /// Who signs: an address or URI, such as `https://ci.example/team/project/*`.
     pub subject: String,
-    /// Who vouches for them: the address of the OpenID Connect provider.
+    /// Who vouches for them: the address of the `OpenID` Connect provider.
     pub issuer: String,
     /// The public key (PEM) of a transparency log. If there is one, signatures must be in the log, and their time is the log's:
     /// that is needed for certificates that are valid for minutes only. If there is none, certificates must be valid when

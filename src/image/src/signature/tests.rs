@@ -98,7 +98,7 @@ impl Authority {
 
 /// A moment at which the certificates of the tests are valid: noon of 1 January 2020.
 fn then() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(1_577_880_000)
+    SystemTime::UNIX_EPOCH + Duration::from_hours(438_300)
 }
 
 fn later() -> SystemTime {

@@ -74,6 +74,10 @@ pub(crate) struct Survivor {
 
 /// Whom a sandbox is for.
 #[derive(Debug, Clone, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own in a pod's specification"
+)]
 pub(crate) struct SandboxConfig {
     pub(crate) uid: String,
     pub(crate) namespace: String,

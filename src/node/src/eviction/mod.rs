@@ -153,17 +153,16 @@ impl Evictor {
             if is_critical(&entry.pod) {
                 continue;
             }
-            let used = match crossed.signal {
-                Signal::Memory => in_memory(&entry),
-                _ => {
-                    let disk = self.on_disk(&entry).await;
-                    let mut used = disk.logs;
-                    // It is nobody's alone, and somebody must have it.
-                    if let Some((_, first)) = used.first_mut() {
-                        *first += disk.volumes;
-                    }
-                    used
+            let used = if crossed.signal == Signal::Memory {
+                in_memory(&entry)
+            } else {
+                let disk = self.on_disk(&entry).await;
+                let mut used = disk.logs;
+                // It is nobody's alone, and somebody must have it.
+                if let Some((_, first)) = used.first_mut() {
+                    *first += disk.volumes;
                 }
+                used
             };
             let name = if crossed.signal == Signal::Memory {
                 "memory"
@@ -366,7 +365,7 @@ mod tests {
             ..Pressure::default()
         };
         assert_eq!(*pressure.borrow(), disk);
-        tokio::time::advance(HOLD - Duration::from_secs(1)).await;
+        tokio::time::advance(HOLD.checked_sub(Duration::from_secs(1)).unwrap()).await;
         evictor.report(&[], &mut seen);
         assert_eq!(*pressure.borrow(), disk);
         tokio::time::advance(Duration::from_secs(1)).await;

@@ -33,7 +33,9 @@ use super::{
     wasm_policy::Grants,
 };
 use crate::{
-    backend::{ContainerConfig, Instance, LastWords, Native, Program, Runnable, Sandbox},
+    backend::{
+        ContainerConfig, Instance, LastWords, Native, Program, Runnable, Sandbox, StartError,
+    },
     exec::{Live, Stdin, outlet::Hub},
     logs::{ContainerLog, PodKey},
     stats::Meter,
@@ -85,6 +87,16 @@ struct Problem {
     message: String,
     /// Whether something outside of the container is missing, which may appear any time.
     is_config: bool,
+}
+
+impl Problem {
+    fn of(error: &StartError) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.to_string(),
+            is_config: false,
+        }
+    }
 }
 
 impl Runner {
@@ -319,11 +331,7 @@ impl Runner {
         let started = self.sandbox.start(config).await;
         let instance = started.map_err(|error| {
             log.close();
-            Problem {
-                reason: error.reason(),
-                message: error.to_string(),
-                is_config: false,
-            }
+            Problem::of(&error)
         })?;
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
         events.normal(&about, "Created", format!("Created container: {name}"));

@@ -184,7 +184,7 @@ fn bytes(quantity: &IntOrString) -> u64 {
         IntOrString::Int(bytes) => i64::from(*bytes),
         IntOrString::String(text) => {
             let parsed: Option<Quantity> = text.parse().ok();
-            parsed.map_or(0, |quantity| quantity.value())
+            parsed.map_or(0, vaquita_api::quantity::Quantity::value)
         }
     };
     u64::try_from(bytes).unwrap_or(0)

@@ -314,7 +314,7 @@ impl Worker {
         let mut said = None;
         loop {
             // Before the look, so that nothing that changes meanwhile is missed.
-            let mut freed = ledger.freed();
+            let mut room = ledger.freed();
             let pod = feed.borrow_and_update().pod.clone();
             let look = |facts: &mut Facts| {
                 let before = facts.pending.clone();
@@ -353,7 +353,7 @@ impl Worker {
                 changed = feed.changed() => if changed.is_err() {
                     return std::future::pending().await;
                 },
-                _ = freed.changed(), if may_pass => {}
+                _ = room.changed(), if may_pass => {}
             }
         }
     }

@@ -20,10 +20,13 @@ use crate::{
 /// How long figures are good for.
 const GOOD_FOR: Duration = Duration::from_mins(1);
 
+/// Figures by the pod's UID, each with the time when it was counted.
+type Counted = HashMap<String, (Instant, Arc<PodDisk>)>;
+
 /// What was counted. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Disks {
-    known: Arc<Mutex<HashMap<String, (Instant, Arc<PodDisk>)>>>,
+    known: Arc<Mutex<Counted>>,
 }
 
 /// What a pod has on disk.

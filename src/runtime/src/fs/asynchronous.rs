@@ -463,7 +463,7 @@ impl Drop for Ending {
 struct Reading {
     file: OpenFile,
     at: u64,
-    reading: Option<Working<Bytes>>,
+    under_way: Option<Working<Bytes>>,
     ending: Ending,
 }
 
@@ -472,7 +472,7 @@ impl Reading {
         Self {
             file,
             at,
-            reading: None,
+            under_way: None,
             ending: Ending(Some(tell)),
         }
     }
@@ -498,7 +498,7 @@ impl<T> StreamProducer<T> for Reading {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         let (file, at) = (&this.file, this.at);
-        let reading = this.reading.get_or_insert_with(|| {
+        let reading = this.under_way.get_or_insert_with(|| {
             let file = file.clone();
             Box::pin(async move { file.read(at, LARGEST_PIECE).await })
         });
@@ -507,7 +507,7 @@ impl<T> StreamProducer<T> for Reading {
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
             Poll::Pending => return Poll::Pending,
         };
-        this.reading = None;
+        this.under_way = None;
         match read {
             Ok(bytes) if bytes.is_empty() => this.ending.end(Ok(())),
             Ok(bytes) => {
@@ -525,7 +525,7 @@ struct Writing {
     file: OpenFile,
     /// None for its end.
     at: Option<u64>,
-    writing: Option<Working<usize>>,
+    under_way: Option<Working<usize>>,
     ending: Ending,
 }
 
@@ -534,7 +534,7 @@ impl Writing {
         Self {
             file,
             at,
-            writing: None,
+            under_way: None,
             ending: Ending(Some(tell)),
         }
     }
@@ -556,11 +556,11 @@ impl<T> StreamConsumer<T> for Writing {
         }
         let mut source = source.as_direct(store);
         let left = source.remaining();
-        if left.is_empty() && this.writing.is_none() {
+        if left.is_empty() && this.under_way.is_none() {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         let (file, at) = (&this.file, this.at);
-        let writing = this.writing.get_or_insert_with(|| {
+        let writing = this.under_way.get_or_insert_with(|| {
             let (file, piece) = (file.clone(), &left[..left.len().min(LARGEST_PIECE)]);
             let bytes = Bytes::copy_from_slice(piece);
             Box::pin(async move {
@@ -572,7 +572,7 @@ impl<T> StreamConsumer<T> for Writing {
         });
         // What is on its way to the disk is not called back.
         let written = std::task::ready!(writing.as_mut().poll(context));
-        this.writing = None;
+        this.under_way = None;
         match written {
             Ok(written) => {
                 this.at = at.map(|at| at.saturating_add(written as u64));
@@ -586,7 +586,7 @@ impl<T> StreamConsumer<T> for Writing {
 
 /// The entries of a directory.
 struct Listing {
-    listing: Option<Working<Vec<Entry>>>,
+    under_way: Option<Working<Vec<Entry>>>,
     entries: std::vec::IntoIter<Entry>,
     ending: Ending,
 }
@@ -594,7 +594,7 @@ struct Listing {
 impl Listing {
     fn new(dir: OpenDir, tell: Told) -> Self {
         Self {
-            listing: Some(Box::pin(async move { dir.list().await })),
+            under_way: Some(Box::pin(async move { dir.list().await })),
             entries: Vec::new().into_iter(),
             ending: Ending(Some(tell)),
         }
@@ -616,17 +616,17 @@ impl<T> StreamProducer<T> for Listing {
         if destination.remaining(store.as_context_mut()) == Some(0) {
             return Poll::Ready(Ok(StreamResult::Completed));
         }
-        if let Some(listing) = &mut this.listing {
+        if let Some(listing) = &mut this.under_way {
             match listing.as_mut().poll(context) {
                 Poll::Ready(Ok(entries)) => this.entries = entries.into_iter(),
                 Poll::Ready(Err(error)) => {
-                    this.listing = None;
+                    this.under_way = None;
                     return this.ending.end(Err(error));
                 }
                 Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
                 Poll::Pending => return Poll::Pending,
             }
-            this.listing = None;
+            this.under_way = None;
         }
         let Some(entry) = this.entries.next() else {
             return this.ending.end(Ok(()));

@@ -139,7 +139,10 @@ impl Crowd {
 
 impl Open {
     /// Sends it a request; or gives that back if it has ended.
-    #[expect(clippy::result_large_err, reason = "it is given back as it came, and rarely")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is given back as it came, and rarely"
+    )]
     fn send(&mut self, job: Job) -> Result<watch::Receiver<Fate>, Job> {
         self.left = self.left.saturating_sub(1);
         self.load.fetch_add(1, Ordering::Relaxed);

@@ -489,7 +489,7 @@ mod tests {
                 _ => None,
             });
         let imports: Vec<_> = imports
-            .flat_map(|imports| imports.into_imports())
+            .flat_map(wasmparser::SectionLimited::into_imports)
             .filter_map(Result::ok)
             .map(|import| (import.module, import.name))
             .collect();

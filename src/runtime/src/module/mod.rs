@@ -254,21 +254,20 @@ impl Loader {
     ) -> Result<Inner, LoadError> {
         let entry = entry.filter(|entry| *entry != kind::START);
         let (code, imports) = match kind::format(wasm)? {
-            Format::Module => match atomics::rewritten(wasm)? {
-                Some(rewritten) => {
+            Format::Module => {
+                if let Some(rewritten) = atomics::rewritten(wasm)? {
                     let digest = Digest::of(&rewritten);
                     let module = self.sync.compiled::<CoreModule>(digest, &rewritten)?;
                     kind::of_module(&module, entry)?;
                     sharing::check(&module)?;
                     let imports = imports::of_module(&module);
                     (Code::Program(Program::Sharing(module)), imports)
-                }
-                None => {
+                } else {
                     let module = self.sync.compiled::<CoreModule>(digest, wasm)?;
                     let imports = imports::of_module(&module);
                     (self.link_module(&module, entry)?, imports)
                 }
-            },
+            }
             Format::Component if atomics::component_shares(wasm) => {
                 return Err(LoadError::UnsupportedKind {
                     message: "a component with shared memories; only core modules can have threads"

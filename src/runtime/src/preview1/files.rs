@@ -157,19 +157,18 @@ pub(super) async fn write(
     if data.is_empty() {
         return Ok(0);
     }
-    let written = match elsewhere {
-        Some(at) => opened.file.write(at, data).await.map_err(errno_of)?,
-        None => {
-            let mut at = opened.at.lock().await;
-            if opened.append {
-                let written = opened.file.append(data).await.map_err(errno_of)?;
-                *at = opened.file.stat().await.map_err(errno_of)?.size;
-                written
-            } else {
-                let written = opened.file.write(*at, data).await.map_err(errno_of)?;
-                *at = at.saturating_add(written as u64);
-                written
-            }
+    let written = if let Some(at) = elsewhere {
+        opened.file.write(at, data).await.map_err(errno_of)?
+    } else {
+        let mut at = opened.at.lock().await;
+        if opened.append {
+            let written = opened.file.append(data).await.map_err(errno_of)?;
+            *at = opened.file.stat().await.map_err(errno_of)?.size;
+            written
+        } else {
+            let written = opened.file.write(*at, data).await.map_err(errno_of)?;
+            *at = at.saturating_add(written as u64);
+            written
         }
     };
     u32::try_from(written).map_err(|_| Errno::Overflow)

@@ -64,7 +64,7 @@ impl Threads {
     ) -> Result<Arc<Self>, Failure> {
         let mut share = runtime.share(environment);
         let refusals = share.refusals();
-        let mut make = || {
+        let mut link = || {
             let ipc = &environment.member.namespaces.ipc;
             let engine = &runtime.engine.wasmtime;
             let charge = |kind: &MemoryType| {
@@ -82,7 +82,7 @@ impl Threads {
             let linked = sharing::link(runtime.core_linker(), &mut store, module, &memories)?;
             Ok((memories, common, linked))
         };
-        let made: wasmtime::Result<_> = make();
+        let made: wasmtime::Result<_> = link();
         let (memories, common, linked) = made.map_err(|error| Failure::of(&error, &refusals))?;
         Ok(Arc::new(Self {
             runtime: Arc::clone(runtime),

@@ -103,7 +103,7 @@ async fn an_instance_answers_several_requests_at_once_if_it_may() {
     log.contains("as it was told").await;
     let answer = host.get(&pod, 8080, "/again").await;
     assert!(answer.contains("GET /again\n"), "{answer}");
-    process.terminate(std::time::Duration::from_secs(60));
+    process.terminate(std::time::Duration::from_mins(1));
     assert_eq!(process.wait().await, Exit::Exited(0));
     assert_eq!(process.usage().memory, 0);
 }

@@ -10,7 +10,7 @@ use super::{super::Server, BootstrapError};
 use vaquita_cache::resource_prefix;
 
 /// The files, by name.
-const FILES: [(&str, &str); 11] = [
+const FILES: [(&str, &str); 12] = [
     (
         "namespaces",
         include_str!("../../../../../policies/namespaces.yaml"),
@@ -54,6 +54,10 @@ const FILES: [(&str, &str); 11] = [
     (
         "ingress-classes",
         include_str!("../../../../../policies/ingress-classes.yaml"),
+    ),
+    (
+        "wasm-policy",
+        include_str!("../../../../../policies/wasm-policy.yaml"),
     ),
 ];
 
