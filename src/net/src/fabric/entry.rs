@@ -17,7 +17,7 @@ use crate::{
 
 impl Fabric {
     /// Connects from the node: a probe, port forwarding. `to` is a pod's or a Service's address. Errors and waiting are
-    /// those of [`PodNetwork::connect`].
+    /// those of [`PodNetwork::connect`](crate::PodNetwork::connect).
     pub fn dial(
         &self,
         to: SocketAddr,
@@ -67,7 +67,7 @@ impl Fabric {
     /// `from`, else from the node as [`dial`](Self::dial).
     ///
     /// Errors: `ConnectionRefused` if there is no such Service or port (then the address in it says nothing), and those
-    /// of [`PodNetwork::connect`].
+    /// of [`PodNetwork::connect`](crate::PodNetwork::connect).
     pub fn dial_service(
         &self,
         service: &ServiceKey,

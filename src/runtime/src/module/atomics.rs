@@ -2,7 +2,7 @@
 //!
 //! An instruction that waits in a shared memory (`memory.atomic.wait`) would hold up a thread that other guests need, and nothing could end it
 //! there; one that grows such a memory asks nobody. So these become calls of the host: what waits is then a task like all others,
-//! and what grows is charged to its process. [`rewritten`] puts the calls in, by way of a table that [`provide`] fills in each
+//! and what grows is charged to its process. [`rewritten`] puts the calls in, by way of a table that `provide` fills in each
 //! instance.
 //!
 //! All that is new stands at the end of its index space, so that nothing else changes its number:

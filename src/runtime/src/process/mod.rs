@@ -364,7 +364,7 @@ impl Process {
     }
 
     /// Sets other limits while it runs: bytes of memory, and thousandths of a core, as
-    /// [`ProcessConfig`](crate::ProcessConfig) has them. Either all of them count from now on, or, if more memory is used than
+    /// [`ProcessConfig`] has them. Either all of them count from now on, or, if more memory is used than
     /// there may be, none.
     pub fn set_limits(
         &self,

@@ -2,7 +2,7 @@
 //!
 //! A module asks for them by `wasi::thread-spawn`. Each is a task on the guests' threads as every program is: it takes turns, and its time is
 //! charged to its process. The first that fails or exits ends them all. How they wait for each other is in
-//! [`atomics`](crate::module::atomics).
+//! [`crate::module::atomics`].
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
