@@ -39,6 +39,7 @@ pub(in crate::server) const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(in crate::server) const RCS: &str = "/api/v1/namespaces/default/replicationcontrollers";
 pub(in crate::server) const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 pub(in crate::server) const SERVICES: &str = "/api/v1/namespaces/default/services";
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 
 /// An API server and its store.
 pub(in crate::server) struct Api {
@@ -124,7 +125,30 @@ impl Api {
         let account = json!({"metadata": {"name": "default"}});
         let made = api.post(ACCOUNTS, account).await.code;
         assert!(matches!(made, 201 | 409), "{made}");
+        let settled = tokio::time::timeout(PATIENCE, api.settle()).await;
+        settled.expect("the definitions that every cluster has are served");
         api
+    }
+
+    /// Waits until the definitions that every cluster has are served: from then on, only the test writes.
+    async fn settle(&self) {
+        loop {
+            let list = self.get(DEFINITIONS).await.ok();
+            let is_settled = |definition: &Value| {
+                if definition["spec"]["group"] != "vaquita.dev" {
+                    return true;
+                }
+                let conditions = definition["status"]["conditions"].as_array();
+                conditions.into_iter().flatten().any(|condition| {
+                    condition["type"] == "Established" && condition["status"] == "True"
+                })
+            };
+            let definitions = list["items"].as_array();
+            if definitions.is_some_and(|all| all.iter().all(is_settled)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// What the handlers work on.
