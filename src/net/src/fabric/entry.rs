@@ -22,11 +22,7 @@ impl Fabric {
         &self,
         to: SocketAddr,
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
-        let inner = self.0.clone();
-        async move {
-            let reserve = inner.reserve(Origin::Node.into(), unmapped(to));
-            inner.dial(reserve, None, to, true).await
-        }
+        self.dial_from_node(to, true)
     }
 
     /// The same for a probe: a connection that does not count as [activity](Self::activity) of the pod.
@@ -34,10 +30,18 @@ impl Fabric {
         &self,
         to: SocketAddr,
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
+        self.dial_from_node(to, false)
+    }
+
+    fn dial_from_node(
+        &self,
+        to: SocketAddr,
+        counts: bool,
+    ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
             let reserve = inner.reserve(Origin::Node.into(), unmapped(to));
-            inner.dial(reserve, None, to, false).await
+            inner.dial(reserve, None, to, counts).await
         }
     }
 

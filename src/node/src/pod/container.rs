@@ -336,18 +336,7 @@ impl Runner {
         let (events, about, name) = (&self.context.events, self.about(), &container.name);
         events.normal(&about, "Created", format!("Created container: {name}"));
         events.normal(&about, "Started", format!("Started container {name}"));
-        let instance: Arc<dyn Instance> = Arc::from(instance);
-        let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
-        self.board.set_meter(self.index, Some(meter));
-        let live = Live {
-            sandbox: self.sandbox.clone(),
-            storage: self.storage.clone(),
-            image,
-            instance: Arc::clone(&instance),
-            hub,
-            stdin: typed,
-        };
-        self.board.set_live(self.index, Some(Arc::new(live)));
+        let instance = self.enter(instance, image, (hub, typed));
         self.show_running(container, id, instance.id(), attempt);
         Ok(Running {
             instance,
@@ -355,6 +344,28 @@ impl Runner {
             grants: settings.grants,
             container: container.clone(),
         })
+    }
+
+    /// Makes what runs known to those who measure it, attach to it and execute commands in it.
+    fn enter(
+        &self,
+        instance: Box<dyn Instance>,
+        image: Runnable,
+        (hub, stdin): (Arc<Hub>, Option<Stdin>),
+    ) -> Arc<dyn Instance> {
+        let instance: Arc<dyn Instance> = Arc::from(instance);
+        let meter = Meter::new(self.container().name, Arc::clone(&instance));
+        self.board.set_meter(self.index, Some(meter));
+        let live = Live {
+            sandbox: self.sandbox.clone(),
+            storage: self.storage.clone(),
+            image,
+            instance: Arc::clone(&instance),
+            hub,
+            stdin,
+        };
+        self.board.set_live(self.index, Some(Arc::new(live)));
+        instance
     }
 
     /// Where the container may leave a message about its end.

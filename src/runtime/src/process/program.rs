@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 
 use super::{Environment, Exit, Failure, Threads};
+use crate::budget::Refusals;
 use crate::cpu::yield_in_turns;
 use crate::module::Program;
 use crate::runtime::Shared;
@@ -109,27 +110,41 @@ async fn start_with(
     function.call_async(store, ()).await.map(|()| 0)
 }
 
+/// Where a component's instance lives, within its process's limits.
+fn component_store(
+    runtime: &Shared,
+    environment: &Arc<Environment>,
+) -> (Store<State>, Refusals) {
+    let share = runtime.share(environment);
+    let refusals = share.refusals();
+    let mut store = Store::new(&runtime.engine.wasmtime, State::new(environment, share));
+    store.limiter(|state| &mut state.share);
+    yield_in_turns(&mut store);
+    (store, refusals)
+}
+
+/// How a component ended that said whether it succeeded.
+fn told(result: wasmtime::Result<Result<(), ()>>, refusals: &Refusals) -> Exit {
+    match result {
+        Ok(Ok(())) => Exit::Exited(0),
+        Ok(Err(())) if refusals.any() => Exit::OutOfMemory,
+        Ok(Err(())) => Exit::Exited(1),
+        Err(error) => Failure::of(&error, refusals).into(),
+    }
+}
+
 async fn run_component(
     runtime: &Shared,
     program: &CommandPre<State>,
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let share = runtime.share(environment);
-    let refusals = share.refusals();
-    let mut store = Store::new(&runtime.engine.wasmtime, State::new(environment, share));
-    store.limiter(|state| &mut state.share);
-    yield_in_turns(&mut store);
+    let (mut store, refusals) = component_store(runtime, environment);
     let result = async {
         let command = program.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
     };
-    match result.await {
-        Ok(Ok(())) => Exit::Exited(0),
-        Ok(Err(())) if refusals.any() => Exit::OutOfMemory,
-        Ok(Err(())) => Exit::Exited(1),
-        Err(error) => Failure::of(&error, &refusals).into(),
-    }
+    told(result.await, &refusals)
 }
 
 async fn run_async(
@@ -138,23 +153,14 @@ async fn run_async(
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let share = runtime.share(environment);
-    let refusals = share.refusals();
-    let mut store = Store::new(program.engine(), State::new(environment, share));
-    store.limiter(|state| &mut state.share);
-    yield_in_turns(&mut store);
+    let (mut store, refusals) = component_store(runtime, environment);
     let result = async {
         let command = program.instantiate_async(&mut store).await?;
         let run =
             async |accessor: &Accessor<State>| command.wasi_cli_run().call_run(accessor).await;
         store.run_concurrent(run).await.flatten()
     };
-    match result.await {
-        Ok(Ok(())) => Exit::Exited(0),
-        Ok(Err(())) if refusals.any() => Exit::OutOfMemory,
-        Ok(Err(())) => Exit::Exited(1),
-        Err(error) => Failure::of(&error, &refusals).into(),
-    }
+    told(result.await, &refusals)
 }
 
 /// Runs a component by a function that takes nothing, and returns nothing or a `result`.
@@ -165,11 +171,7 @@ async fn run_function(
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let share = runtime.share(environment);
-    let refusals = share.refusals();
-    let mut store = Store::new(program.engine(), State::new(environment, share));
-    store.limiter(|state| &mut state.share);
-    yield_in_turns(&mut store);
+    let (mut store, refusals) = component_store(runtime, environment);
     let result = async {
         let instance = program.instantiate_async(&mut store).await?;
         let function = find(&mut store, &instance, function)?;
@@ -182,14 +184,12 @@ async fn run_function(
         } else {
             function.call_async(&mut store, &[], &mut results).await?;
         }
-        Ok(!matches!(results.first(), Some(Val::Result(Err(_)))))
+        Ok(match results.first() {
+            Some(Val::Result(Err(_))) => Err(()),
+            _ => Ok(()),
+        })
     };
-    match result.await {
-        Ok(true) => Exit::Exited(0),
-        Ok(false) if refusals.any() => Exit::OutOfMemory,
-        Ok(false) => Exit::Exited(1),
-        Err(error) => Failure::of(&error, &refusals).into(),
-    }
+    told(result.await, &refusals)
 }
 
 /// A function by its name, or that of an interface by `interface#name`.

@@ -7,10 +7,9 @@ use super::{
     Runner, Running, standard_input,
 };
 use crate::{
-    backend::{AdoptConfig, Instance},
-    exec::{Live, outlet::Hub},
+    backend::AdoptConfig,
+    exec::outlet::Hub,
     logs::PodKey,
-    stats::Meter,
 };
 
 impl Runner {
@@ -53,18 +52,7 @@ impl Runner {
             log.close();
             return None;
         };
-        let instance: Arc<dyn Instance> = Arc::from(instance);
-        let meter = Meter::new(container.name.clone(), Arc::clone(&instance));
-        self.board.set_meter(self.index, Some(meter));
-        let live = Live {
-            sandbox: self.sandbox.clone(),
-            storage: self.storage.clone(),
-            image,
-            instance: Arc::clone(&instance),
-            hub,
-            stdin: typed,
-        };
-        self.board.set_live(self.index, Some(Arc::new(live)));
+        let instance = self.enter(instance, image, (hub, typed));
         Some(Running {
             instance,
             log,
