@@ -9,6 +9,8 @@ mod registries;
 mod report;
 mod rolling_update;
 mod run;
+#[cfg(target_os = "linux")]
+mod trim;
 mod up;
 
 use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};

@@ -182,6 +182,7 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
         tokio::select! {
             failure = serve => Some(failure),
             () = &mut stop => None,
+            () = keep_small() => None,
         }
     };
     cluster.stop().await;
@@ -190,6 +191,14 @@ pub(super) async fn run(args: UpArgs) -> anyhow::Result<()> {
         Some(Err(error)) => Err(error),
         Some(Ok(failure)) => Err(anyhow::anyhow!("{failure}")),
     }
+}
+
+#[cfg(target_os = "linux")]
+use super::trim::keep_small;
+
+#[cfg(not(target_os = "linux"))]
+async fn keep_small() {
+    std::future::pending().await
 }
 
 fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
