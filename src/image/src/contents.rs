@@ -25,6 +25,8 @@ pub(crate) enum Contents {
         path: String,
         start: Option<StartConfig>,
     },
+    /// A Spin application, described by its configuration.
+    Spin,
     /// The files of a Linux container.
     Linux { start: Option<StartConfig> },
 }
@@ -41,6 +43,9 @@ impl Contents {
         } else {
             None
         };
+        if manifest.config.media_type == media::SPIN {
+            return Ok(Self::Spin);
+        }
         if let Some(layer) = media::module_layer(manifest) {
             return Ok(Self::Module {
                 layer: layer.clone(),

@@ -59,6 +59,14 @@ pub enum ImageError {
     /// Its layers can't be read.
     #[error(transparent)]
     Layers(#[from] crate::LayerError),
+    /// It speaks of content that is none of its layers.
+    #[error("the image {reference} has no layer {digest}, of which it speaks")]
+    NoPart {
+        /// The image's name.
+        reference: String,
+        /// The content.
+        digest: String,
+    },
     /// It is for Linux containers, where those do not run.
     #[error("the image {reference} is for Linux containers, which do not run here")]
     Linux {

@@ -6,6 +6,8 @@
 //! Layers are not trusted. Paths and links never lead out of the directory, what is no file, directory or link is left out, and
 //! everything has a bound.
 
+mod placed;
+
 use std::{
     collections::{HashSet, VecDeque},
     ffi::{OsStr, OsString},
@@ -24,13 +26,17 @@ use crate::{
     ingest::is_same,
     layers::{self, LayerError, WHITEOUT},
     media,
-    tarball::{Bounds, Item},
+    tarball::{self, Bounds, Item},
 };
 
 /// In a directory, this file hides all that layers below have there.
 const OPAQUE: &str = ".wh..wh..opq";
+/// What the names of directories begin with that are being made or removed. They go by themselves, unless the process is killed.
+pub(crate) const UNFINISHED: &str = ".new-";
 /// How many links lead from one to the next, as for Linux itself.
 const LINKS: usize = 40;
+
+pub use placed::{FileSource, PlacedFile};
 
 /// How much is unpacked of one image.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +45,8 @@ pub struct FilesLimits {
     pub max_bytes: u64,
     /// Files, directories and links, in all layers. Default 1,048,576.
     pub max_entries: u64,
+    /// How deep a directory may be. Default 128.
+    pub max_depth: usize,
 }
 
 impl Default for FilesLimits {
@@ -46,6 +54,18 @@ impl Default for FilesLimits {
         Self {
             max_bytes: 16 << 30,
             max_entries: 1 << 20,
+            max_depth: 128,
+        }
+    }
+}
+
+impl FilesLimits {
+    /// What may still come of an image of which nothing has come yet.
+    fn whole(self) -> Bounds {
+        Bounds {
+            entries: self.max_entries,
+            bytes: self.max_bytes,
+            depth: self.max_depth,
         }
     }
 }
@@ -74,20 +94,30 @@ impl ImageStore {
         if !image.has_files() {
             return Ok(None);
         }
+        let unpack = |root: &Path| self.unpack(image, root, limits);
+        self.shared_files(&image.digest, unpack).map(Some)
+    }
+
+    /// A directory that is made once under a name, and then shared. Whoever makes it is given an empty directory.
+    fn shared_files(
+        &self,
+        name: &Digest,
+        make: impl Fn(&Path) -> Result<(), ImageError>,
+    ) -> Result<ImageFiles, ImageError> {
         let dir = self.files_dir();
         fs::create_dir_all(&dir).map_err(ImageError::io("create", &dir))?;
-        let path = dir.join(image.digest.hex());
+        let path = dir.join(name.hex());
         loop {
-            if let Some(used) = self.files_lock(&image.digest, File::lock_shared)?
+            if let Some(used) = self.files_lock(name, File::lock_shared)?
                 && path.is_dir()
             {
-                return Ok(Some(ImageFiles { path, _used: used }));
+                return Ok(ImageFiles { path, _used: used });
             }
-            let Some(_lock) = self.files_lock(&image.digest, File::lock)? else {
+            let Some(_lock) = self.files_lock(name, File::lock)? else {
                 continue;
             };
             if !path.is_dir() {
-                self.unpack(image, &path, limits)?;
+                whole(&dir, &path, &make)?;
             }
         }
     }
@@ -104,7 +134,7 @@ impl ImageStore {
         };
         // Nobody ever finds half of it.
         let old = tempfile::Builder::new()
-            .prefix(".old-")
+            .prefix(UNFINISHED)
             .tempdir_in(self.files_dir())
             .map_err(ImageError::io("create", &path))?;
         fs::rename(&path, old.path().join("files")).map_err(ImageError::io("remove", &path))?;
@@ -134,30 +164,37 @@ impl ImageStore {
         Ok(is_same(&file, &path).then_some(file))
     }
 
-    fn unpack(&self, image: &Image, to: &Path, limits: FilesLimits) -> Result<(), ImageError> {
-        let failed = |error| ImageError::io("unpack", to)(error);
-        let new = tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(self.files_dir())
-            .map_err(failed)?;
-        let root = new.path().join("files");
-        fs::create_dir(&root).map_err(failed)?;
-        let mut left = Bounds {
-            entries: limits.max_entries,
-            bytes: limits.max_bytes,
-        };
+    fn unpack(&self, image: &Image, root: &Path, limits: FilesLimits) -> Result<(), ImageError> {
+        let mut left = limits.whole();
         for layer in &image.layers {
             self.layout.verify(layer)?;
             if let Some(packing) = media::packing(&layer.media_type) {
                 let layer = (self.blob_path(&layer.digest), packing);
-                Unpacker::new(&root).apply(&layer, &mut left)?;
+                Unpacker::new(root).apply(&layer, &mut left)?;
             }
         }
-        // All of it is on the disk before it has its name: a half would be taken for the whole.
-        let synced = File::open(&root).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
-        synced.map_err(failed)?;
-        fs::rename(&root, to).map_err(failed)
+        Ok(())
     }
+}
+
+/// Makes a directory that has its name only when all of it is there.
+fn whole(
+    dir: &Path,
+    to: &Path,
+    make: impl Fn(&Path) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    let failed = |error| ImageError::io("unpack", to)(error);
+    let new = tempfile::Builder::new()
+        .prefix(UNFINISHED)
+        .tempdir_in(dir)
+        .map_err(failed)?;
+    let root = new.path().join("files");
+    fs::create_dir(&root).map_err(failed)?;
+    make(&root)?;
+    // All of it is on the disk before it has its name: a half would be taken for the whole.
+    let synced = File::open(&root).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+    synced.map_err(failed)?;
+    fs::rename(&root, to).map_err(failed)
 }
 
 /// Puts one layer over what is there.
@@ -219,7 +256,7 @@ impl<'r> Unpacker<'r> {
                 symlink(target, &place)?;
             }
             (EntryType::Link, Some(target)) => {
-                let target = crate::tarball::below_root(&target);
+                let target = tarball::below_root(&target);
                 let target = target.map(|target| self.place(&target)).transpose()?;
                 if let Some(target) = target.flatten()
                     && target != place
@@ -263,7 +300,7 @@ impl<'r> Unpacker<'r> {
                         return Ok(None);
                     }
                     let target = fs::read_link(&at)?;
-                    let target = crate::tarball::resolved(Some(&here), &target);
+                    let target = tarball::resolved(Some(&here), &target);
                     // From the root on: what is resolved by name may lead over other links.
                     here.clear();
                     let target = target.unwrap_or_default();

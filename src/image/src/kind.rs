@@ -18,6 +18,8 @@ pub enum ImageKind {
     WasmModule,
     /// A component.
     WasmComponent,
+    /// A Spin application: any number of modules and files, and a description of what they are for.
+    SpinApplication,
     /// Files for a Linux container.
     Linux,
 }
@@ -34,6 +36,7 @@ impl fmt::Display for ImageKind {
         f.pad(match self {
             Self::WasmModule => "wasm module",
             Self::WasmComponent => "wasm component",
+            Self::SpinApplication => "spin application",
             Self::Linux => "linux",
         })
     }

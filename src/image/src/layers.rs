@@ -20,6 +20,7 @@ use crate::{
 const LOOK: Bounds = Bounds {
     entries: 1 << 20,
     bytes: 64 << 30,
+    depth: usize::MAX,
 };
 /// A file of this name and the name of another one behind it hides that one in the layers below.
 pub(crate) const WHITEOUT: &str = ".wh.";

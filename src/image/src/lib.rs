@@ -36,7 +36,7 @@ pub use config::StartConfig;
 pub use credentials::{Credential, Credentials, CredentialsError};
 pub use digest::Digest;
 pub use error::{ImageError, LoadError};
-pub use files::{FilesLimits, ImageFiles};
+pub use files::{FileSource, FilesLimits, ImageFiles, PlacedFile};
 pub use kind::{ImageKind, NotWasm};
 pub use layers::LayerError;
 pub use reference::{Reference, ReferenceError};

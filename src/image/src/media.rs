@@ -2,13 +2,18 @@
 
 use crate::layout::{Descriptor, Manifest};
 
+/// The configuration of a Spin application.
+pub(crate) const SPIN: &str = "application/vnd.fermyon.spin.application.v1+config";
+/// Several files of a Spin application in one archive.
+pub(crate) const SPIN_FILES: &str = "application/vnd.wasm.content.bundle.v1.tar+gzip";
+
 /// A manifest of one image, of the OCI and of Docker.
 const MANIFESTS: [&str; 2] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 ];
 /// A list of manifests, one for each platform.
-const INDEXES: [&str; 2] = [
+pub(crate) const INDEXES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];

@@ -1,19 +1,21 @@
-//! Images from registries and to them (the OCI distribution specification, by `oci-client`).
+//! Images from registries and to them (the OCI distribution specification).
 //!
 //! Enter at [`Registries::pull`] and [`Registries::push`]. What a registry says is not believed: the manifest's digest
 //! is checked, and so are each blob's size and digest while it comes in. A download that breaks off goes on where it
 //! was, at once or the next time. Each pull uses a connection and credentials of its own, so that nobody profits from
 //! what somebody else may read.
 
+mod challenge;
 mod download;
 mod endpoint;
+mod http;
 mod push;
 mod signatures;
 
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use oci_distribution::{self as oci, errors::OciDistributionError, secrets::RegistryAuth};
+use oci_distribution::{self as oci, errors::OciDistributionError};
 use serde::Deserialize;
 
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
 };
 
 use endpoint::Endpoint;
+use http::{ReadError, Repository};
 
 /// How many layers come in at a time.
 const AT_A_TIME: usize = 3;
@@ -155,7 +158,26 @@ impl TransferError {
         matches!(self, Self::NotFound { .. })
     }
 
-    fn of(reference: &Reference, error: &OciDistributionError) -> Self {
+    fn of(reference: &Reference, error: ReadError) -> Self {
+        let reference = reference.to_string();
+        match error {
+            ReadError::NotFound => Self::NotFound { reference },
+            ReadError::Refused(reason) => Self::Unauthorized { reference, reason },
+            ReadError::TooLarge { size, limit } => Self::TooLarge {
+                reference,
+                size,
+                limit,
+            },
+            ReadError::Answer(reason) => Self::Registry { reference, reason },
+            ReadError::Connection(error) => {
+                let reason = with_causes(&error);
+                Self::Registry { reference, reason }
+            }
+        }
+    }
+
+    /// Of what is written to a registry.
+    fn of_push(reference: &Reference, error: &OciDistributionError) -> Self {
         use oci::errors::OciErrorCode as Code;
         let reference = reference.to_string();
         let status = match error {
@@ -286,8 +308,9 @@ impl Registries {
         reference: &Reference,
         progress: &dyn Progress,
     ) -> Result<Image, TransferError> {
-        let client = endpoint.connect(&self.config, reference).await?;
-        let described = describe(&client, endpoint, reference, &credential.0).await?;
+        let from = endpoint.open(&self.config, reference, &credential.0);
+        let from = from.await?;
+        let described = describe(&from, endpoint, reference).await?;
         let parts = described.manifest.parts();
         let size = parts
             .iter()
@@ -308,12 +331,12 @@ impl Registries {
             .collect();
         progress.begin(missing.iter().map(|part| part.size).sum());
         let incoming = download::Incoming {
-            client: &client,
-            image: &endpoint.reference,
+            from: &from,
             named: reference,
             progress,
         };
         // It says what the rest is for, and is small.
+        small(reference, described.manifest.config.size)?;
         incoming
             .blob(store, described.manifest.config.clone())
             .await?;
@@ -357,12 +380,12 @@ struct Document {
 
 /// Asks for the image's manifest: the one for this machine, where there are several.
 async fn describe(
-    client: &oci::Client,
+    from: &Repository,
     endpoint: &Endpoint,
     reference: &Reference,
-    auth: &RegistryAuth,
 ) -> Result<Described, TransferError> {
-    let bytes = document(client, &endpoint.reference, reference, auth).await?;
+    let (tag, digest) = (endpoint.reference.tag(), endpoint.reference.digest());
+    let bytes = document(from, digest.or(tag).unwrap_or("latest"), reference).await?;
     let nonsense = |error: serde_json::Error| TransferError::Registry {
         reference: reference.to_string(),
         reason: format!("the registry's manifest makes no sense: {error}"),
@@ -372,26 +395,23 @@ async fn describe(
         Some(media_type) => media::is_index(media_type),
         None => kind.manifests.is_some(),
     };
-    let mut from = None;
+    let mut index_digest = None;
     let bytes = if is_index {
-        from = Some(Digest::of(&bytes));
+        index_digest = Some(Digest::of(&bytes));
         let index: platform::Index = serde_json::from_slice(&bytes).map_err(nonsense)?;
         let chosen = index.choose(|_| true);
         let chosen = chosen.ok_or_else(|| TransferError::Platform {
             reference: reference.to_string(),
             found: index.platforms(),
         })?;
-        let exact = endpoint
-            .reference
-            .clone_with_digest(chosen.digest.to_string());
-        document(client, &exact, reference, auth).await?
+        document(from, &chosen.digest, reference).await?
     } else {
         bytes
     };
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(nonsense)?;
     let media_type = manifest.media_type.as_deref();
     let mut entry = Descriptor::of(media_type.unwrap_or(crate::layout::MANIFEST_TYPE), &bytes);
-    entry.chosen_from(from);
+    entry.chosen_from(index_digest);
     Ok(Described {
         entry,
         bytes,
@@ -399,23 +419,38 @@ async fn describe(
     })
 }
 
-/// A manifest or index, whose digest `oci-client` has compared with what was asked for.
+/// A manifest or index by tag or digest. By digest, it is nothing else.
 async fn document(
-    client: &oci::Client,
-    asked: &oci::Reference,
+    from: &Repository,
+    asked: &str,
     reference: &Reference,
-    auth: &RegistryAuth,
 ) -> Result<Vec<u8>, TransferError> {
-    let (bytes, _) = client
-        .pull_manifest_raw(asked, auth, &media::ACCEPTED)
-        .await
-        .map_err(|error| TransferError::of(reference, &error))?;
-    if bytes.len() as u64 > MAX_DOCUMENT {
-        return Err(TransferError::TooLarge {
-            reference: reference.to_string(),
-            size: bytes.len() as u64,
-            limit: MAX_DOCUMENT,
-        });
+    let read = from.manifest(asked, &media::ACCEPTED, MAX_DOCUMENT).await;
+    let bytes = read.map_err(|error| TransferError::of(reference, error))?;
+    if !asked.contains(':') {
+        return Ok(bytes);
     }
-    Ok(bytes.to_vec())
+    let digest: Digest = asked.parse().map_err(|_| TransferError::Registry {
+        reference: reference.to_string(),
+        reason: "only digests of the kind sha256 are known".to_owned(),
+    })?;
+    if Digest::of(&bytes) == digest {
+        return Ok(bytes);
+    }
+    Err(TransferError::Content {
+        reference: reference.to_string(),
+        digest,
+    })
+}
+
+/// Refuses what is larger than documents are.
+fn small(reference: &Reference, size: u64) -> Result<(), TransferError> {
+    if size <= MAX_DOCUMENT {
+        return Ok(());
+    }
+    Err(TransferError::TooLarge {
+        reference: reference.to_string(),
+        size,
+        limit: MAX_DOCUMENT,
+    })
 }

@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -14,9 +15,10 @@ use crate::{
     Digest, ImageError, ImageKind, LoadError, Reference,
     config::StartConfig,
     contents::Contents,
+    files::UNFINISHED,
     ingest::Ingest,
     layers,
-    layout::{Descriptor, Index, Layout, MANIFEST_TYPE, Manifest},
+    layout::{Descriptor, Index, Layout, MANIFEST_TYPE, MAX_DOCUMENT, Manifest},
     media,
 };
 
@@ -56,11 +58,28 @@ pub struct Image {
     pub index: Option<Digest>,
     /// Its module or component, if it is one.
     module: Option<Descriptor>,
+    /// Its configuration.
+    described: Descriptor,
+    /// All of its layers.
+    pub(crate) parts: Vec<Descriptor>,
     /// Its layers of files, the lowest first.
     pub(crate) layers: Vec<Descriptor>,
 }
 
 impl Image {
+    /// The layer of that digest.
+    pub(crate) fn part(&self, digest: &str) -> Result<&Descriptor, ImageError> {
+        let found = self.parts.iter().find(|part| *part.digest == *digest);
+        found.ok_or_else(|| self.no_part(digest))
+    }
+
+    pub(crate) fn no_part(&self, digest: &str) -> ImageError {
+        ImageError::NoPart {
+            reference: self.reference.clone(),
+            digest: shortened(digest),
+        }
+    }
+
     /// Whether it has files of its own, besides the module that it may be.
     pub fn has_files(&self) -> bool {
         !self.layers.is_empty()
@@ -155,6 +174,16 @@ impl ImageStore {
             });
         };
         self.layout.read_blob(module, MAX_MODULE_BYTES)
+    }
+
+    /// An image's configuration: the document that says what it is. Of a Spin application, that is its locked description.
+    pub fn description(&self, image: &Image) -> Result<Vec<u8>, ImageError> {
+        self.layout.read_blob(&image.described, MAX_DOCUMENT)
+    }
+
+    /// One of an image's layers, by digest, verified: a module of a Spin application.
+    pub fn part(&self, image: &Image, digest: &str) -> Result<Vec<u8>, ImageError> {
+        self.layout.read_blob(image.part(digest)?, MAX_MODULE_BYTES)
     }
 
     /// All images that can be run, by name. What other tools put there and cannot be run is left out.
@@ -346,6 +375,10 @@ impl ImageStore {
             }
         }
         for path in files_in(&self.files_dir())? {
+            let name = path.file_name().unwrap_or_default();
+            if name.as_bytes().starts_with(UNFINISHED.as_bytes()) && is_old(&path) {
+                fs::remove_dir_all(&path).map_err(ImageError::io("remove", &path))?;
+            }
             if let Some(image) = digest_of(&path)
                 && !needed.contains(&image)
                 && is_old(&path)
@@ -416,7 +449,9 @@ impl ImageStore {
                 (Some(module), start)
             }
             Contents::Linux { start } => (None, start),
+            Contents::Spin => (None, None),
         };
+        let is_spin = manifest.config.media_type == media::SPIN;
         let (kind, size, path) = match &module {
             Some(module) => (
                 self.kind_of(&reference, module)?,
@@ -424,7 +459,11 @@ impl ImageStore {
                 self.layout.blob_path(&module.digest),
             ),
             None => (
-                ImageKind::Linux,
+                if is_spin {
+                    ImageKind::SpinApplication
+                } else {
+                    ImageKind::Linux
+                },
                 manifest
                     .layers
                     .iter()
@@ -432,6 +471,7 @@ impl ImageStore {
                 self.layout.blob_path(&entry.digest),
             ),
         };
+        let parts = manifest.layers.clone();
         let files = manifest.layers.into_iter();
         Ok(Image {
             reference,
@@ -440,7 +480,9 @@ impl ImageStore {
             size,
             path,
             start,
-            config: manifest.config.digest,
+            config: manifest.config.digest.clone(),
+            described: manifest.config,
+            parts,
             index: entry.index(),
             module,
             layers: files
@@ -529,7 +571,7 @@ impl Artifact {
                 ImageKind::WasmModule => "wasip1",
                 ImageKind::WasmComponent => "wasip2",
                 // Nothing that begins as WebAssembly does is that.
-                ImageKind::Linux => "linux",
+                ImageKind::Linux | ImageKind::SpinApplication => "unknown",
             },
             layer_digests: vec![layer.digest.clone()],
         };

@@ -27,6 +27,8 @@ pub(crate) struct Bounds {
     pub(crate) entries: u64,
     /// Bytes of all files together, unpacked.
     pub(crate) bytes: u64,
+    /// Names in one path.
+    pub(crate) depth: usize,
 }
 
 /// Why an archive could not be walked over.
@@ -140,6 +142,8 @@ pub(crate) fn walk<E>(
         };
         bytes = bytes.saturating_add(item.size);
         within(bytes, bounds.bytes, "bytes").map_err(&failed)?;
+        let (depth, deepest) = (item.path.components().count(), bounds.depth);
+        within(depth as u64, deepest as u64, "directories in each other").map_err(&failed)?;
         each(item, &mut entry)?;
     }
     Ok(())
@@ -237,6 +241,7 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         entries: 100,
         bytes: 1000,
+        depth: 40,
     };
 
     fn seen(archive: &[u8], bounds: Bounds) -> Result<Vec<(String, String)>, WalkError> {
@@ -330,6 +335,21 @@ mod tests {
                 what: "bytes"
             })
         ));
+    }
+
+    #[test]
+    fn directories_in_each_other_are_bounded() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(0);
+        archive
+            .append_data(&mut header, "a/./b/c", &[][..])
+            .unwrap();
+        let archive = archive.into_inner().unwrap();
+        let deep = |depth| seen(&archive, Bounds { depth, ..BOUNDS });
+        assert_eq!(deep(3).unwrap().len(), 1);
+        let refused = deep(2).unwrap_err();
+        assert!(matches!(refused, WalkError::TooMuch { limit: 2, .. }));
     }
 
     #[test]

@@ -27,3 +27,29 @@ wasmtime::component::bindgen!({
     },
     require_store_data_send: true,
 });
+
+/// What the packages of `wit-settings` are.
+pub(crate) mod settings {
+    wasmtime::component::bindgen!({
+        path: "wit-settings",
+        world: "vaquita:settings/settings",
+        imports: {
+            "fermyon:spin/key-value.[method]store.get": async | trappable,
+            "fermyon:spin/key-value.[method]store.set": async | trappable,
+            "fermyon:spin/key-value.[method]store.delete": async | trappable,
+            "fermyon:spin/key-value.[method]store.exists": async | trappable,
+            "fermyon:spin/key-value.[method]store.get-keys": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.get": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.set": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.delete": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.exists": async | trappable,
+            "wasi:keyvalue/store.[method]bucket.list-keys": async | trappable,
+            default: trappable,
+        },
+        with: {
+            "fermyon:spin/key-value.store": crate::host_calls::OpenStore,
+            "wasi:keyvalue/store.bucket": crate::host_calls::OpenBucket,
+        },
+        require_store_data_send: true,
+    });
+}

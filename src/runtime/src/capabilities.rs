@@ -1,6 +1,9 @@
 //! What a process may do beyond what its pod gives to all: which interfaces it may import, whom it may call over HTTP and
 //! which names it may look up.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+
 /// Grants for a process. Each list is `None`, which grants all that there is, or patterns of which one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -14,8 +17,43 @@ pub struct Capabilities {
     pub hosts: Option<Vec<String>>,
     /// Names that may be looked up, without a port. Others are `access-denied`.
     pub names: Option<Vec<String>>,
+    /// Addresses that sockets may connect with and send to. Others are `access-denied`. Listening, and answering who has
+    /// connected, is nobody's business but the pod's network's.
+    pub destinations: Option<Vec<Destination>>,
     /// Who has granted this, for error messages. Default: empty.
     pub granted_by: String,
+}
+
+/// Addresses, ports and protocols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// Whether it is TCP, or UDP. `None`: both.
+    pub tcp: Option<bool>,
+    /// A network: an address and how many of its bits count. `None`: all addresses.
+    pub network: Option<(IpAddr, u8)>,
+    /// Ports.
+    pub ports: RangeInclusive<u16>,
+}
+
+impl Destination {
+    fn has(&self, tcp: bool, address: SocketAddr) -> bool {
+        let is_in = |(network, bits): (IpAddr, u8)| match (network, address.ip()) {
+            (IpAddr::V4(network), IpAddr::V4(ip)) => {
+                let behind = 32_u32.saturating_sub(bits.into());
+                let prefix = |ip: Ipv4Addr| ip.to_bits().checked_shr(behind);
+                prefix(network) == prefix(ip)
+            }
+            (IpAddr::V6(network), IpAddr::V6(ip)) => {
+                let behind = 128_u32.saturating_sub(bits.into());
+                let prefix = |ip: Ipv6Addr| ip.to_bits().checked_shr(behind);
+                prefix(network) == prefix(ip)
+            }
+            _ => false,
+        };
+        self.tcp.is_none_or(|wanted| wanted == tcp)
+            && self.network.is_none_or(is_in)
+            && self.ports.contains(&address.port())
+    }
 }
 
 impl Capabilities {
@@ -40,6 +78,12 @@ impl Capabilities {
                 wanted.is_none_or(|wanted| wanted == port) && name_matches(name, host)
             })
         })
+    }
+
+    pub(crate) fn may_connect(&self, tcp: bool, to: SocketAddr) -> bool {
+        self.destinations
+            .as_ref()
+            .is_none_or(|granted| granted.iter().any(|it| it.has(tcp, to)))
     }
 
     pub(crate) fn may_look_up(&self, name: &str) -> bool {
@@ -167,5 +211,32 @@ mod tests {
         assert!(!may("*:80", "anything", 81));
         assert!(may("::1", "[::1]", 80) && may("[::1]:80", "::1", 80));
         assert!(!may("[::1]:80", "::1", 81));
+    }
+
+    #[test]
+    fn destinations_are_granted_by_network_port_and_protocol() {
+        let may = |tcp, network: Option<(&str, u8)>, ports, to: &str| {
+            let network = network.map(|(ip, bits)| (ip.parse().expect("an address"), bits));
+            let destination = Destination {
+                tcp: Some(tcp),
+                network,
+                ports,
+            };
+            let capabilities = Capabilities {
+                destinations: Some(vec![destination]),
+                ..Capabilities::default()
+            };
+            capabilities.may_connect(true, to.parse().expect("an address"))
+        };
+        assert!(may(true, None, 1..=1, "192.0.2.1:1") && may(true, None, 1..=1, "[::1]:1"));
+        assert!(!may(false, None, 1..=1, "192.0.2.1:1"));
+        assert!(!may(true, None, 2..=9, "192.0.2.1:1"));
+        assert!(may(true, Some(("10.0.0.0", 8)), 1..=1, "10.9.8.7:1"));
+        assert!(!may(true, Some(("10.0.0.0", 8)), 1..=1, "11.9.8.7:1"));
+        assert!(may(true, Some(("10.0.0.0", 0)), 1..=1, "11.9.8.7:1"));
+        assert!(!may(true, Some(("10.0.0.0", 32)), 1..=1, "10.0.0.1:1"));
+        assert!(may(true, Some(("fd00::", 8)), 1..=1, "[fd12::1]:1"));
+        assert!(!may(true, Some(("::", 0)), 1..=1, "10.0.0.1:1"));
+        assert!(Capabilities::default().may_connect(false, ([1, 2, 3, 4], 5).into()));
     }
 }

@@ -112,12 +112,13 @@ mod pod;
 mod preview1;
 mod process;
 mod runtime;
+mod settings;
 mod sockets;
 mod state;
 mod stdio;
 mod ticker;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, Destination};
 pub use config::{Config, HttpConfig};
 pub use ipc::IpcLimits;
 pub use log::{Discard, LogSink, LogStream, OutputSink};
@@ -128,4 +129,5 @@ pub use process::{
     Usage,
 };
 pub use runtime::{Runtime, RuntimeError};
+pub use settings::{KeyValue, KeyValueError, MemoryStore, Settings};
 pub use vaquita_guest_fs::{Mount, MountError, Volume};

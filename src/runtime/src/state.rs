@@ -15,6 +15,7 @@ use crate::log::LogStream;
 use crate::namespaces::Member;
 use crate::preview1::{Descriptors, Objects};
 use crate::process::{Environment, Threads};
+use crate::settings::Settings;
 use crate::stdio::{Input, Output};
 use vaquita_guest_fs::Files;
 
@@ -29,6 +30,7 @@ pub(crate) struct State {
     pub(crate) outgoing: Outgoing,
     pub(crate) network: PodNetwork,
     pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) files: Option<Arc<Files>>,
     pub(crate) member: Arc<Member>,
     pub(crate) share: Share,
@@ -49,6 +51,7 @@ impl State {
             outgoing: Outgoing::new(environment),
             network: environment.network.clone(),
             capabilities: Arc::clone(&environment.capabilities),
+            settings: Arc::clone(&environment.settings),
             files: environment.files.clone(),
             member: Arc::clone(&environment.member),
             share,

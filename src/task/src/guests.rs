@@ -41,6 +41,7 @@ const BATCHES: [Batch; 3] = [
             "processes",
             "producer",
             "relay",
+            "shop",
             "sockets-without-end",
             "spin",
             "toolbox",

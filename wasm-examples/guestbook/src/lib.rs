@@ -189,6 +189,7 @@ mod tests {
         Request {
             method: method.to_owned(),
             path: path.to_owned(),
+            headers: Vec::new(),
             body: Some(body.as_bytes().to_vec()),
         }
     }

@@ -26,6 +26,8 @@ pub struct Request {
     pub method: String,
     /// The path without the query, still percent-encoded. Never empty.
     pub path: String,
+    /// Names in lower case, and values as far as they are text.
+    pub headers: Vec<(String, String)>,
     /// The body; `None` if it was larger than [`MAX_BODY`] or broke off.
     pub body: Option<Vec<u8>>,
 }
@@ -101,6 +103,7 @@ pub fn answer(request: &IncomingRequest, out: ResponseOutparam, handler: fn(Requ
     let response = handler(Request {
         method: method(request.method()),
         path,
+        headers: headers(request),
         body: read_body(request),
     });
     send(out, &response);
@@ -119,6 +122,14 @@ fn method(method: Method) -> String {
         Method::Patch => "PATCH".to_owned(),
         Method::Other(name) => name.to_ascii_uppercase(),
     }
+}
+
+fn headers(request: &IncomingRequest) -> Vec<(String, String)> {
+    let entries = request.headers().entries().into_iter();
+    let text = |(name, value): (String, Vec<u8>)| {
+        Some((name.to_ascii_lowercase(), String::from_utf8(value).ok()?))
+    };
+    entries.filter_map(text).collect()
 }
 
 fn read_body(request: &IncomingRequest) -> Option<Vec<u8>> {

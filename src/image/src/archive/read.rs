@@ -30,6 +30,8 @@ const LINKS: usize = 8;
 /// How many images one archive may hold, and indexes inside of indexes.
 const MAX_IMAGES: usize = 256;
 const MAX_DEPTH: usize = 4;
+/// How deep its directories may be: those of a layout, and whatever is before them.
+const MAX_DIRECTORIES: usize = 32;
 
 /// How much an archive may hold.
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +145,7 @@ impl Spool {
         let bounds = Bounds {
             entries: limits.max_entries,
             bytes: limits.max_bytes,
+            depth: MAX_DIRECTORIES,
         };
         let failed = |error| match error {
             WalkError::Read(source) => ArchiveError::Read(source),

@@ -187,6 +187,10 @@ fn what_is_too_much_or_damaged_is_refused_and_leaves_nothing() {
             max_entries: 1,
             ..FilesLimits::default()
         },
+        FilesLimits {
+            max_depth: 0,
+            ..FilesLimits::default()
+        },
     ] {
         let refused = bench.store.files(&image, limits);
         assert!(
@@ -225,4 +229,100 @@ fn files_are_shared_and_stay_while_they_are_used() {
     drop(two);
     bench.store.remove_files(&image.digest).unwrap();
     assert!(!path.exists());
+}
+
+#[test]
+fn a_spin_application_is_kept_whole_and_its_files_are_laid_out() {
+    let bench = Bench::new();
+    let archive = {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        let entries = [("a/one", "1"), ("two", "2"), ("../evil", "evil")];
+        packed.write_all(&layer(&entries)).unwrap();
+        packed.finish().unwrap()
+    };
+    let module = wat::parse_str("(component)").unwrap();
+    let mut blobs = Vec::new();
+    let mut blob = |media_type: &str, bytes: Vec<u8>| {
+        let digest = Digest::of(&bytes);
+        let described = json!({"mediaType": media_type, "digest": &*digest, "size": bytes.len()});
+        blobs.push((format!("blobs/sha256/{}", digest.hex()), bytes));
+        described
+    };
+    let config = blob(media::SPIN, b"{\"spin_lock_version\": 1}".to_vec());
+    let wasm = blob("application/vnd.wasm.content.layer.v1+wasm", module.clone());
+    let file = blob(
+        "application/vnd.wasm.content.layer.v1+data",
+        b"page".to_vec(),
+    );
+    let files = blob(media::SPIN_FILES, archive);
+    let manifest_type = crate::layout::MANIFEST_TYPE;
+    let manifest = json!({"schemaVersion": 2, "mediaType": manifest_type, "config": config,
+        "layers": [wasm, file, files]});
+    let entry = blob(manifest_type, manifest.to_string().into_bytes());
+    let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+    blobs.push(("index.json".to_owned(), index.into_bytes()));
+    let mut made = tar::Builder::new(Vec::new());
+    for (path, bytes) in &blobs {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        made.append_data(&mut header, path, bytes.as_slice())
+            .unwrap();
+    }
+    let made = made.into_inner().unwrap();
+    let limits = ArchiveLimits::default();
+    let loaded = bench
+        .store
+        .load_archive(made.as_slice(), Some("spin:v1"), limits);
+    let image = loaded.unwrap().remove(0);
+    assert_eq!(image.kind, crate::ImageKind::SpinApplication);
+    assert!(!image.has_files());
+    let description = bench.store.description(&image).unwrap();
+    assert_eq!(description, b"{\"spin_lock_version\": 1}");
+    let digest = |part: &serde_json::Value| part["digest"].as_str().unwrap().to_owned();
+    assert_eq!(bench.store.part(&image, &digest(&wasm)).unwrap(), module);
+    // Only what is the image's own, whatever else the store has.
+    let other = Digest::of(b"other").to_string();
+    assert!(matches!(
+        bench.store.part(&image, &other),
+        Err(ImageError::NoPart { .. })
+    ));
+    let from = |source: &serde_json::Value, path: &str| PlacedFile {
+        source: FileSource::Digest(digest(source)),
+        path: path.to_owned(),
+    };
+    let packed = json!({"digest": &*Digest::of(b"1")});
+    let mut wanted = vec![
+        from(&file, "/static/index.html"),
+        from(&packed, "assets/one"),
+        from(&packed, "again"),
+        from(&file, "../../out"),
+    ];
+    wanted.push(PlacedFile {
+        source: FileSource::Bytes(b"short".to_vec()),
+        path: "inline".to_owned(),
+    });
+    let place = |wanted: &[PlacedFile], limits| bench.store.placed_files(&image, wanted, limits);
+    for (max_bytes, max_entries, max_depth) in [(3, 9, 9), (99, 3, 9), (99, 9, 1)] {
+        let small = FilesLimits {
+            max_bytes,
+            max_entries,
+            max_depth,
+        };
+        assert!(place(&wanted, small).is_err(), "{small:?}");
+    }
+    let files = place(&wanted, FilesLimits::default()).unwrap();
+    for (path, content) in [
+        ("static/index.html", "page"),
+        ("assets/one", "1"),
+        ("again", "1"),
+        ("inline", "short"),
+    ] {
+        assert_eq!(text(&files, path).as_deref(), Some(content), "{path}");
+    }
+    assert_eq!(fs::read_dir(files.path()).unwrap().count(), 4);
+    let same = place(&wanted, FilesLimits::default()).unwrap();
+    assert_eq!(same.path(), files.path());
+    wanted.push(from(&json!({"digest": other}), "other"));
+    let absent = place(&wanted, FilesLimits::default());
+    assert!(matches!(absent, Err(ImageError::NoPart { .. })));
 }

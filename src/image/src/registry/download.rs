@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use oci_distribution::{
-    self as oci, Client,
-    client::{BlobResponse, LayerDescriptor},
-};
-
-use super::{Progress, TransferError, with_causes};
+use super::{Progress, TransferError, http::Repository};
 use crate::{
     ImageStore, Reference,
     ingest::{Ingest, IngestError},
@@ -22,9 +16,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The image that comes in.
 pub(super) struct Incoming<'i> {
-    pub(super) client: &'i Client,
-    /// As the registry is asked for it.
-    pub(super) image: &'i oci::Reference,
+    /// Where it comes from.
+    pub(super) from: &'i Repository,
     /// As people call it.
     pub(super) named: &'i Reference,
     pub(super) progress: &'i dyn Progress,
@@ -80,33 +73,15 @@ impl Incoming<'_> {
     }
 
     async fn stream(&self, ingest: &mut Ingest, part: &Descriptor) -> Result<(), TransferError> {
-        let layer = LayerDescriptor {
-            digest: &part.digest,
-            // Addresses elsewhere are whatever the image's author wrote: they are not followed.
-            urls: &None,
-        };
-        let from = ingest.length();
-        let response = if from == 0 {
-            let whole = self.client.pull_blob_stream(self.image, &layer).await;
-            whole.map(BlobResponse::Full)
-        } else {
-            self.client
-                .pull_blob_stream_partial(self.image, &layer, from, None)
-                .await
-        };
-        let mut stream = match response.map_err(|error| TransferError::of(self.named, &error))? {
-            BlobResponse::Partial(stream) => stream,
-            // It gives all or nothing.
-            BlobResponse::Full(stream) => {
-                ingest.restart()?;
-                stream
-            }
-        };
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| TransferError::Registry {
-                reference: self.named.to_string(),
-                reason: with_causes(&error),
-            })?;
+        let failed = |error| TransferError::of(self.named, error);
+        // Addresses elsewhere, which an image may name for its layers, are whatever its author wrote: they are not followed.
+        let blob = self.from.blob(&part.digest, ingest.length()).await;
+        let mut blob = blob.map_err(failed)?;
+        // It gives all or nothing.
+        if !blob.is_rest {
+            ingest.restart()?;
+        }
+        while let Some(chunk) = blob.next().await.map_err(failed)? {
             if ingest.length() + chunk.len() as u64 > part.size {
                 ingest.restart()?;
                 return Err(TransferError::Content {

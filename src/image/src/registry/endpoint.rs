@@ -3,16 +3,22 @@
 use oci_distribution::{
     self as oci, Client,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
+    secrets::RegistryAuth,
 };
 
-use super::{RegistriesConfig, TransferError, with_causes};
+use super::{RegistriesConfig, TransferError, http::Repository, with_causes};
 use crate::Reference;
+
+/// What registries are told of who asks.
+const USER_AGENT: &str = concat!("vaquita/", env!("CARGO_PKG_VERSION"));
 
 /// A registry to ask for one image.
 pub(super) struct Endpoint {
     /// The image, as this registry is asked for it.
     pub(super) reference: oci::Reference,
     host: String,
+    /// Whose images these are, if they are not its own.
+    mirrored: Option<String>,
 }
 
 impl Endpoint {
@@ -27,29 +33,76 @@ impl Endpoint {
             Self {
                 reference: there,
                 host: mirror.clone(),
+                mirrored: Some(registry.to_owned()),
             }
         });
         let itself = Self {
             host: own.resolve_registry().to_owned(),
             reference: own.clone(),
+            mirrored: None,
         };
         mirrors.chain([itself]).collect()
     }
 
-    /// A client for this endpoint alone. Where plain HTTP is allowed, it is found out which of both is spoken.
+    /// Whether its certificate is to be verified, and whether it speaks HTTP without one. Where plain HTTP is allowed, it is found
+    /// out which of both is spoken.
+    async fn safety(&self, config: &RegistriesConfig) -> (bool, bool) {
+        let insecure = config.insecure.contains(&self.host);
+        let plain = (insecure || is_loopback(&self.host)) && !speaks_tls(&self.host).await;
+        // Whoever embeds this may have chosen one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        (insecure, plain)
+    }
+
+    /// The image's repository, for reading.
+    pub(super) async fn open(
+        &self,
+        config: &RegistriesConfig,
+        reference: &Reference,
+        who: &RegistryAuth,
+    ) -> Result<Repository, TransferError> {
+        let failed = |reason: String| TransferError::Registry {
+            reference: reference.to_string(),
+            reason,
+        };
+        let (insecure, plain) = self.safety(config).await;
+        let scheme = if plain { "http" } else { "https" };
+        let root = format!("{scheme}://{}/v2/", self.host);
+        let root = reqwest::Url::parse(&root).map_err(|error| failed(error.to_string()))?;
+        let mut client = reqwest::Client::builder()
+            .tls_danger_accept_invalid_certs(insecure)
+            .connect_timeout(config.patience)
+            .read_timeout(config.patience)
+            .user_agent(USER_AGENT);
+        let mut authorities = Vec::new();
+        for pem in &config.authorities {
+            let read = reqwest::Certificate::from_pem_bundle(pem);
+            authorities.extend(read.map_err(|error| failed(with_causes(&error)))?);
+        }
+        if !authorities.is_empty() {
+            client = client.tls_certs_merge(authorities);
+        }
+        let client = client
+            .build()
+            .map_err(|error| failed(with_causes(&error)))?;
+        let name = (
+            self.reference.repository().to_owned(),
+            self.mirrored.clone(),
+        );
+        Ok(Repository::new(client, root, name, who.clone()))
+    }
+
+    /// A client for this endpoint alone, for writing.
     pub(super) async fn connect(
         &self,
         config: &RegistriesConfig,
         reference: &Reference,
     ) -> Result<Client, TransferError> {
-        let insecure = config.insecure.contains(&self.host);
-        let plain = (insecure || is_loopback(&self.host)) && !speaks_tls(&self.host).await;
+        let (insecure, plain) = self.safety(config).await;
         let authority = |pem: &Vec<u8>| Certificate {
             encoding: CertificateEncoding::Pem,
             data: pem.clone(),
         };
-        // Whoever embeds this may have chosen one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let settings = ClientConfig {
             protocol: if plain {
                 ClientProtocol::Http
@@ -60,7 +113,7 @@ impl Endpoint {
             extra_root_certificates: config.authorities.iter().map(authority).collect(),
             connect_timeout: Some(config.patience),
             read_timeout: Some(config.patience),
-            user_agent: concat!("vaquita/", env!("CARGO_PKG_VERSION")),
+            user_agent: USER_AGENT,
             ..ClientConfig::default()
         };
         Client::try_from(settings).map_err(|error| TransferError::Registry {

@@ -24,7 +24,7 @@ impl Registries {
         progress: &dyn Progress,
     ) -> Result<Digest, TransferError> {
         let to: Reference = to.parse()?;
-        let failed = |error: OciDistributionError| TransferError::of(&to, &error);
+        let failed = |error: OciDistributionError| TransferError::of_push(&to, &error);
         let absent = || TransferError::Absent(image.to_owned());
         let Some((entry, manifest)) = store.manifest(image)? else {
             return Err(absent());

@@ -2,14 +2,19 @@
 
 use std::time::SystemTime;
 
-use futures::StreamExt as _;
-use oci_distribution::{self as oci, Client, client::LayerDescriptor, secrets::RegistryAuth};
+use oci_distribution::secrets::RegistryAuth;
 use serde::Deserialize;
 
-use super::{Registries, TransferError, document, endpoint::Endpoint, with_causes};
+use super::{
+    Registries, TransferError, document,
+    endpoint::Endpoint,
+    http::{ReadError, Repository},
+    small, with_causes,
+};
 use crate::{
     Credential, Digest, Image, Reference,
     layout::{Descriptor, MAX_DOCUMENT, Manifest},
+    media,
     signature::{self, Evidence, SignatureError, Signer},
 };
 
@@ -84,12 +89,10 @@ impl Registries {
         auth: &RegistryAuth,
         digests: &[&Digest],
     ) -> Result<Vec<Evidence>, TransferError> {
-        let client = endpoint.connect(&self.config, reference).await?;
+        let repository = endpoint.open(&self.config, reference, auth).await?;
         let place = Place {
-            client: &client,
-            there: &endpoint.reference,
+            repository,
             reference,
-            auth,
         };
         let mut evidence = Vec::new();
         for digest in digests {
@@ -103,17 +106,15 @@ impl Registries {
 
 /// Where signatures are looked for.
 struct Place<'p> {
-    client: &'p Client,
-    there: &'p oci::Reference,
+    repository: Repository,
     reference: &'p Reference,
-    auth: &'p RegistryAuth,
 }
 
 impl Place<'_> {
     /// Under cosign's tag.
     async fn simple(&self, digest: &Digest, to: &mut Vec<Evidence>) -> Result<(), TransferError> {
         let tag = format!("sha256-{}.sig", digest.hex());
-        let Some(manifest) = self.manifest(&self.tagged(tag)).await? else {
+        let Some(manifest) = self.manifest(&tag).await? else {
             return Ok(());
         };
         let layers = manifest.layers.iter();
@@ -127,10 +128,16 @@ impl Place<'_> {
 
     /// Bundles that refer to the image: by the registry's own list, or by the list that clients keep where it has none.
     async fn bundles(&self, digest: &Digest, to: &mut Vec<Evidence>) -> Result<(), TransferError> {
-        let exact = self.there.clone_with_digest(digest.to_string());
-        let listed = self.client.pull_referrers(&exact, None).await;
+        let listed = match self.repository.referrers(digest, MAX_DOCUMENT).await {
+            Err(ReadError::NotFound) => {
+                let tag = format!("sha256-{}", digest.hex());
+                let types = [media::INDEXES[0]];
+                self.repository.manifest(&tag, &types, MAX_DOCUMENT).await
+            }
+            listed => listed,
+        };
         let index = match listed {
-            Ok(index) => serde_json::to_vec(&index).unwrap_or_default(),
+            Ok(index) => index,
             // Not every registry knows what is asked.
             Err(error) => {
                 tracing::debug!(error = with_causes(&error), "no list of referrers");
@@ -146,9 +153,7 @@ impl Place<'_> {
             kind.is_none_or(|kind| signature::BUNDLE_TYPES.contains(&kind))
         };
         for referrer in index.manifests.iter().filter(is_bundle).take(MOST) {
-            let name = referrer.descriptor.digest.to_string();
-            let there = self.there.clone_with_digest(name);
-            let Some(manifest) = self.manifest(&there).await? else {
+            let Some(manifest) = self.manifest(&referrer.descriptor.digest).await? else {
                 continue;
             };
             let layer = manifest
@@ -162,15 +167,9 @@ impl Place<'_> {
         Ok(())
     }
 
-    fn tagged(&self, tag: String) -> oci::Reference {
-        let there = self.there;
-        let registry = there.resolve_registry().to_owned();
-        oci::Reference::with_tag(registry, there.repository().to_owned(), tag)
-    }
-
-    /// A manifest, if there is one that makes sense.
-    async fn manifest(&self, there: &oci::Reference) -> Result<Option<Manifest>, TransferError> {
-        match document(self.client, there, self.reference, self.auth).await {
+    /// A manifest by tag or digest, if there is one that makes sense.
+    async fn manifest(&self, name: &str) -> Result<Option<Manifest>, TransferError> {
+        match document(&self.repository, name, self.reference).await {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -179,26 +178,12 @@ impl Place<'_> {
 
     /// A small blob, compared with its digest.
     async fn blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, TransferError> {
-        let reference = || self.reference.to_string();
-        if descriptor.size > MAX_DOCUMENT {
-            return Err(TransferError::TooLarge {
-                reference: reference(),
-                size: descriptor.size,
-                limit: MAX_DOCUMENT,
-            });
-        }
-        let layer = LayerDescriptor {
-            digest: &descriptor.digest,
-            urls: &None,
-        };
-        let stream = self.client.pull_blob_stream(self.there, &layer).await;
-        let mut stream = stream.map_err(|error| TransferError::of(self.reference, &error))?;
+        small(self.reference, descriptor.size)?;
+        let failed = |error| TransferError::of(self.reference, error);
+        let blob = self.repository.blob(&descriptor.digest, 0).await;
+        let mut blob = blob.map_err(failed)?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| TransferError::Registry {
-                reference: reference(),
-                reason: with_causes(&error),
-            })?;
+        while let Some(chunk) = blob.next().await.map_err(failed)? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() as u64 > descriptor.size {
                 break;
@@ -208,7 +193,7 @@ impl Place<'_> {
             return Ok(bytes);
         }
         Err(TransferError::Content {
-            reference: reference(),
+            reference: self.reference.to_string(),
             digest: descriptor.digest.clone(),
         })
     }

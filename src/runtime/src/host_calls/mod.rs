@@ -1,4 +1,4 @@
-//! `vaquita:ipc` and `vaquita:pod` for components.
+//! `vaquita:ipc` and `vaquita:pod` for components, and [settings](crate::settings).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,10 @@ mod memories;
 mod pods;
 mod queues;
 mod semaphores;
+mod settings;
+
+#[expect(unreachable_pub, reason = "the bindings re-export them as `pub`")]
+pub use settings::{OpenBucket, OpenStore};
 
 /// Behind `queue`.
 #[expect(unreachable_pub, reason = "the bindings re-export it as `pub`")]
@@ -52,7 +56,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
     ipc::shared_memory::add_to_linker::<State, Namespaces>(linker, view)?;
     pod::process::add_to_linker::<State, Namespaces>(linker, view)?;
     pod::uts::add_to_linker::<State, Namespaces>(linker, view)?;
-    pod::lifecycle::add_to_linker::<State, Namespaces>(linker, view)
+    pod::lifecycle::add_to_linker::<State, Namespaces>(linker, view)?;
+    settings::add_to_linker(linker)
 }
 
 impl types::Host for View<'_> {}

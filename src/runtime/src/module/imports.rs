@@ -54,7 +54,7 @@ const HINTS: &[(&str, &str)] = &[
     ("wasmtime:", "wasmtime's own interfaces are not provided"),
     (
         "fermyon:",
-        "Spin's own interfaces are not provided; use those of WASI",
+        "of Spin's own interfaces, version 2.0.0 of key-value and variables is provided",
     ),
     (
         "spin:",
@@ -66,11 +66,11 @@ const HINTS: &[(&str, &str)] = &[
     ),
     (
         "wasi:keyvalue/",
-        "of WASI, cli, clocks, filesystem, http, io, random and sockets are provided",
+        "of wasi:keyvalue, the interface store of the version 0.2.0-draft2 is provided",
     ),
     (
         "wasi:config/",
-        "of WASI, cli, clocks, filesystem, http, io, random and sockets are provided",
+        "of wasi:config, the interface store of the versions 0.2.0-rc.1 and 0.2.0-draft-2024-09-27 is provided",
     ),
     (
         "vaquita:",

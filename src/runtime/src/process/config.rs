@@ -12,6 +12,7 @@ use crate::config::HttpConfig;
 use crate::log::{LogSink, OutputSink};
 use crate::module::Module;
 use crate::pod::PodConfig;
+use crate::settings::Settings;
 use vaquita_guest_fs::{Files, Mount, MountError, Volume};
 
 /// What to run in a pod, and with what.
@@ -49,6 +50,8 @@ pub struct ProcessConfig {
     pub http: HttpConfig,
     /// What it may import, call and look up. Default: everything that the runtime and the pod's network provide.
     pub capabilities: Capabilities,
+    /// What `wasi:config` and `wasi:keyvalue` give it. Default: nothing.
+    pub settings: Settings,
     /// Where standard output and error go, cut into lines. Default: nowhere.
     pub log: Arc<dyn LogSink>,
     /// Where standard output and error go beside the log, as they are written: for those who are attached. Default: nowhere
@@ -89,6 +92,7 @@ impl ProcessConfig {
             listen: vec![8080],
             http: HttpConfig::default(),
             capabilities: Capabilities::default(),
+            settings: Settings::default(),
             log: Arc::new(crate::log::Discard),
             output: None,
             stdin: None,

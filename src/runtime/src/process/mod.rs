@@ -24,6 +24,7 @@ use crate::module::{Code, Module, Program};
 use crate::namespaces::{Lifecycle, Listed, Member, Namespaces};
 use crate::pod::PodConfig;
 use crate::runtime::Shared;
+use crate::settings::Settings;
 use crate::stdio::{Outputs, Stdin};
 use vaquita_guest_fs::Files;
 
@@ -46,6 +47,7 @@ pub(crate) struct Environment {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) network: PodNetwork,
     pub(crate) capabilities: Arc<Capabilities>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) tls: Arc<Tls>,
     pub(crate) listen: Vec<u16>,
     pub(crate) max_threads: u32,
@@ -86,6 +88,7 @@ impl Environment {
             env,
             network: pod.network.clone(),
             capabilities: Arc::new(std::mem::take(&mut config.capabilities)),
+            settings: Arc::new(std::mem::take(&mut config.settings)),
             tls: Arc::clone(&runtime.tls),
             listen: config.listen.clone(),
             max_threads: config.max_threads,

@@ -72,10 +72,11 @@ impl HostTcpSocket for View<'_> {
         address: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
-        let network = self.network;
-        Ok(self
-            .socket(&this)?
-            .start_connect(network, SocketAddr::from(address))?)
+        let (network, to) = (self.network, SocketAddr::from(address));
+        if !self.capabilities.may_connect(true, to) {
+            return Err(ErrorCode::AccessDenied.into());
+        }
+        Ok(self.socket(&this)?.start_connect(network, to)?)
     }
 
     fn finish_connect(

@@ -20,6 +20,7 @@ use wasmtime_wasi::p2::{
 use super::options::{Options, at_least_one};
 use super::unconnected::TheNetwork;
 use super::{View, address, code_of, guest, host};
+use crate::capabilities::Capabilities;
 
 /// The most datagrams that are taken or given at once.
 const MOST_DATAGRAMS: usize = 16;
@@ -83,7 +84,11 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn send(&self, datagram: OutgoingDatagram) -> Result<(), ErrorCode> {
+    fn send(
+        &self,
+        datagram: OutgoingDatagram,
+        capabilities: &Capabilities,
+    ) -> Result<(), ErrorCode> {
         let to = datagram.remote_address.map(SocketAddr::from);
         let to = match (to, self.mailbox.peer_addr()) {
             (None, Some(peer)) => peer,
@@ -92,6 +97,9 @@ impl Outgoing {
             (None, None) | (Some(_), Some(_)) => return Err(ErrorCode::InvalidArgument),
         };
         address::check_remote(self.family, to)?;
+        if !capabilities.may_connect(false, to) {
+            return Err(ErrorCode::AccessDenied);
+        }
         self.mailbox
             .send_to(datagram.data.into(), to)
             .map_err(code_of)
@@ -168,11 +176,16 @@ impl HostUdpSocket for View<'_> {
             let message = "a socket's streams must be dropped before it is given others";
             return Err(SocketError::trap(wasmtime::Error::msg(message)));
         }
+        let capabilities = self.capabilities;
+        let may = |to| capabilities.may_connect(false, to);
         let socket = self.udp(&this)?;
         let family = socket.family;
         let mailbox = Arc::clone(socket.bound()?);
         let peer = remote_address.map(SocketAddr::from);
         if let Some(peer) = peer {
+            if !may(peer) {
+                return Err(ErrorCode::AccessDenied.into());
+            }
             address::check_remote(family, peer)?;
         }
         mailbox.connect(peer);
@@ -295,6 +308,7 @@ impl HostOutgoingDatagramStream for View<'_> {
         this: Resource<OutgoingDatagramStream>,
         datagrams: Vec<OutgoingDatagram>,
     ) -> SocketResult<u64> {
+        let capabilities = self.capabilities;
         let outgoing = self.outgoing(&this)?;
         if datagrams.is_empty() {
             return Ok(0);
@@ -306,7 +320,7 @@ impl HostOutgoingDatagramStream for View<'_> {
         outgoing.permitted = 0;
         let mut count = 0;
         for datagram in datagrams {
-            match outgoing.send(datagram) {
+            match outgoing.send(datagram, capabilities) {
                 Ok(()) => count += 1,
                 // Those that went out count; the next call finds the error again.
                 Err(_) if count > 0 => break,
@@ -332,7 +346,6 @@ impl HostOutgoingDatagramStream for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capabilities::Capabilities;
     use vaquita_net::{Fabric, FabricConfig, PodNetwork};
     use wasmtime::component::ResourceTable;
     use wasmtime_wasi::p2::bindings::sockets::instance_network::Host as _;

@@ -114,7 +114,7 @@ async fn a_components_unknown_import_is_named_too() {
         ("acme:shop/prices@1.0.0", ""),
         (
             "fermyon:spin/redis",
-            ": Spin's own interfaces are not provided; use those of WASI",
+            ": of Spin's own interfaces, version 2.0.0 of key-value and variables is provided",
         ),
         (
             "wasi:http/types@0.3.0",

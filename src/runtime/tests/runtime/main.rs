@@ -10,5 +10,6 @@ mod limits;
 mod load;
 mod network;
 mod program;
+mod settings;
 mod support;
 mod threads;

@@ -234,9 +234,11 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
     ) -> SocketResult<()> {
         store.with(|mut store| {
             let mut view = store.get();
-            let network = view.network;
+            let (network, to) = (view.network, SocketAddr::from(remote_address));
+            if !view.capabilities.may_connect(true, to) {
+                return Err(ErrorCode::AccessDenied.into());
+            }
             let socket = &mut view.async_socket(&socket)?.tcp;
-            let to = SocketAddr::from(remote_address);
             socket.start_connect(network, to).map_err(error)
         })?;
         poll_fn(|context| {

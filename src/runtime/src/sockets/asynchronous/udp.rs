@@ -85,6 +85,9 @@ impl<T> HostUdpSocketWithStore<T> for Sockets {
             let mut view = store.get();
             let network = view.network;
             let to = remote_address.map(SocketAddr::from);
+            if to.is_some_and(|to| !view.capabilities.may_connect(false, to)) {
+                return Err(ErrorCode::AccessDenied.into());
+            }
             let socket = view.async_udp(&socket)?;
             socket.send(network, data, to).map_err(error)
         })
@@ -130,9 +133,11 @@ impl HostUdpSocket for View<'_> {
         this: Resource<Handle>,
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
-        let network = self.network;
+        let (network, to) = (self.network, SocketAddr::from(remote));
+        if !self.capabilities.may_connect(false, to) {
+            return Err(ErrorCode::AccessDenied.into());
+        }
         let socket = self.async_udp(&this)?;
-        let to = SocketAddr::from(remote);
         address::check_remote(socket.family, to).map_err(error)?;
         socket.bound(network).map_err(error)?.connect(Some(to));
         Ok(())
