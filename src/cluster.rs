@@ -59,6 +59,8 @@ pub struct ClusterConfig {
     pub node_name: String,
     /// The limits of the API server.
     pub api: ApiLimits,
+    /// How the controllers work. What they sign and verify with is the cluster's own.
+    pub controllers: vaquita_reconcile::Options,
     /// Whether controllers and scheduler work only while they hold their Leases, for several control planes over one
     /// store. Default false: a cluster in one process locks its store, so there is no other, and each Lease would cost a
     /// write every 2 s.
@@ -86,6 +88,7 @@ impl ClusterConfig {
             insecure_listen: None,
             node_name: host_name(),
             api: ApiLimits::default(),
+            controllers: vaquita_reconcile::Options::default(),
             leader_elect: false,
             scheduler: vaquita_scheduler::Options::default(),
             containers: ContainersConfig::default(),
@@ -507,7 +510,7 @@ fn start_control_loops(
             key: pki.ca_key(),
         }),
         tokens: Some(secret_tokens(pki)),
-        ..vaquita_reconcile::Options::default()
+        ..config.controllers.clone()
     };
     let client = local::client(
         api.router(),

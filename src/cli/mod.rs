@@ -1,6 +1,7 @@
 //! The command line. Flags are parsed to plain values here and resolved by the command that they belong to.
 
 mod bench;
+mod controllers;
 mod demo;
 mod entrance;
 mod image;

@@ -14,8 +14,8 @@ use vaquita_docker::Subnet;
 use vaquita_node::EvictionThresholds;
 
 use super::{
-    DataDir, demo, entrance::EntranceArgs, image_gc::ImageGcOptions, registries::RegistryOptions,
-    report::Report,
+    DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, image_gc::ImageGcOptions,
+    registries::RegistryOptions, report::Report,
 };
 use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
 
@@ -36,6 +36,8 @@ pub(super) struct UpArgs {
     node_name: Option<String>,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    controllers: ControllerArgs,
     #[command(flatten)]
     entrance: EntranceArgs,
     /// Have controllers and scheduler work only while they hold their Leases in kube-system, as several control planes
@@ -210,6 +212,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
         .insecure_port
         .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
     config.api = args.limits.resolve();
+    config.controllers = args.controllers.resolve();
     config.leader_elect = args.leader_elect;
     config.eviction = args.eviction_hard.unwrap_or_default();
     config.containers = args.containers.resolve();

@@ -192,7 +192,9 @@ fn restless(replicas: usize) -> String {
 #[test]
 fn pods_of_a_node_that_falls_silent_are_replaced_elsewhere() {
     let mut moments = Moments::new();
-    let mut cluster = Vaquita::up();
+    // Long enough for the node that is well, and no longer than it must be.
+    let soon = ["--node-monitor-grace-period=25s"];
+    let mut cluster = Vaquita::up_with(&soon);
     cluster.load_guest("hello", "localhost/hello:v1");
     cluster.apply(
         "apiVersion: v1
@@ -226,9 +228,10 @@ metadata: {name: silent, labels: {shiny: 'yes', vaquita.dev/wasm: 'true'}}
         2 => Ok(()),
         other => Err(other.to_string()),
     });
-    // It is given up after 40 s of silence, and the pods' patience lasts for three: somewhere around there.
-    thread::sleep(Duration::from_secs(38));
-    cluster = moments.strike(cluster, 8000);
+    // It is given up after 25 s of silence, and the pods' patience lasts for three: somewhere around there.
+    thread::sleep(Duration::from_secs(23));
+    moments.wait(8000);
+    cluster = Vaquita::up_again_with(cluster.kill(), &soon);
     let lost = || {
         let node = cluster.get(&["node", "silent"]);
         let mut conditions = list(&node["status"]["conditions"]).into_iter();

@@ -46,7 +46,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "vaquita-workload-controllers",
         &["vaquita-api", "vaquita-reconcile"],
     ),
-    ("vaquita-scheduler", &["vaquita-api", "vaquita-reconcile"]),
+    ("vaquita-scheduler", &["vaquita-api", "vaquita-crd"]),
     (
         "vaquita-node",
         &[

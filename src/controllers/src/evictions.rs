@@ -156,12 +156,7 @@ impl Evictor {
                 Change::Deleted(_) => false,
             };
             if news {
-                let name = node.name_any();
-                for pod in listener
-                    .pods
-                    .store()
-                    .matching(|pod| pods::node_name(pod) == Some(&name))
-                {
+                for pod in listener.pods.store().on_node(&node.name_any()) {
                     pods.add(ObjectKey::of(&*pod));
                 }
             }

@@ -22,7 +22,7 @@ use serde_json::json;
 
 use self::contents::Findings;
 use vaquita_reconcile::{
-    Context, ObjectKey,
+    Clock, Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer},
     meta,
@@ -85,6 +85,7 @@ pub async fn run(context: Context) {
     });
     let controller = Controller {
         client: context.client.clone(),
+        clock: context.options.clock.clone(),
         namespaces,
     };
     context.drive(Arc::new(controller), queue).await;
@@ -104,6 +105,7 @@ fn finalizers(namespace: &Namespace) -> &[String] {
 
 struct Controller {
     client: Client,
+    clock: Clock,
     namespaces: Informer<Namespace>,
 }
 
@@ -132,7 +134,7 @@ impl Reconciler for Controller {
             self.finalize(&api, namespace).await?;
             return Ok(Next::Wait);
         }
-        let now = Timestamp::now();
+        let now = self.clock.now();
         self.tell(&api, &namespace, &findings, now).await?;
         Ok(Next::After(patience(&namespace, now)))
     }

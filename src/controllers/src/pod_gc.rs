@@ -136,9 +136,7 @@ impl Cleaner {
                 Change::Deleted(_) => true,
             };
             if concerned {
-                let name = node.name_any();
-                let of_node = |pod: &Pod| pods::node_name(pod) == Some(&name);
-                for pod in listener.pods.store().matching(of_node) {
+                for pod in listener.pods.store().on_node(&node.name_any()) {
                     pods.add(ObjectKey::of(&*pod));
                 }
             }

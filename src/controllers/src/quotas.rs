@@ -135,7 +135,7 @@ fn object_of(object: &impl Serialize) -> Result<Object, CountError> {
 }
 
 /// What an object of the core group uses, by every name.
-fn usage_of(plural: &str, object: &impl Serialize) -> Amounts {
+fn usage_of(plural: &str, object: &impl Serialize, now: Timestamp) -> Amounts {
     let Ok(object) = object_of(object) else {
         return Amounts::new();
     };
@@ -144,7 +144,7 @@ fn usage_of(plural: &str, object: &impl Serialize) -> Amounts {
         plural,
         object: &object,
     };
-    counted.usage(Timestamp::now())
+    counted.usage(now)
 }
 
 impl Reconciler for Counter {
@@ -185,7 +185,8 @@ impl Counter {
             let less = match change {
                 Change::Added(_) => false,
                 Change::Modified { old, new } => {
-                    usage_of(plural, &**old) != usage_of(plural, &**new)
+                    let now = counter.context.now();
+                    usage_of(plural, &**old, now) != usage_of(plural, &**new, now)
                 }
                 Change::Deleted(_) => true,
             };
@@ -230,7 +231,7 @@ impl Counter {
 
     /// What is used of a quota: an amount for everything that it limits.
     async fn count(&self, namespace: &str, quota: &Object) -> Result<Amounts, CountError> {
-        let now = Timestamp::now();
+        let now = self.context.now();
         let limits = quota::hard(quota);
         let zero = quantity::Quantity::ZERO;
         let mut used: Amounts = limits.keys().map(|name| (name.clone(), zero)).collect();

@@ -127,9 +127,9 @@ fn policies(scale: u32) {
 
 /// Two pods, one of which listens.
 struct Pair {
-    _fabric: Fabric,
+    fabric: Fabric,
     client: PodNetwork,
-    _server: PodNetwork,
+    server: PodNetwork,
     listener: Listener,
     to: SocketAddr,
     by_service: SocketAddr,
@@ -163,13 +163,47 @@ impl Pair {
             .listen(SocketAddr::from(([0, 0, 0, 0], 80)))
             .expect("a free port");
         Self {
-            _fabric: fabric,
+            fabric,
             client,
-            _server: server,
+            server,
             listener,
             to,
             by_service,
         }
+    }
+
+    /// Has 100 policies for all pods, of which the last lets the client in.
+    fn police(&self) {
+        let policies = Policies::new();
+        for (name, network) in [("client", &self.client), ("server", &self.server)] {
+            let pod = PolicyPod {
+                ips: vec![network.ip()],
+                labels: Labels::from([("app".to_owned(), name.to_owned())]),
+                ports: Vec::new(),
+            };
+            policies.set_pod("default", name, pod);
+        }
+        for number in 0..100 {
+            let wanted = if number == 99 { "client" } else { "nobody" };
+            let from = Selector(vec![Requirement::In(
+                "app".to_owned(),
+                vec![wanted.to_owned()],
+            )]);
+            let rule = Rule {
+                peers: Some(vec![Peer::Pods {
+                    namespaces: None,
+                    pods: from,
+                }]),
+                ports: None,
+            };
+            let spec = PolicySpec {
+                pods: Selector(Vec::new()),
+                ingress: Some(vec![rule]),
+                egress: None,
+            };
+            policies.set_policy("default", &format!("policy-{number:02}"), spec);
+        }
+        self.fabric.set_policy(Some(Box::new(policies)));
     }
 
     async fn connect(&self) -> (Stream, Stream) {
@@ -303,7 +337,13 @@ fn bulk(runtime: &Runtime, scale: u32) {
 
 fn connects(runtime: &Runtime, scale: u32) {
     let pair = Pair::new();
-    for (what, to) in [("pod", pair.to), ("Service", pair.by_service)] {
+    let policed = Pair::new();
+    policed.police();
+    for (what, pair, to) in [
+        ("pod", &pair, pair.to),
+        ("Service", &pair, pair.by_service),
+        ("pod with 100 policies", &policed, policed.to),
+    ] {
         let took = runtime.block_on(async {
             let start = Instant::now();
             for _ in 0..CONNECTS / scale {

@@ -1,6 +1,6 @@
 //! What every controller gets: the client, the informers and the recorder that all of them share, and the options.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
@@ -19,11 +19,12 @@ pub struct Options {
     /// How many objects each controller works on at the same time. Default 16. More costs the API server that many
     /// more requests at once.
     pub workers: usize,
+    /// The same for single controllers, by their names: those of upstream, without `-controller` at the end. Default none.
+    pub workers_of: BTreeMap<String, usize>,
     /// How many pods one look at a workload may create or delete. Default 500.
     pub replica_burst: usize,
-    /// How long a node may say nothing before it counts as lost. Default 40 s. Shorter than two lease renewals
-    /// (2 × 10 s) makes healthy nodes flap.
-    pub node_grace: Duration,
+    /// When nodes count as lost, and how fast they are given up.
+    pub node_loss: NodeLoss,
     /// How many pods that have ended are kept before the oldest are deleted; 0 keeps all. Default 12,500.
     pub terminated_pods: usize,
     /// How often the garbage collector looks for kinds that came or went. Default 30 s.
@@ -37,6 +38,35 @@ pub struct Options {
     pub tokens: Option<TokenSigner>,
     /// What time of day it is. Default: the machine's clock.
     pub clock: Clock,
+}
+
+/// When nodes count as lost, and how fast pods are driven off them. The numbers are upstream's.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeLoss {
+    /// How long a node may say nothing before it counts as lost. Default 50 s. Shorter than two lease renewals
+    /// (2 × 10 s) makes healthy nodes flap.
+    pub grace: Duration,
+    /// How many nodes of a zone are given up each second. Default 0.1; 0 is none.
+    pub rate: f64,
+    /// The same in a large zone of which much is lost. Default 0.01; 0 is none.
+    pub secondary_rate: f64,
+    /// From which share of nodes that are not ready on much of a zone counts as lost, from 0 to 1. Default 0.55. Two nodes
+    /// are never much.
+    pub unhealthy_zone: f64,
+    /// A zone with more nodes than this is large. In a smaller one of which much is lost, no node is given up. Default 50.
+    pub large_zone: usize,
+}
+
+impl Default for NodeLoss {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(50),
+            rate: 0.1,
+            secondary_rate: 0.01,
+            unhealthy_zone: 0.55,
+            large_zone: 50,
+        }
+    }
 }
 
 /// Tells the time of day, which may be set at any moment: only what is compared with times in objects goes by it. How long
@@ -126,8 +156,9 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             workers: 16,
+            workers_of: BTreeMap::new(),
             replica_burst: 500,
-            node_grace: Duration::from_secs(40),
+            node_loss: NodeLoss::default(),
             terminated_pods: 12_500,
             discovery_interval: Duration::from_secs(30),
             root_ca: None,
@@ -135,6 +166,15 @@ impl Default for Options {
             tokens: None,
             clock: Clock::default(),
         }
+    }
+}
+
+impl Options {
+    /// How many objects the controller of this name works on at the same time: one at least.
+    pub fn workers_of(&self, controller: &str) -> usize {
+        let name = controller.strip_suffix("-controller").unwrap_or(controller);
+        let own = self.workers_of.get(name).copied();
+        own.unwrap_or(self.workers).max(1)
     }
 }
 
@@ -186,12 +226,7 @@ impl Context {
 
     /// Runs a reconciler over a queue with the configured parallelism, until shutdown.
     pub async fn drive<R: Reconciler>(&self, reconciler: Arc<R>, queue: WorkQueue<R::Key>) {
-        drive(
-            reconciler,
-            queue,
-            self.options.workers.max(1),
-            self.shutdown.clone(),
-        )
-        .await;
+        let workers = self.options.workers_of(R::NAME);
+        drive(reconciler, queue, workers, self.shutdown.clone()).await;
     }
 }

@@ -23,7 +23,7 @@ pub mod testing;
 
 pub use crate::{
     backoff::Backoff,
-    context::{Clock, Context, Options, SecretToken, SigningAuthority, TokenSigner},
+    context::{Clock, Context, NodeLoss, Options, SecretToken, SigningAuthority, TokenSigner},
     key::ObjectKey,
     record::Recorder,
 };

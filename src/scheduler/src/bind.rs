@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    devices::{self, Grant, GrantError},
     pod::{PodInfo, PodKey},
     volumes::{ClaimKey, SELECTED_NODE, Step},
 };
@@ -45,8 +46,19 @@ pub(crate) enum BindError {
     Volume(#[source] kube::Error),
     #[error("binding volumes: timed out waiting for the condition")]
     VolumeTimeout,
+    #[error("allocating devices: {0}")]
+    Devices(#[source] GrantError),
     #[error("binding: {0}")]
     Pod(#[source] kube::Error),
+}
+
+/// What has to be done before a pod can be bound.
+#[derive(Debug, Default)]
+pub(crate) struct Preparations {
+    /// For its volumes.
+    pub(crate) steps: Vec<Step>,
+    /// For its claims of devices.
+    pub(crate) grants: Vec<Grant>,
 }
 
 /// Speaks to the API server. Clones are cheap.
@@ -60,10 +72,26 @@ impl Speaker {
         Self { client }
     }
 
-    /// Gives the pod to `node`, if it is still the same incarnation and still has none, once its volumes are there.
-    pub(crate) async fn bind(&self, pod: &PodKey, node: &str, steps: &[Step]) -> Outcome {
-        if let Err(error) = self.bind_volumes(steps).await {
+    /// Gives the pod to `node`, if it is still the same incarnation and still has none, once its volumes are there and
+    /// it has its devices.
+    pub(crate) async fn bind(&self, pod: &PodKey, node: &str, first: &Preparations) -> Outcome {
+        let outcome = self.prepare_and_bind(pod, node, first).await;
+        if let Outcome::Failed(_) = &outcome {
+            for grant in &first.grants {
+                devices::take_back(&self.client, pod, grant).await;
+            }
+        }
+        outcome
+    }
+
+    async fn prepare_and_bind(&self, pod: &PodKey, node: &str, first: &Preparations) -> Outcome {
+        if let Err(error) = self.bind_volumes(&first.steps).await {
             return Outcome::Failed(error);
+        }
+        for grant in &first.grants {
+            if let Err(error) = devices::give(&self.client, pod, grant).await {
+                return Outcome::Failed(BindError::Devices(error));
+            }
         }
         let binding = Binding {
             metadata: ObjectMeta {

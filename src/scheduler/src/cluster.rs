@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Node as NodeObject, Taint};
 use crate::{
     budgets::Budgets,
     census::Census,
+    devices::Devices,
     images::{self, ImageKind, Runs},
     pod::{HostPort, Needs, PodInfo, PodKey},
     resources::Resources,
@@ -134,6 +135,7 @@ pub(crate) struct Cluster {
     image_kinds: HashMap<String, ImageKind>,
     pub(crate) census: Census,
     pub(crate) volumes: Volumes,
+    pub(crate) devices: Devices,
     pub(crate) services: Services,
     pub(crate) budgets: Budgets,
 }

@@ -6,6 +6,7 @@ use futures::{StreamExt as _, stream::BoxStream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service},
     policy::v1::PodDisruptionBudget,
+    resource::v1::{DeviceClass, ResourceClaim, ResourceSlice},
     storage::v1::{CSINode, StorageClass},
 };
 use kube::{
@@ -17,7 +18,7 @@ use kube::{
 const LIVE_PODS: &str = "status.phase!=Succeeded,status.phase!=Failed";
 
 /// How many kinds besides pods and nodes there are to be listed before decisions can be made.
-pub(crate) const MINOR_KINDS: usize = 7;
+pub(crate) const MINOR_KINDS: usize = 10;
 
 /// What has happened.
 #[expect(
@@ -34,6 +35,9 @@ pub(crate) enum Heard {
     Volume(Change<PersistentVolume>),
     Class(Change<StorageClass>),
     CsiNode(Change<CSINode>),
+    DeviceClaim(Change<ResourceClaim>),
+    DeviceClass(Change<DeviceClass>),
+    Devices(Change<ResourceSlice>),
 }
 
 /// A change of objects of which there are few.
@@ -62,6 +66,9 @@ pub(crate) fn follow(client: &Client) -> BoxStream<'static, Heard> {
     all.push(changes(client).map(Heard::Volume).boxed());
     all.push(changes(client).map(Heard::Class).boxed());
     all.push(changes(client).map(Heard::CsiNode).boxed());
+    all.push(changes(client).map(Heard::DeviceClaim).boxed());
+    all.push(changes(client).map(Heard::DeviceClass).boxed());
+    all.push(changes(client).map(Heard::Devices).boxed());
     futures::stream::select_all(all).boxed()
 }
 
@@ -84,8 +91,8 @@ fn events<K: Followed>(
     client: &Client,
     config: watcher::Config,
 ) -> BoxStream<'static, watcher::Event<K>> {
-    watcher(Api::<K>::all(client.clone()), config)
-        .default_backoff()
+    let events = watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    events
         .filter_map(|event| {
             if let Err(error) = &event {
                 tracing::debug!(%error, "watch interrupted");
@@ -95,24 +102,43 @@ fn events<K: Followed>(
         .boxed()
 }
 
-/// The same, with every list whole.
+/// The same, with every list whole. Of a kind that the API server does not know, as an older one may not, there is none.
 fn changes<K: Followed>(client: &Client) -> BoxStream<'static, Change<K>> {
     let mut listed = Vec::new();
-    events::<K>(client, watcher::Config::default())
+    let mut is_told = false;
+    let events = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
+    events
+        .default_backoff()
         .filter_map(move |event| {
             future::ready(match event {
-                watcher::Event::Init => {
+                Ok(watcher::Event::Init) => {
                     listed.clear();
                     None
                 }
-                watcher::Event::InitApply(object) => {
+                Ok(watcher::Event::InitApply(object)) => {
                     listed.push(object);
                     None
                 }
-                watcher::Event::InitDone => Some(Change::All(std::mem::take(&mut listed))),
-                watcher::Event::Apply(object) => Some(Change::Is(object)),
-                watcher::Event::Delete(object) => Some(Change::Gone(object)),
+                Ok(watcher::Event::InitDone) => {
+                    is_told = true;
+                    Some(Change::All(std::mem::take(&mut listed)))
+                }
+                Ok(watcher::Event::Apply(object)) => Some(Change::Is(object)),
+                Ok(watcher::Event::Delete(object)) => Some(Change::Gone(object)),
+                Err(error) => {
+                    tracing::debug!(%error, "watch interrupted");
+                    let is_unknown = is_not_served(&error) && !is_told;
+                    is_told |= is_unknown;
+                    is_unknown.then(|| Change::All(Vec::new()))
+                }
             })
         })
         .boxed()
+}
+
+fn is_not_served(error: &watcher::Error) -> bool {
+    matches!(
+        error,
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404
+    )
 }

@@ -51,6 +51,12 @@ pub(crate) enum Refusal<'a> {
     BadCompany,
     /// Somebody is near who must not be with the pod.
     Unwelcome,
+    /// Devices that the pod's claims have cannot be reached from it.
+    DevicesElsewhere,
+    /// It has not the devices that the pod's claims ask for.
+    NoDevices,
+    /// Nobody knows whether it has them, for this reason.
+    DeviceFault(&'a str),
 }
 
 /// Whether more of a resource can become free than is wanted.
@@ -76,6 +82,9 @@ impl Refusal<'_> {
             Self::OtherZone => Plugin::VolumeZone,
             Self::NoDomain | Self::Uneven => Plugin::PodTopologySpread,
             Self::Lonely | Self::BadCompany | Self::Unwelcome => Plugin::InterPodAffinity,
+            Self::DevicesElsewhere | Self::NoDevices | Self::DeviceFault(_) => {
+                Plugin::DynamicResources
+            }
         }
     }
 
@@ -100,7 +109,10 @@ impl Refusal<'_> {
             | Self::NoVolume
             | Self::OtherZone
             | Self::NoDomain
-            | Self::Lonely => false,
+            | Self::Lonely
+            | Self::DevicesElsewhere
+            | Self::NoDevices
+            | Self::DeviceFault(_) => false,
         }
     }
 }
@@ -132,6 +144,9 @@ impl fmt::Display for Refusal<'_> {
             Self::Lonely => "node(s) didn't match pod affinity rules",
             Self::BadCompany => "node(s) didn't match pod anti-affinity rules",
             Self::Unwelcome => "node(s) didn't satisfy existing pods anti-affinity rules",
+            Self::DevicesElsewhere => "resourceclaim not available on the node",
+            Self::NoDevices => "cannot allocate all claims",
+            Self::DeviceFault(why) => why,
         })
     }
 }
@@ -244,7 +259,11 @@ fn lacking<'a>(plan: &'a Plan<'_>, site: Site<'a>) -> impl Iterator<Item = Refus
     all.filter(move |_| uses)
 }
 
-fn after_resources<'a>(plan: &Plan<'_>, cluster: &Cluster, site: Site<'_>) -> Option<Refusal<'a>> {
+fn after_resources<'a>(
+    plan: &'a Plan<'_>,
+    cluster: &Cluster,
+    site: Site<'_>,
+) -> Option<Refusal<'a>> {
     let (facts, node) = (site.facts, site.node);
     let uses = |plugin| plan.profile.filters.has(plugin);
     if !plan.wanted.is_nothing() {
@@ -276,9 +295,11 @@ fn after_resources<'a>(plan: &Plan<'_>, cluster: &Cluster, site: Site<'_>) -> Op
     if plan.nearness.has_forbidden(node) {
         return Some(Refusal::BadCompany);
     }
-    plan.nearness
-        .is_forbidden(node)
-        .then_some(Refusal::Unwelcome)
+    if plan.nearness.is_forbidden(node) {
+        return Some(Refusal::Unwelcome);
+    }
+    let devices = plan.devices.as_ref()?;
+    cluster.devices.refusal(devices, facts)
 }
 
 /// Why a pod fits nowhere.

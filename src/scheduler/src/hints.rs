@@ -23,6 +23,7 @@ pub(crate) struct News {
     pods: Vec<Arc<PodInfo>>,
     too_many_pods: bool,
     storage: bool,
+    devices: bool,
     /// Something that may matter to anybody.
     everything: bool,
 }
@@ -49,6 +50,10 @@ impl News {
         self.storage = true;
     }
 
+    pub(crate) fn devices_changed(&mut self) {
+        self.devices = true;
+    }
+
     pub(crate) fn everything_changed(&mut self) {
         self.everything = true;
     }
@@ -68,7 +73,10 @@ impl News {
             Plugin::VolumeZone,
         ];
         let is_about = |plugins: &[Plugin]| plugins.iter().any(|it| refused_by.has(*it));
-        if self.everything || (self.storage && is_about(&storage)) {
+        if self.everything
+            || (self.storage && is_about(&storage))
+            || (self.devices && refused_by.has(Plugin::DynamicResources))
+        {
             return true;
         }
         let others = is_about(&[

@@ -4,7 +4,7 @@
 //! beside it. The picture ([`cluster`]) is kept up by events, so that a decision costs a look at each node and none at
 //! other pods: [`census`] counts pods by sort, [`topology`] sorts nodes by labels. [`queue`] says which pod is next,
 //! [`plan`] works out what its decision needs to know, [`filter`] which nodes can take it, [`score`] which of those is
-//! best, [`preempt`] who has to go if none can, [`bind`] tells the API server, and [`hints`] knows when to try again.
+//! best ([`search`] puts it all together), [`preempt`] who has to go if none can, [`bind`] tells the API server, and [`hints`] knows when to try again.
 //!
 //! Which plugins have a say, and how much, is a matter of profiles ([`config`]).
 
@@ -13,6 +13,7 @@ mod budgets;
 mod census;
 mod cluster;
 mod config;
+mod devices;
 mod events;
 mod feed;
 mod filter;
@@ -26,6 +27,7 @@ mod queue;
 mod resources;
 mod run;
 mod score;
+mod search;
 mod selector;
 mod services;
 mod topology;

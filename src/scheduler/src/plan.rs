@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     census::{Census, Disposition},
     cluster::{Cluster, Facts, NodeIx},
-    filter,
+    devices, filter,
     images::ImageKind,
     pod::{Identity, Needs, PodInfo, PodKey},
     profile::{Plugin, Profile},
@@ -303,6 +303,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) skews: Vec<Skew>,
     pub(crate) nearness: Nearness,
     pub(crate) wanted: Wanted,
+    /// Nothing, if the pod claims no devices.
+    pub(crate) devices: Option<devices::Wanted>,
     pub(crate) image_kind: Option<ImageKind>,
 }
 
@@ -320,6 +322,12 @@ impl<'a> Plan<'a> {
             wanted.map_err(|why| (Plugin::VolumeBinding, why))?
         } else {
             Wanted::default()
+        };
+        let devices = if uses(Plugin::DynamicResources) && !needs.device_claims.is_empty() {
+            let devices = cluster.devices.wanted(&pod.key, needs);
+            Some(devices.map_err(|why| (Plugin::DynamicResources, why))?)
+        } else {
+            None
         };
         let skews = if uses(Plugin::PodTopologySpread) {
             let mut hard = constraints(cluster, needs, profile);
@@ -342,6 +350,7 @@ impl<'a> Plan<'a> {
                 Nearness::default()
             },
             wanted,
+            devices,
             image_kind: if uses(Plugin::ImageKind) {
                 cluster.image_kind(needs)
             } else {

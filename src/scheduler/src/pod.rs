@@ -8,8 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    NodeAffinity, NodeSelector, Pod, PodSpec, PreferredSchedulingTerm, Toleration,
-    TopologySpreadConstraint, WeightedPodAffinityTerm,
+    NodeAffinity, NodeSelector, Pod, PodResourceClaim, PodSpec, PreferredSchedulingTerm,
+    Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 
 use crate::{
@@ -153,6 +153,8 @@ pub(crate) struct Needs {
     pub(crate) spread: Vec<Spread>,
     /// The claims of its volumes, and whether each is made for it alone.
     pub(crate) claims: Vec<(String, ClaimOrigin)>,
+    /// Its claims of devices.
+    pub(crate) device_claims: Vec<DeviceClaimName>,
     /// With a tag or a digest each.
     pub(crate) images: Vec<String>,
     /// How many containers it has.
@@ -168,6 +170,17 @@ pub(crate) enum ClaimOrigin {
     Given,
     /// A controller, for this pod: an ephemeral volume.
     Ephemeral,
+}
+
+/// A claim of devices, as far as the pod tells which one it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DeviceClaimName {
+    /// One that was there.
+    Given(String),
+    /// One that was made for this pod.
+    Made(String),
+    /// One that is still to be made for it.
+    NotMade,
 }
 
 /// A pod as the scheduler sees it.
@@ -273,6 +286,7 @@ fn needs(pod: &Pod, spec: &PodSpec, profile: usize) -> Needs {
         company: company(spec, &identity),
         spread: spread(spec, &identity),
         claims: claims(pod, spec),
+        device_claims: device_claims(pod, spec),
         images: images::named_by(spec),
         containers: spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len),
         image_kind: images::stated_by(pod, spec),
@@ -363,6 +377,30 @@ fn claims(pod: &Pod, spec: &PodSpec) -> Vec<(String, ClaimOrigin)> {
             .map(|_| (name, ClaimOrigin::Ephemeral))
     };
     volumes.filter_map(claim).collect()
+}
+
+fn device_claims(pod: &Pod, spec: &PodSpec) -> Vec<DeviceClaimName> {
+    let status = pod.status.as_ref();
+    let made = status.and_then(|status| status.resource_claim_statuses.as_deref());
+    let made = made.unwrap_or_default();
+    let claim = |entry: &PodResourceClaim| {
+        if let Some(name) = &entry.resource_claim_name {
+            return Some(DeviceClaimName::Given(name.clone()));
+        }
+        match made.iter().find(|status| status.name == entry.name) {
+            None => Some(DeviceClaimName::NotMade),
+            // Without a name, the pod needs none after all.
+            Some(status) => status
+                .resource_claim_name
+                .clone()
+                .map(DeviceClaimName::Made),
+        }
+    };
+    spec.resource_claims
+        .iter()
+        .flatten()
+        .filter_map(claim)
+        .collect()
 }
 
 fn host_ports(spec: &PodSpec) -> Vec<HostPort> {

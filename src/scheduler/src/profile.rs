@@ -20,6 +20,7 @@ pub(crate) enum Plugin {
     VolumeZone,
     PodTopologySpread,
     InterPodAffinity,
+    DynamicResources,
     NodeResourcesBalancedAllocation,
     ImageLocality,
     DefaultPreemption,
@@ -27,7 +28,7 @@ pub(crate) enum Plugin {
 
 impl Plugin {
     /// All of them, in the order in which they are asked, each with the weight of its score. Those of weight 0 give none.
-    pub(crate) const ALL: [(Self, &'static str, i64); 16] = [
+    pub(crate) const ALL: [(Self, &'static str, i64); 17] = [
         (Self::NodeUnschedulable, "NodeUnschedulable", 0),
         (Self::NodeName, "NodeName", 0),
         (Self::TaintToleration, "TaintToleration", 3),
@@ -41,6 +42,7 @@ impl Plugin {
         (Self::VolumeZone, "VolumeZone", 0),
         (Self::PodTopologySpread, "PodTopologySpread", 2),
         (Self::InterPodAffinity, "InterPodAffinity", 2),
+        (Self::DynamicResources, "DynamicResources", 0),
         (
             Self::NodeResourcesBalancedAllocation,
             "NodeResourcesBalancedAllocation",

@@ -1,6 +1,6 @@
 //! The loop: events in, decisions out.
 
-use std::{collections::HashSet, fmt::Write as _, future, sync::Arc};
+use std::{collections::HashSet, future, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -10,30 +10,27 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Options,
-    bind::{Outcome, Speaker},
+    bind::{Outcome, Preparations, Speaker},
     budgets::Budgets,
     census::Census,
     cluster::{Cluster, NodeIx},
+    devices::Devices,
     events::{self, Events, What},
     feed::{self, Change, Heard},
-    filter::{self, Diagnosis},
     hints::News,
-    plan::Plan,
     pod::{PodInfo, PodKey, Stage},
-    preempt::{self, Room, Search},
-    profile::{PluginSet, Profile},
+    preempt::Room,
+    profile::PluginSet,
     queue::Queue,
-    score,
+    search::{Decision, ForPod, NodeSearch},
     services::Services,
-    volumes::{Step, Volumes},
+    volumes::Volumes,
 };
 
 /// How many decisions are made, or events taken in, before the others get their turn again.
 const TURN: usize = 256;
 /// How many conditions may be on their way. Beyond that they wait for the pod's next turn.
 const SAYINGS: usize = 1024;
-/// Of clusters of at most so many nodes all are looked at; of larger ones, a share that shrinks with the size.
-const ALL_NODES: usize = 100;
 
 /// Schedules pods until `shutdown`. Errors of the API server are waited out.
 pub async fn run(client: Client, options: Options, shutdown: CancellationToken) {
@@ -69,8 +66,8 @@ async fn sleep_until(when: Option<Instant>) {
     }
 }
 
-/// A binding that ended: the pod, where it was to go, what had to be done for its volumes, and how it ended.
-type Binding = (Arc<PodInfo>, String, Vec<Step>, Outcome);
+/// A binding that ended: the pod, where it was to go, what had to be done before, and how it ended.
+type Binding = (Arc<PodInfo>, String, Preparations, Outcome);
 
 struct Scheduler {
     options: Options,
@@ -284,9 +281,50 @@ impl Scheduler {
             | Heard::Namespace(_)
             | Heard::Service(_)
             | Heard::Budget(_) => return,
+            devices => return self.hear_of_devices(devices),
         };
         self.minor_lists += usize::from(is_list);
         self.changed(News::storage_changed);
+    }
+
+    fn hear_of_devices(&mut self, heard: Heard) {
+        match heard {
+            Heard::DeviceClaim(change) => {
+                self.count_list(&change);
+                let devices = &mut self.cluster.devices;
+                take_in(
+                    change,
+                    devices,
+                    Devices::clear_claims,
+                    Devices::set_claim,
+                    Devices::remove_claim,
+                );
+            }
+            Heard::DeviceClass(change) => {
+                self.count_list(&change);
+                let devices = &mut self.cluster.devices;
+                take_in(
+                    change,
+                    devices,
+                    Devices::clear_classes,
+                    Devices::set_class,
+                    Devices::remove_class,
+                );
+            }
+            Heard::Devices(change) => {
+                self.count_list(&change);
+                let devices = &mut self.cluster.devices;
+                take_in(
+                    change,
+                    devices,
+                    Devices::clear_slices,
+                    Devices::set_slice,
+                    Devices::remove_slice,
+                );
+            }
+            _ => return,
+        }
+        self.changed(News::devices_changed);
     }
 
     fn count_list<K>(&mut self, change: &Change<K>) {
@@ -453,7 +491,7 @@ impl Scheduler {
             self.next_node = search.next_node;
             self.turn = self.turn.wrapping_add(1);
             match decision {
-                Decision::Take { node, steps } => self.bind(pod, node, steps),
+                Decision::Take { node, first } => self.bind(pod, node, first),
                 Decision::Nothing {
                     refused_by,
                     message,
@@ -463,21 +501,22 @@ impl Scheduler {
         }
     }
 
-    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIx, steps: Vec<Step>) {
+    fn bind(&mut self, pod: Arc<PodInfo>, node: NodeIx, first: Preparations) {
         let node = self.cluster.node(node).facts.name.clone();
         self.cluster.withdraw(&pod.key);
-        self.cluster.volumes.assume(&steps);
+        self.cluster.volumes.assume(&first.steps);
+        self.cluster.devices.assume(&first.grants);
         self.pod_placed(Arc::clone(&pod), &node);
         self.binding.insert(pod.key.clone());
         let speaker = self.speaker.clone();
         self.bindings.spawn(async move {
-            let outcome = speaker.bind(&pod.key, &node, &steps).await;
-            (pod, node, steps, outcome)
+            let outcome = speaker.bind(&pod.key, &node, &first).await;
+            (pod, node, first, outcome)
         });
     }
 
     fn bound(&mut self, done: Option<Binding>) {
-        let Some((pod, node, steps, outcome)) = done else {
+        let Some((pod, node, first, outcome)) = done else {
             return;
         };
         let key = &pod.key;
@@ -493,7 +532,7 @@ impl Scheduler {
             }
             Outcome::Moot => {
                 // If it lives, the watch says where; then it counts there.
-                self.cluster.volumes.forget(&steps);
+                self.forget(&first);
                 self.queue.remove(key);
                 if is_unconfirmed {
                     self.leave(key);
@@ -501,13 +540,22 @@ impl Scheduler {
             }
             Outcome::Failed(error) => {
                 tracing::warn!(pod = %key.name, node, %error, "cannot bind");
-                self.cluster.volumes.forget(&steps);
+                self.forget(&first);
                 if is_unconfirmed {
                     self.leave(key);
                     self.queue.try_again(key, Instant::now());
                     self.tell(&pod, key, What::FailedScheduling, error.to_string());
                 }
             }
+        }
+    }
+
+    /// What was to be done before a binding is not done any more.
+    fn forget(&mut self, first: &Preparations) {
+        self.cluster.volumes.forget(&first.steps);
+        self.cluster.devices.forget(&first.grants);
+        if !first.grants.is_empty() {
+            self.changed(News::devices_changed);
         }
     }
 
@@ -604,152 +652,5 @@ impl Scheduler {
     fn name_for(&self, pod: &PodInfo) -> &str {
         let profile = self.options.profiles.get(pod.needs.profile);
         profile.map_or(crate::DEFAULT_NAME, |profile| &profile.scheduler_name)
-    }
-}
-
-/// What is to become of a pod.
-enum Decision {
-    /// It goes to this node, once this is done for its volumes.
-    Take { node: NodeIx, steps: Vec<Step> },
-    /// It goes nowhere for now.
-    Nothing {
-        refused_by: PluginSet,
-        message: String,
-        room: ForPod,
-    },
-}
-
-/// Whether room is made for a pod that goes nowhere.
-enum ForPod {
-    Room(Room),
-    BeingMade,
-    Nothing,
-}
-
-/// The search for a pod's node.
-struct NodeSearch<'c> {
-    cluster: &'c Cluster,
-    /// Of how many percent of the nodes it is enough to know that they fit.
-    share: Option<usize>,
-    turn: usize,
-    next_node: usize,
-}
-
-impl NodeSearch<'_> {
-    fn decide(&mut self, pod: &PodInfo, profile: &Profile) -> Decision {
-        let total = self.cluster.nodes().len();
-        if total == 0 {
-            return Decision::Nothing {
-                refused_by: PluginSet::default(),
-                message: "no nodes available to schedule pods".to_owned(),
-                room: ForPod::Nothing,
-            };
-        }
-        let plan = match Plan::new(self.cluster, pod, profile) {
-            Ok(plan) => plan,
-            Err((plugin, why)) => {
-                let mut message = format!("0/{total} nodes are available: {why}.");
-                if profile.preempts {
-                    let useless = "Preemption is not helpful for scheduling";
-                    let _ = write!(
-                        message,
-                        " preemption: 0/{total} nodes are available: {total} {useless}."
-                    );
-                }
-                return Decision::Nothing {
-                    refused_by: [plugin].into_iter().collect(),
-                    message,
-                    room: ForPod::Nothing,
-                };
-            }
-        };
-        if let Some(node) = self.choose(&plan, pod) {
-            let facts = &self.cluster.node(node).facts;
-            let steps = self.cluster.volumes.steps(&plan.wanted, facts);
-            return Decision::Take {
-                node,
-                steps: steps.unwrap_or_default(),
-            };
-        }
-        let diagnosis = filter::diagnose(&plan, self.cluster);
-        self.look_for_room(&plan, pod, &diagnosis)
-    }
-
-    fn look_for_room(&self, plan: &Plan<'_>, pod: &PodInfo, diagnosis: &Diagnosis) -> Decision {
-        let mut message = diagnosis.message.clone();
-        let room = if plan.profile.preempts {
-            match preempt::search(plan, self.cluster, pod, diagnosis, self.turn) {
-                Search::Found(room) => ForPod::Room(room),
-                Search::BeingMade(why) => {
-                    let _ = write!(message, " preemption: {why}");
-                    ForPod::BeingMade
-                }
-                Search::Nothing(why) => {
-                    let _ = write!(message, " preemption: {why}");
-                    ForPod::Nothing
-                }
-            }
-        } else {
-            ForPod::Nothing
-        };
-        Decision::Nothing {
-            refused_by: diagnosis.plugins,
-            message,
-            room,
-        }
-    }
-
-    /// The best node among enough that fit. In a large cluster each search goes on where the last one ended, so that
-    /// all nodes get their share. Where room was made for the pod, it goes if it can.
-    fn choose(&mut self, plan: &Plan<'_>, pod: &PodInfo) -> Option<NodeIx> {
-        let cluster = self.cluster;
-        let nominated = cluster.nomination_of(&pod.key);
-        if let Some(node) = nominated.and_then(|name| cluster.node_named(name))
-            && filter::fits(plan, cluster, node)
-        {
-            return Some(node);
-        }
-        let nodes = cluster.nodes();
-        let enough = enough(nodes.len(), self.share);
-        let start = if nodes.len() > enough {
-            self.next_node % nodes.len()
-        } else {
-            0
-        };
-        let (before, after) = nodes.split_at(start);
-        let mut looked_at = 0;
-        let mut fitting = Vec::with_capacity(enough.min(nodes.len()));
-        for node in after.iter().chain(before) {
-            looked_at += 1;
-            if filter::fits(plan, cluster, *node) {
-                fitting.push(*node);
-                if fitting.len() >= enough {
-                    break;
-                }
-            }
-        }
-        self.next_node = start + looked_at;
-        score::best(plan, cluster, &fitting, self.turn)
-    }
-}
-
-/// How many nodes that fit are enough to choose from: `share` percent of them, or else half of them, less for each 125
-/// nodes more, but at least 5 %; and [`ALL_NODES`] in any case.
-fn enough(nodes: usize, share: Option<usize>) -> usize {
-    let percent = share.unwrap_or_else(|| 50_usize.saturating_sub(nodes / 125).max(5));
-    (nodes * percent / 100).max(ALL_NODES)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_clusters_are_looked_at_whole_and_large_ones_in_part() {
-        assert_eq!(enough(1, None), 100);
-        assert_eq!(enough(100, None), 100);
-        assert_eq!(enough(1000, None), 420);
-        assert_eq!(enough(10_000, None), 500);
-        assert_eq!(enough(10_000, Some(100)), 10_000);
     }
 }

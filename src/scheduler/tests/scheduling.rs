@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::{Event, Node, Pod, PodCondition};
+use k8s_openapi::api::{
+    core::v1::{Event, Node, Pod, PodCondition},
+    resource::v1::{DeviceClass, ResourceClaim, ResourceSlice},
+};
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
@@ -500,4 +503,86 @@ async fn a_crowd_that_waits_is_bound_as_soon_as_nodes_open() {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let rate = PODS as f64 / seconds;
     println!("{PODS} pods over 50 nodes in {seconds:.2} s: {rate:.0} pods/s");
+}
+
+impl Cluster {
+    async fn make<K>(&self, api: Api<K>, object: Value)
+    where
+        K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let object = serde_json::from_value(object).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    fn claims(&self) -> Api<ResourceClaim> {
+        Api::namespaced(self.client.clone(), "default")
+    }
+
+    async fn add_gpus(&self, node: &str, names: &[&str]) {
+        let devices: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
+        let slice = json!({
+            "metadata": { "name": format!("{node}-gpus") },
+            "spec": {
+                "driver": "gpu.example.com", "nodeName": node, "devices": devices,
+                "pool": { "name": node, "generation": 1, "resourceSliceCount": 1 },
+            },
+        });
+        self.make(Api::<ResourceSlice>::all(self.client.clone()), slice)
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn pods_get_the_devices_that_they_claim() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("a", "4", 10).await;
+    cluster.add_node("b", "4", 10).await;
+    let class = json!({ "metadata": { "name": "gpu" }, "spec": {} });
+    cluster
+        .make(Api::<DeviceClass>::all(cluster.client.clone()), class)
+        .await;
+    let asking =
+        |claim: &str| json!({ "resourceClaims": [{ "name": "gpu", "resourceClaimName": claim }] });
+    cluster.add_pod("first", asking("shared")).await;
+    let waits = cluster.until_given_up("first").await;
+    assert_eq!(
+        waits.message.as_deref(),
+        Some(
+            "0/2 nodes are available: resourceclaim.resource.k8s.io \"shared\" not found. preemption: 0/2 nodes are \
+             available: 2 Preemption is not helpful for scheduling."
+        )
+    );
+    for name in ["shared", "own"] {
+        let requests = json!([{ "name": "gpu", "exactly": { "deviceClassName": "gpu" } }]);
+        let claim = json!({ "metadata": { "name": name }, "spec": { "devices": { "requests": requests } } });
+        cluster.make(cluster.claims(), claim).await;
+    }
+    cluster
+        .until("first", "said that there is no device", |pod| {
+            let message = scheduled(pod).and_then(|it| it.message);
+            message.is_some_and(|it| it.contains("2 cannot allocate all claims"))
+        })
+        .await;
+    cluster.add_gpus("b", &["gpu-0"]).await;
+    assert_eq!(cluster.until_bound("first").await, "b");
+    // Another pod with the same claim follows it; one that wants a device for itself waits.
+    cluster.add_pod("second", asking("shared")).await;
+    assert_eq!(cluster.until_bound("second").await, "b");
+    let claim = cluster.claims().get("shared").await.unwrap();
+    let status = claim.status.unwrap();
+    let consumers: Vec<_> = status
+        .reserved_for
+        .iter()
+        .flatten()
+        .map(|it| &*it.name)
+        .collect();
+    assert_eq!(consumers, ["first", "second"]);
+    let allocation = status.allocation.unwrap().devices.unwrap();
+    assert_eq!(allocation.results.unwrap()[0].device, "gpu-0");
+    let finalizers = claim.metadata.finalizers.unwrap();
+    assert_eq!(finalizers, ["resource.kubernetes.io/delete-protection"]);
+    cluster.add_pod("third", asking("own")).await;
+    cluster.until_given_up("third").await;
+    cluster.add_gpus("a", &["gpu-0"]).await;
+    assert_eq!(cluster.until_bound("third").await, "a");
 }

@@ -79,6 +79,8 @@ pub(super) struct Evaluation<'e> {
     pub(super) pods: &'e Informer<Pod>,
     pub(super) metrics: &'e Metrics,
     pub(super) recorder: &'e Recorder,
+    /// What time it is.
+    pub(super) now: Timestamp,
 }
 
 /// The pods that a scale is about.
@@ -345,7 +347,7 @@ impl Evaluation<'_> {
             metrics,
             target,
             subject.tolerances,
-            Timestamp::now(),
+            self.now,
         );
         Ok((proposal.map_err(|error| failed(error.into()))?, what))
     }
@@ -373,7 +375,7 @@ impl Evaluation<'_> {
             metrics,
             target,
             subject.tolerances,
-            Timestamp::now(),
+            self.now,
         )?;
         let status = MetricStatus {
             type_: "Pods".to_owned(),

@@ -213,6 +213,7 @@ impl Controller {
             pods: &self.pods,
             metrics: &self.metrics,
             recorder: &self.recorder,
+            now: self.context.now(),
         };
         let (asked, metric) = evaluation.all(scale, current, report).await?;
         let behavior = spec.behavior.as_ref();

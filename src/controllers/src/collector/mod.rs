@@ -125,7 +125,7 @@ pub async fn run(context: Context, departures: Departures) {
         shared: Arc::clone(&shared),
         remote: Remote::new(context.client.clone()),
     };
-    let workers = context.options.workers.max(1) * PARALLELISM;
+    let workers = context.options.workers_of(Collector::NAME) * PARALLELISM;
     let looks = drive(
         Arc::new(collector),
         shared.queue.clone(),

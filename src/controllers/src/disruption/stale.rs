@@ -14,7 +14,7 @@ use kube::{
 use serde_json::json;
 
 use vaquita_reconcile::{
-    Context, ObjectKey,
+    Clock, Context, ObjectKey,
     drive::{Next, Reconciler},
     informer::{Change, Informer},
     meta, pods,
@@ -34,6 +34,7 @@ pub(super) async fn run(context: &Context, pods: &Informer<Pod>) {
     let queue = WorkQueue::new(Pacing::default());
     let marks = Arc::new(Marks {
         client: context.client.clone(),
+        clock: context.options.clock.clone(),
         pods: pods.clone(),
     });
     let marked = queue.clone();
@@ -56,6 +57,7 @@ fn mark(pod: &Pod) -> Option<&PodCondition> {
 
 struct Marks {
     client: Client,
+    clock: Clock,
     pods: Informer<Pod>,
 }
 
@@ -72,7 +74,7 @@ impl Reconciler for Marks {
         let Some(marked) = mark(&pod) else {
             return Ok(Next::Wait);
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let since = marked.last_transition_time.as_ref().map_or(now, |at| at.0);
         let age = Duration::try_from(now.duration_since(since)).unwrap_or(Duration::ZERO);
         match STALE_AFTER.checked_sub(age) {

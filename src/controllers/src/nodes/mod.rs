@@ -71,7 +71,7 @@ pub async fn run(context: Context) {
         leases: context.informers.of(),
         pods: context.informers.of(),
         heartbeats: Heartbeats::default(),
-        zones: Zones::default(),
+        zones: Zones::new(context.options.node_loss.clone()),
         recorder: context.recorder("node-controller"),
         queue: queue.clone(),
         context: context.clone(),
@@ -113,7 +113,8 @@ impl Reconciler for Controller {
         let left = self
             .context
             .options
-            .node_grace
+            .node_loss
+            .grace
             .checked_sub(silence)
             .filter(|left| !left.is_zero());
         let node = if left.is_some() {
@@ -219,7 +220,7 @@ impl Controller {
     /// events may be late, above all after this process was stopped for a while.
     async fn silence(&self, name: &str) -> Result<Duration, SyncError> {
         let silence = self.heartbeats.silence(name, Instant::now());
-        if silence < self.context.options.node_grace {
+        if silence < self.context.options.node_loss.grace {
             return Ok(silence);
         }
         let api = Api::<Lease>::namespaced(self.context.client.clone(), LEASES);
@@ -275,12 +276,10 @@ impl Controller {
 
     /// Services must not send anybody to pods of which nothing is known.
     async fn take_pods_out_of_service(&self, node: &str) -> Result<(), SyncError> {
-        let serving = self
-            .pods
-            .store()
-            .matching(|pod| pods::node_name(pod) == Some(node) && pods::is_ready(pod));
-        let marking = serving
+        let there = self.pods.store().on_node(node);
+        let marking = there
             .into_iter()
+            .filter(|pod| pods::is_ready(pod))
             .map(|pod| async move { self.mark_not_ready(&pod).await });
         stream::iter(marking)
             .buffer_unordered(PODS_AT_ONCE)

@@ -4,7 +4,7 @@
 //! broken network, and moving everything would make it worse. So each zone has a pace, which follows from how many of its
 //! nodes are not ready; and when no node of any zone is, it is this process that is cut off, and nothing is moved.
 //!
-//! Numbers and states are upstream's.
+//! States are upstream's, and so are the numbers ([`NodeLoss`]) unless somebody says otherwise.
 
 use std::{
     collections::HashMap,
@@ -16,19 +16,12 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use tokio::time::Instant;
 
+use vaquita_reconcile::NodeLoss;
+
 use super::is_ready;
 
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// Between two nodes of a zone that are given up: 0.1 nodes per second.
-const PACE: Duration = Duration::from_secs(10);
-/// The same in a large zone of which much is lost: 0.01 nodes per second.
-const SLOW_PACE: Duration = Duration::from_secs(100);
-/// From which share of nodes that are not ready much of a zone counts as lost, in percent.
-const UNHEALTHY_PERCENT: usize = 55;
-/// A zone with more nodes than this is large. In a smaller one of which much is lost, no node is given up.
-const LARGE: usize = 50;
 
 /// Where a node is: its region and its zone. Nodes that say neither are together in one.
 type Place = (String, String);
@@ -57,21 +50,39 @@ struct Zone {
 }
 
 impl Zone {
-    fn health(&self) -> Health {
-        let all = self.ready + self.not_ready;
+    fn health(&self, loss: &NodeLoss) -> Health {
         match (self.ready, self.not_ready) {
             (0, 1..) => Health::Full,
-            (_, lost) if lost > 2 && lost * 100 >= all * UNHEALTHY_PERCENT => Health::Partial,
+            (ready, lost) if lost > 2 && share(lost, ready + lost) >= loss.unhealthy_zone => {
+                Health::Partial
+            }
             _ => Health::Normal,
         }
     }
 
     /// How long there must be between two nodes; none are given up without one.
-    fn pace(&self) -> Option<Duration> {
-        match self.health() {
-            Health::Normal | Health::Full => Some(PACE),
-            Health::Partial => (self.ready + self.not_ready > LARGE).then_some(SLOW_PACE),
+    fn pace(&self, loss: &NodeLoss) -> Option<Duration> {
+        match self.health(loss) {
+            Health::Normal | Health::Full => pace(loss.rate),
+            Health::Partial if self.ready + self.not_ready > loss.large_zone => {
+                pace(loss.secondary_rate)
+            }
+            Health::Partial => None,
         }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "of nodes there are far fewer")]
+fn share(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+/// The time between two nodes, of which there are so many in a second; `None` if there are none.
+fn pace(rate: f64) -> Option<Duration> {
+    if rate > 0.0 {
+        Duration::try_from_secs_f64(rate.recip()).ok()
+    } else {
+        None
     }
 }
 
@@ -97,8 +108,11 @@ pub(super) enum News {
 }
 
 /// All zones.
-#[derive(Debug, Default)]
-pub(super) struct Zones(Mutex<Known>);
+#[derive(Debug)]
+pub(super) struct Zones {
+    loss: NodeLoss,
+    known: Mutex<Known>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -112,8 +126,8 @@ impl Known {
         !self.zones.is_empty() && self.zones.values().all(|zone| zone.ready == 0)
     }
 
-    fn health(&self, place: &Place) -> Option<Health> {
-        self.zones.get(place).map(Zone::health)
+    fn health(&self, place: &Place, loss: &NodeLoss) -> Option<Health> {
+        Some(self.zones.get(place)?.health(loss))
     }
 
     fn uncount(&mut self, name: &str) -> Option<Place> {
@@ -134,6 +148,14 @@ impl Known {
 }
 
 impl Zones {
+    /// No zone is known yet.
+    pub(super) fn new(loss: NodeLoss) -> Self {
+        Self {
+            loss,
+            known: Mutex::default(),
+        }
+    }
+
     /// The node is as it is now.
     pub(super) fn count(&self, node: &Node) -> News {
         let (name, here, ready) = (node.name_any(), place(node), is_ready(node));
@@ -158,7 +180,7 @@ impl Zones {
         let healths = |known: &Known| {
             places
                 .each_ref()
-                .map(|place| place.as_ref().and_then(|place| known.health(place)))
+                .map(|place| known.health(place.as_ref()?, &self.loss))
         };
         let before = healths(&known);
         known.uncount(name);
@@ -190,7 +212,7 @@ impl Zones {
         let Some(zone) = known.zones.get_mut(&place(node)) else {
             return Turn::NotNow;
         };
-        let Some(pace) = zone.pace() else {
+        let Some(pace) = zone.pace(&self.loss) else {
             return Turn::NotNow;
         };
         let passed = zone.last.map(|last| now.duration_since(last));
@@ -204,7 +226,7 @@ impl Zones {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -213,6 +235,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const PACE: Duration = Duration::from_secs(10);
+    const SLOW_PACE: Duration = Duration::from_secs(100);
 
     fn node(name: usize, zone: &str, ready: bool) -> Node {
         let status = if ready { "True" } else { "Unknown" };
@@ -225,7 +250,11 @@ mod tests {
 
     /// Zones with one node that is ready elsewhere, and `all` here of which `lost` are not.
     fn zones(all: usize, lost: usize) -> Zones {
-        let zones = Zones::default();
+        zones_by(NodeLoss::default(), all, lost)
+    }
+
+    fn zones_by(loss: NodeLoss, all: usize, lost: usize) -> Zones {
+        let zones = Zones::new(loss);
         zones.count(&node(9999, "elsewhere", true));
         for index in 0..all {
             zones.count(&node(index, "here", index >= lost));
@@ -234,7 +263,11 @@ mod tests {
     }
 
     fn pace(all: usize, lost: usize) -> Turn {
-        let (zones, now) = (zones(all, lost), Instant::now());
+        pace_by(NodeLoss::default(), all, lost)
+    }
+
+    fn pace_by(loss: NodeLoss, all: usize, lost: usize) -> Turn {
+        let (zones, now) = (zones_by(loss, all, lost), Instant::now());
         assert!(matches!(
             zones.turn(&node(0, "here", false), now),
             Turn::Now | Turn::NotNow
@@ -251,6 +284,26 @@ mod tests {
         assert_eq!(pace(60, 33), Turn::In(SLOW_PACE));
         assert_eq!(pace(50, 40), Turn::NotNow);
         assert_eq!(pace(10, 10), Turn::In(PACE), "the zone itself is lost");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pace_can_be_set() {
+        let loss = NodeLoss {
+            rate: 0.5,
+            secondary_rate: 0.25,
+            unhealthy_zone: 0.3,
+            large_zone: 9,
+            ..NodeLoss::default()
+        };
+        let pace = |all, lost| pace_by(loss.clone(), all, lost);
+        assert_eq!(pace(10, 2), Turn::In(Duration::from_secs(2)));
+        assert_eq!(pace(10, 3), Turn::In(Duration::from_secs(4)));
+        assert_eq!(pace(9, 3), Turn::NotNow);
+        let never = NodeLoss {
+            rate: 0.0,
+            ..NodeLoss::default()
+        };
+        assert_eq!(pace_by(never, 10, 1), Turn::NotNow);
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,6 +71,14 @@ struct Checker<'s> {
     depth: usize,
 }
 
+/// What is known of a value's type before there is the value.
+fn seen(ty: &Ty) -> Ty {
+    match ty {
+        Ty::Tagged => Ty::Dyn,
+        other => other.clone(),
+    }
+}
+
 /// Stands for what is wrong.
 fn nothing() -> (Ir, Ty) {
     (Ir::Literal(Literal::Null), Ty::Dyn)
@@ -180,7 +188,7 @@ impl Checker<'_> {
                 Some((json, ty)) => (json.to_owned(), ty.clone()),
                 None => return self.error(id, &format!("undefined field '{name}'")),
             },
-            Ty::Map(_, value) => (name.to_owned(), (*value).clone()),
+            Ty::Map(_, value) | Ty::Complete(value) => (name.to_owned(), seen(&value)),
             Ty::Dyn | Ty::Null => (name.to_owned(), Ty::Dyn),
             other => {
                 let message = format!("type '{other}' does not support field selection");
@@ -420,8 +428,9 @@ impl Checker<'_> {
         let found = match (inner(&of_ty), &key_ty) {
             (Ty::List(item, _), Ty::Int | Ty::Dyn) => (*item).clone(),
             (Ty::Map(expected, value), _) if super::types::compatible(&expected, &key_ty) => {
-                (*value).clone()
+                seen(&value)
             }
+            (Ty::Complete(value), Ty::Str | Ty::Dyn) => seen(&value),
             (Ty::Dyn, _) => Ty::Dyn,
             _ => {
                 let message = format!(
@@ -517,7 +526,8 @@ impl Checker<'_> {
         let (over_id, (over, over_ty)) = (over.id, self.expr(over));
         let (key, value) = match &over_ty {
             Ty::List(item, _) => (Ty::Int, (**item).clone()),
-            Ty::Map(key, value) => ((**key).clone(), (**value).clone()),
+            Ty::Map(key, value) => ((**key).clone(), seen(value)),
+            Ty::Complete(value) => (Ty::Str, seen(value)),
             Ty::Dyn => (Ty::Dyn, Ty::Dyn),
             other => {
                 let message = format!(
@@ -527,7 +537,7 @@ impl Checker<'_> {
             }
         };
         let two = names.len() == 2;
-        let is_map = matches!(over_ty, Ty::Map(..));
+        let is_map = matches!(over_ty, Ty::Map(..) | Ty::Complete(_));
         let single = if is_map { key.clone() } else { value.clone() };
         let types = if two {
             vec![key.clone(), value]

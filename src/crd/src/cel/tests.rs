@@ -223,3 +223,52 @@ proptest! {
         holds(&format!("({a} < {b}) == {}", a < b));
     }
 }
+
+/// A device as drivers describe them, and an expression about it.
+fn of_device(source: &str) -> Result<Outcome, String> {
+    let entry = |value: Ty| Ty::Complete(Arc::new(Ty::map(value)));
+    let quantity = Ty::Opaque(Opaque::Quantity);
+    let device = ObjectTy::new([
+        ("driver", Ty::Str),
+        ("attributes", entry(Ty::Tagged)),
+        ("capacity", entry(quantity)),
+    ]);
+    let scope = Scope::default().with("device", Ty::Object(Arc::new(device)));
+    let program = Program::compile(source, &scope).map_err(|error| error.to_string())?;
+    let device = json!({
+        "driver": "gpu.example.com",
+        "attributes": {"gpu.example.com": {
+            "model": {"string": "x1"}, "cores": {"int": 8}, "fast": {"bool": true}, "firmware": {"version": "1.10.2"},
+            "modes": {"strings": ["a", "b"]},
+        }},
+        "capacity": {"gpu.example.com": {"memory": "16Gi"}},
+    });
+    let outcome = program.evaluate(&[Input::Value(&device)], &mut BUDGET.clone());
+    outcome.map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn values_that_say_their_type_are_of_that_type() {
+    for source in [
+        r#"device.driver == "gpu.example.com""#,
+        r#"device.attributes["gpu.example.com"].model == "x1""#,
+        r#"device.attributes["gpu.example.com"].cores > 4"#,
+        r#"device.attributes["gpu.example.com"].fast"#,
+        r#"device.attributes["gpu.example.com"].firmware.isGreaterThan(semver("1.9.0"))"#,
+        r#""b" in device.attributes["gpu.example.com"].modes"#,
+        r#"device.capacity["gpu.example.com"].memory.compareTo(quantity("8Gi")) > 0"#,
+        r#"device.capacity["gpu.example.com"].memory.isGreaterThan(quantity("15Gi"))"#,
+        r#""model" in device.attributes["gpu.example.com"]"#,
+        r#"!("model" in device.attributes["example.org"])"#,
+        r#"!has(device.attributes["example.org"].model)"#,
+        r#"device.attributes["example.org"].?model.orValue("none") == "none""#,
+        r"device.attributes.exists(domain, 'fast' in device.attributes[domain])",
+        r"cel.bind(own, device.attributes['gpu.example.com'], own.fast && own.cores == 8)",
+    ] {
+        assert_eq!(of_device(source), Ok(Outcome::Bool(true)), "{source}");
+    }
+    let missing = of_device(r#"device.attributes["example.org"].model == "x1""#);
+    assert_eq!(missing, Err("no such key: model".to_owned()));
+    assert!(of_device("device.name == 'x'").is_err());
+    assert!(of_device(r"device.capacity['a'].b == 'x'").is_err());
+}

@@ -58,6 +58,11 @@ pub enum Ty {
     Optional(Arc<Ty>),
     /// One of the types with functions of their own.
     Opaque(Opaque),
+    /// A value that says its type by the one field that it has: `{"int": 4}`, `{"version": "1.2.0"}`. So have the
+    /// attributes of devices. To expressions, it is of a type that is known when it is evaluated only.
+    Tagged,
+    /// A map that has an entry, of this type, for every text: the ones that are not there are empty maps.
+    Complete(Arc<Ty>),
 }
 
 /// An object with known fields.
@@ -70,6 +75,15 @@ pub struct ObjectTy {
 }
 
 impl ObjectTy {
+    /// One with these fields.
+    pub fn new(fields: impl IntoIterator<Item = (&'static str, Ty)>) -> Self {
+        let mut object = Self::default();
+        for (name, ty) in fields {
+            object.add(name, ty);
+        }
+        object
+    }
+
     fn add(&mut self, name: &str, ty: Ty) {
         if let Some(escaped) = escape(name) {
             self.names.insert(escaped, name.to_owned());
@@ -233,6 +247,8 @@ impl fmt::Display for Ty {
             Self::Object(_) => f.write_str("object"),
             Self::Optional(inner) => write!(f, "optional_type({inner})"),
             Self::Opaque(opaque) => opaque.fmt(f),
+            Self::Tagged => f.write_str("dyn"),
+            Self::Complete(value) => write!(f, "map(string, {value})"),
         }
     }
 }
@@ -310,7 +326,7 @@ impl P {
             (Self::A, _) => bind(&mut bindings.a),
             (Self::B, _) => bind(&mut bindings.b),
             (Self::Dyn, _)
-            | (_, Ty::Dyn)
+            | (_, Ty::Dyn | Ty::Tagged)
             | (Self::Bool, Ty::Bool)
             | (Self::Int, Ty::Int)
             | (Self::Uint, Ty::Uint)
@@ -323,6 +339,9 @@ impl P {
             (Self::List(item), Ty::List(found, _)) => item.accepts(found, bindings),
             (Self::Map(key, value), Ty::Map(found_key, found)) => {
                 key.accepts(found_key, bindings) && value.accepts(found, bindings)
+            }
+            (Self::Map(key, value), Ty::Complete(found)) => {
+                key.accepts(&Ty::Str, bindings) && value.accepts(found, bindings)
             }
             (Self::Optional(inner), Ty::Optional(found)) => inner.accepts(found, bindings),
             (Self::Of(opaque), Ty::Opaque(found)) => opaque == *found,

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use ipnet::IpNet;
@@ -91,6 +92,9 @@ pub(super) enum Val<'a> {
 /// What is not known about a value of the resource.
 pub(super) static ANY: Ty = Ty::Dyn;
 
+/// What a [`Ty::Complete`] map has where it has nothing.
+static EMPTY: LazyLock<Value> = LazyLock::new(|| Value::Object(serde_json::Map::new()));
+
 impl<'a> Val<'a> {
     pub(super) fn text(text: impl Into<Rc<str>>) -> Self {
         Self::Str(Text::Shared(text.into()))
@@ -132,6 +136,14 @@ impl<'a> Val<'a> {
                     |bytes| Self::Bytes(bytes.into()),
                 )
             }
+            (Value::String(text), Ty::Opaque(Opaque::Quantity)) => text
+                .parse()
+                .map_or_else(|_| Self::Str(Text::Borrowed(text)), Self::Quantity),
+            (Value::String(text), Ty::Opaque(Opaque::Semver)) => Semver::parse(text).map_or_else(
+                || Self::Str(Text::Borrowed(text)),
+                |version| Self::Semver(Rc::new(version)),
+            ),
+            (Value::Object(map), Ty::Tagged) => tagged(map),
             (Value::String(text), _) => Self::Str(Text::Borrowed(text)),
             (Value::Array(_) | Value::Object(_), _) => Self::Json(value, ty),
         }
@@ -250,9 +262,11 @@ impl<'a> Val<'a> {
     /// The field or entry of this name. `Err` for what has no fields.
     pub(super) fn select(&self, name: &str) -> Result<Option<Self>, Fault> {
         match self {
-            Self::Json(Value::Object(map), ty) => Ok(map
-                .get(name)
-                .map(|value| Self::view(value, field_type(ty, name)))),
+            Self::Json(Value::Object(map), ty) => {
+                let missing = || matches!(ty, Ty::Complete(_)).then(|| &*EMPTY);
+                let found = map.get(name).or_else(missing);
+                Ok(found.map(|value| Self::view(value, field_type(ty, name))))
+            }
             Self::Map(entries) => Ok(entries
                 .iter()
                 .find(|(key, _)| matches!(key, Self::Str(key) if **key == *name))
@@ -386,6 +400,22 @@ impl<'a> Val<'a> {
     }
 }
 
+/// The value of an object that says its type by the one field that it has.
+fn tagged<'a>(map: &'a serde_json::Map<String, Value>) -> Val<'a> {
+    static VERSION: Ty = Ty::Opaque(Opaque::Semver);
+    let of = |tag: &str, value: &'a Value| match tag {
+        "version" | "versions" => Val::view(value, &VERSION),
+        _ => Val::view(value, &ANY),
+    };
+    match map.iter().next() {
+        Some((tag, Value::Array(items))) => {
+            Val::list(items.iter().map(|item| of(tag, item)).collect())
+        }
+        Some((tag, value)) => of(tag, value),
+        None => Val::Null,
+    }
+}
+
 /// A date-time, or a date as its first moment in UTC.
 fn moment(text: &str) -> Option<Timestamp> {
     if let Ok(time) = text.parse() {
@@ -406,7 +436,7 @@ fn item_type(ty: &Ty) -> &Ty {
 fn field_type<'t>(ty: &'t Ty, name: &str) -> &'t Ty {
     match ty {
         Ty::Object(object) => object.json_field(name).unwrap_or(&ANY),
-        Ty::Map(_, value) => value,
+        Ty::Map(_, value) | Ty::Complete(value) => value,
         _ => &ANY,
     }
 }

@@ -1,8 +1,9 @@
 //! Controller and agent together, on an API server in memory and a network without Kubernetes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 use vaquita_net::{
     Fabric, FabricConfig, PodNetwork, Protocol, ServiceKey, ServicePort, ServiceSpec,
@@ -17,7 +18,9 @@ const SERVICES: &str = "api/v1/services";
 
 struct World {
     api: FakeApi,
+    /// The network of the node `here`, and those of all.
     fabric: Fabric,
+    fabrics: BTreeMap<&'static str, Fabric>,
     pods: Vec<PodNetwork>,
     stop: CancellationToken,
 }
@@ -33,9 +36,25 @@ fn owner(kind: &str, name: &str, uid: &str) -> Value {
 
 impl World {
     /// A deployment of `count` pods that run, and a Service in front of them.
-    fn new(annotations: &Value, count: i32) -> Self {
+    fn new(annotations: &Value, count: usize) -> Self {
+        Self::over(annotations, &vec!["here"; count])
+    }
+
+    /// The same with a pod on each of these nodes. Each node has a network of its own.
+    fn over(annotations: &Value, nodes: &[&'static str]) -> Self {
         let api = FakeApi::new();
-        let fabric = Fabric::new(FabricConfig::default()).unwrap();
+        let count = i32::try_from(nodes.len()).unwrap();
+        let mut config = FabricConfig::default();
+        // The other nodes are processes of the same machine.
+        (
+            config.outside.service_endpoints,
+            config.outside.host_loopback,
+        ) = (true, true);
+        let names = nodes.iter().copied().chain(["here"]);
+        let fabrics: BTreeMap<_, _> = names
+            .map(|node| (node, Fabric::new(config.clone()).unwrap()))
+            .collect();
+        let fabric = fabrics["here"].clone();
         let mut web = serde_json::to_value(deployment(annotations, count, &status(count))).unwrap();
         web["apiVersion"] = "apps/v1".into();
         web["kind"] = "Deployment".into();
@@ -49,22 +68,25 @@ impl World {
         }, "spec": {"selector": {"app": "web"}}});
         api.put(SERVICES, &service);
         let mut pods = Vec::new();
-        for n in 0..count {
-            let pod = fabric.attach(None).unwrap();
+        for (n, node) in nodes.iter().enumerate() {
+            let pod = fabrics[node].attach(None).unwrap();
             let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {
                 "namespace": "shop", "name": format!("web-1-{n}"), "uid": format!("pod-{n}"),
                 "ownerReferences": owner("ReplicaSet", "web-1", "set"),
-            }, "spec": {"nodeName": "here", "containers": []}, "status": {"phase": "Running", "podIP": pod.ip().to_string()}});
+            }, "spec": {"nodeName": node, "containers": []}, "status": {"phase": "Running", "podIP": pod.ip().to_string()}});
             api.put(PODS, &object);
             pods.push(pod);
         }
         let stop = CancellationToken::new();
         let context = Context::new(api.client(), Options::default(), stop.clone());
         tokio::spawn(run_controller(context));
-        tokio::spawn(Agent::new(api.client(), "here", fabric.clone()).run(stop.clone()));
+        for (node, fabric) in &fabrics {
+            tokio::spawn(Agent::new(api.client(), *node, fabric.clone()).run(stop.clone()));
+        }
         Self {
             api,
             fabric,
+            fabrics,
             pods,
             stop,
         }
@@ -138,14 +160,16 @@ async fn one_busy_pod_keeps_all_awake() {
     assert_eq!(world.replicas(), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_held_connect_wakes_what_is_behind_its_service() {
-    let world = World::new(&json!({IDLE: "5s", REPLICAS: "3"}), 0);
-    let key = ServiceKey {
+/// The Service of the workload, as the network knows it.
+fn key() -> ServiceKey {
+    ServiceKey {
         namespace: "shop".to_owned(),
         name: "web".to_owned(),
-    };
-    let port = |endpoints| ServicePort {
+    }
+}
+
+fn spec(endpoints: Vec<SocketAddr>) -> ServiceSpec {
+    let port = ServicePort {
         name: None,
         protocol: Protocol::Tcp,
         port: 80,
@@ -153,12 +177,58 @@ async fn a_held_connect_wakes_what_is_behind_its_service() {
         endpoints,
         outside_endpoints: None,
     };
-    let spec = |endpoints| ServiceSpec {
+    ServiceSpec {
         cluster_ips: vec!["10.96.0.7".parse().unwrap()],
-        ports: vec![port(endpoints)],
+        ports: vec![port],
         wakes: true,
         ..ServiceSpec::default()
-    };
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_any_node_needs_stays_awake() {
+    let world = World::over(&json!({IDLE: "30s"}), &["here", "there"]);
+    let at = SocketAddr::new(world.pods[1].ip(), 80);
+    let listener = world.pods[1].listen(at).unwrap();
+    pass(10).await;
+    let near = world.fabrics["there"].dial(at).await.unwrap();
+    let far = listener.accept().await.unwrap();
+    pass(300).await;
+    assert_eq!(world.replicas(), 2);
+    assert!(world.annotation(PODS, "web-1-0", IDLE_SINCE).is_string());
+    assert!(world.annotation(PODS, "web-1-1", IDLE_SINCE).is_null());
+    drop((near, far));
+    pass(35).await;
+    assert_eq!(world.replicas(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_is_held_where_it_came_and_answered_where_the_pod_is() {
+    let world = World::over(&json!({IDLE: "5s", REPLICAS: "1"}), &[]);
+    pass(1).await;
+    let services = world.fabric.services();
+    assert!(services.set(&key(), &spec(Vec::new())).is_empty());
+    let held = tokio::spawn(world.fabric.dial("10.96.0.7:80".parse().unwrap()));
+    let is_awake = |_: &FakeApi| world.replicas() == 1;
+    world.api.until("it is scaled back", is_awake).await;
+    // The pod is on another machine, which this one reaches by the host's network.
+    tokio::time::resume();
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = elsewhere.local_addr().unwrap();
+    assert!(services.set(&key(), &spec(vec![at])).is_empty());
+    let (mut arrived, _) = elsewhere.accept().await.unwrap();
+    arrived.write_all(b"here I am").await.unwrap();
+    drop(arrived);
+    let mut answer = String::new();
+    let mut held = held.await.unwrap().unwrap();
+    held.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "here I am");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_held_connect_wakes_what_is_behind_its_service() {
+    let world = World::new(&json!({IDLE: "5s", REPLICAS: "3"}), 0);
+    let key = key();
     pass(1).await;
     assert!(
         world

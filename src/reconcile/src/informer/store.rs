@@ -1,13 +1,15 @@
-//! The local copy of all objects of one kind, with the two indices that controllers ask for all the time.
+//! The local copy of all objects of one kind, with the indices that controllers ask for all the time.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource, ResourceExt};
 
-use crate::{key::ObjectKey, meta};
+use crate::{key::ObjectKey, meta, pods};
 
 /// All objects of kind `K` as the watch last told, readable from any thread.
 ///
@@ -22,25 +24,31 @@ pub struct Store<K> {
 struct Tables<K> {
     /// namespace → name → object.
     objects: BTreeMap<String, BTreeMap<String, Arc<K>>>,
-    /// The same objects by who controls them.
-    by_controller: HashMap<Controller, BTreeMap<ObjectKey, Arc<K>>>,
+    /// The same objects by who controls them, and pods also by where they are.
+    slots: HashMap<Slot, BTreeMap<ObjectKey, Arc<K>>>,
 }
 
-/// Who controls an object: one slot of the controller index.
+/// What objects are found by.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum Controller {
-    /// The object with this uid.
+enum Slot {
+    /// The object with this uid controls them.
     Owner(String),
-    /// Nobody: an orphan of this namespace, free to be adopted.
+    /// Nobody does: orphans of this namespace, free to be adopted.
     Nobody(String),
+    /// They are pods of this node.
+    Node(String),
 }
 
-impl Controller {
-    fn of<K: Resource>(object: &K) -> Self {
-        match meta::controller_of(object) {
+impl Slot {
+    /// The slots that an object is in.
+    fn of<K: Resource + 'static>(object: &K) -> impl Iterator<Item = Self> + use<K> {
+        let controller = match meta::controller_of(object) {
             Some(owner) => Self::Owner(owner.uid.clone()),
             None => Self::Nobody(object.namespace().unwrap_or_default()),
-        }
+        };
+        let pod = (object as &dyn Any).downcast_ref::<Pod>();
+        let node = pod.and_then(pods::node_name).map(str::to_owned);
+        [controller].into_iter().chain(node.map(Self::Node))
     }
 }
 
@@ -49,13 +57,13 @@ impl<K> Default for Store<K> {
         Self {
             tables: RwLock::new(Tables {
                 objects: BTreeMap::new(),
-                by_controller: HashMap::new(),
+                slots: HashMap::new(),
             }),
         }
     }
 }
 
-impl<K: Resource> Store<K> {
+impl<K: Resource + 'static> Store<K> {
     /// The object named `key`, if it is known.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
         self.read()
@@ -94,12 +102,12 @@ impl<K: Resource> Store<K> {
 
     /// The objects whose `controller` owner reference names `uid`, ordered by name.
     pub fn controlled_by(&self, uid: &str) -> Vec<Arc<K>> {
-        self.slot(&Controller::Owner(uid.to_owned()))
+        self.slot(&Slot::Owner(uid.to_owned()))
     }
 
     /// The objects of one namespace that nobody controls, ordered by name.
     pub fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.slot(&Controller::Nobody(namespace.to_owned()))
+        self.slot(&Slot::Nobody(namespace.to_owned()))
     }
 
     /// How many objects are known.
@@ -117,11 +125,10 @@ impl<K: Resource> Store<K> {
         let key = ObjectKey::of(&*object);
         let mut tables = self.write();
         let old = tables.take(&key);
-        tables
-            .by_controller
-            .entry(Controller::of(&*object))
-            .or_default()
-            .insert(key.clone(), Arc::clone(&object));
+        for slot in Slot::of(&*object) {
+            let slot = tables.slots.entry(slot).or_default();
+            slot.insert(key.clone(), Arc::clone(&object));
+        }
         tables
             .objects
             .entry(key.namespace)
@@ -135,10 +142,10 @@ impl<K: Resource> Store<K> {
         self.write().take(key)
     }
 
-    fn slot(&self, controller: &Controller) -> Vec<Arc<K>> {
+    fn slot(&self, slot: &Slot) -> Vec<Arc<K>> {
         self.read()
-            .by_controller
-            .get(controller)
+            .slots
+            .get(slot)
             .map(|slot| slot.values().cloned().collect())
             .unwrap_or_default()
     }
@@ -152,7 +159,14 @@ impl<K: Resource> Store<K> {
     }
 }
 
-impl<K: Resource<DynamicType = ()>> Store<K> {
+impl Store<Pod> {
+    /// The pods that were given to a node, ordered by namespace and name.
+    pub fn on_node(&self, node: &str) -> Vec<Arc<Pod>> {
+        self.slot(&Slot::Node(node.to_owned()))
+    }
+}
+
+impl<K: Resource<DynamicType = ()> + 'static> Store<K> {
     /// The object of this kind that controls `dependent`, if it says so and that very one is still there.
     pub fn controlling<D: Resource>(&self, dependent: &D) -> Option<Arc<K>> {
         let owner = meta::controller_of(dependent).filter(|owner| owner.kind == K::kind(&()))?;
@@ -161,19 +175,20 @@ impl<K: Resource<DynamicType = ()>> Store<K> {
     }
 }
 
-impl<K: Resource> Tables<K> {
-    /// Takes the object named `key` out of both tables, leaving no empty slot behind.
+impl<K: Resource + 'static> Tables<K> {
+    /// Takes the object named `key` out of all tables, leaving no empty slot behind.
     fn take(&mut self, key: &ObjectKey) -> Option<Arc<K>> {
         let names = self.objects.get_mut(&key.namespace)?;
         let old = names.remove(&key.name)?;
         if names.is_empty() {
             self.objects.remove(&key.namespace);
         }
-        let controller = Controller::of(&*old);
-        if let Some(slot) = self.by_controller.get_mut(&controller) {
-            slot.remove(key);
-            if slot.is_empty() {
-                self.by_controller.remove(&controller);
+        for name in Slot::of(&*old) {
+            if let Some(slot) = self.slots.get_mut(&name) {
+                slot.remove(key);
+                if slot.is_empty() {
+                    self.slots.remove(&name);
+                }
             }
         }
         Some(old)
@@ -215,8 +230,28 @@ mod tests {
         assert!(store.controlled_by("rc-uid").is_empty());
         assert!(store.is_empty());
         assert!(
-            store.read().by_controller.is_empty(),
+            store.read().slots.is_empty(),
             "empty slots must not pile up"
         );
+    }
+
+    #[test]
+    fn pods_are_found_where_they_are() {
+        let on = |node: &str, name: &str| {
+            let mut pod = pod("a", name);
+            let spec = pod.spec.get_or_insert_default();
+            spec.node_name = Some(node.to_owned()).filter(|node| !node.is_empty());
+            Arc::new(pod)
+        };
+        let store = Store::default();
+        store.insert(on("", "one"));
+        store.insert(on("n1", "two"));
+        assert_eq!(names(&store.on_node("n1")), ["two"]);
+        store.insert(on("n1", "one"));
+        assert_eq!(names(&store.on_node("n1")), ["one", "two"]);
+        store.remove(&ObjectKey::new("a", "two"));
+        assert_eq!(names(&store.on_node("n1")), ["one"]);
+        store.insert(on("n2", "one"));
+        assert!(store.on_node("n1").is_empty());
     }
 }

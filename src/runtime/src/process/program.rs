@@ -111,10 +111,7 @@ async fn start_with(
 }
 
 /// Where a component's instance lives, within its process's limits.
-fn component_store(
-    runtime: &Shared,
-    environment: &Arc<Environment>,
-) -> (Store<State>, Refusals) {
+fn component_store(runtime: &Shared, environment: &Arc<Environment>) -> (Store<State>, Refusals) {
     let share = runtime.share(environment);
     let refusals = share.refusals();
     let mut store = Store::new(&runtime.engine.wasmtime, State::new(environment, share));

@@ -104,7 +104,7 @@ fn normalised(text: &str) -> String {
 }
 
 impl Semver {
-    fn parse(text: &str) -> Option<Self> {
+    pub(in crate::cel) fn parse(text: &str) -> Option<Self> {
         let (rest, build) = match text.split_once('+') {
             Some((rest, build)) => (rest, Some(build)),
             None => (text, None),

@@ -6,11 +6,7 @@ use super::{
     super::{board::State, wasm_policy},
     Runner, Running, standard_input,
 };
-use crate::{
-    backend::AdoptConfig,
-    exec::outlet::Hub,
-    logs::PodKey,
-};
+use crate::{backend::AdoptConfig, exec::outlet::Hub, logs::PodKey};
 
 impl Runner {
     /// The container that the board says is running, although this runner has not started it. `None`: there is none, or it
