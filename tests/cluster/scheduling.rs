@@ -247,3 +247,78 @@ profiles: [{{schedulerName: default-scheduler}}, {profile}]
         Value::Null
     );
 }
+
+/// A node of somebody else's with one device, and how to claim it.
+const DEVICES: &str = "apiVersion: resource.k8s.io/v1
+kind: DeviceClass
+metadata: {name: gpu}
+spec: {selectors: [{cel: {expression: 'device.driver == \"gpu.example.com\"'}}]}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {name: gpu}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: gpu
+        exactly:
+          deviceClassName: gpu
+          selectors:
+          - cel: {expression: 'device.capacity[\"gpu.example.com\"].memory.compareTo(quantity(\"10Gi\")) >= 0'}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: elsewhere, labels: {vaquita.dev/wasm: 'true'}}
+---
+apiVersion: resource.k8s.io/v1
+kind: ResourceSlice
+metadata: {name: elsewhere-gpus}
+spec:
+  driver: gpu.example.com
+  nodeName: elsewhere
+  pool: {name: elsewhere, generation: 1, resourceSliceCount: 1}
+  devices: [{name: gpu-0, capacity: {memory: {value: 16Gi}}}]
+";
+const STATUS: &str = r#"{"status": {
+  "capacity": {"cpu": "4", "memory": "4Gi", "pods": "10"},
+  "allocatable": {"cpu": "4", "memory": "4Gi", "pods": "10"},
+  "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]
+}}"#;
+
+#[test]
+fn a_claimed_device_is_had_by_one_pod_after_the_other() {
+    let cluster = Vaquita::up();
+    let claiming = |name: &str| {
+        let claims = "resourceClaims: [{name: gpu, resourceClaimTemplateName: gpu}]";
+        pod(name, &format!("{claims}\n{}", container("{cpu: 1m}")))
+    };
+    cluster.apply(DEVICES);
+    let status = ["--subresource=status", "--type=merge", "-p", STATUS];
+    cluster.kubectl(&[&["patch", "node", "elsewhere"][..], &status[..]].concat());
+    cluster.apply(&claiming("first"));
+    let is_on = |pod: &str| {
+        eventually(&format!("{pod} has a node"), || {
+            let pod = cluster.get(&["pod", pod]);
+            let on = pod["spec"]["nodeName"].as_str().map(str::to_owned);
+            on.ok_or_else(|| pod["status"].to_string())
+        })
+    };
+    assert_eq!(is_on("first"), "elsewhere");
+    let table = cluster.kubectl(&["get", "resourceclaims"]);
+    assert!(table.contains("allocated,reserved"), "{table}");
+    cluster.apply(&claiming("second"));
+    eventually("there is no other device", || {
+        let message = held_up(&cluster, "second", "Unschedulable");
+        let told = message.contains("2 cannot allocate all claims");
+        told.then_some(()).ok_or(message)
+    });
+    // Its node says nothing, so nobody else would say that it is gone.
+    cluster.kubectl(&["delete", "pod", "first", "--force", "--grace-period=0"]);
+    assert_eq!(is_on("second"), "elsewhere");
+    eventually("the first claim is gone", || {
+        let claims = cluster.get(&["resourceclaims"]);
+        let count = list(&claims["items"]).len();
+        (count == 1).then_some(()).ok_or_else(|| claims.to_string())
+    });
+}

@@ -1,6 +1,10 @@
 //! Controller and agent together, on an API server in memory and a network without Kubernetes.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -50,9 +54,15 @@ impl World {
             config.outside.service_endpoints,
             config.outside.host_loopback,
         ) = (true, true);
-        let names = nodes.iter().copied().chain(["here"]);
+        let names: BTreeSet<_> = nodes.iter().copied().chain(["here"]).collect();
         let fabrics: BTreeMap<_, _> = names
-            .map(|node| (node, Fabric::new(config.clone()).unwrap()))
+            .into_iter()
+            .enumerate()
+            .map(|(number, node)| {
+                // No address is on two of them.
+                config.own_cidr = format!("10.244.{number}.0/24").parse().ok();
+                (node, Fabric::new(config.clone()).unwrap())
+            })
             .collect();
         let fabric = fabrics["here"].clone();
         let mut web = serde_json::to_value(deployment(annotations, count, &status(count))).unwrap();

@@ -43,12 +43,12 @@ pub(crate) enum GrantError {
 
 /// The allocation of one claim.
 pub(super) fn allocation(devices: &Devices, open: &Open, found: &[Found<'_>]) -> AllocationResult {
-    let of = |found: &Found<'_>| open.requests.get(found.request);
+    let of = |found: &Found<'_>| open.request(found.request, found.alternative);
     let result = |found: &Found<'_>| {
         let request = of(found)?;
         let id = &found.device.id;
         Some(DeviceRequestAllocationResult {
-            request: request.name.clone(),
+            request: request.full_name(),
             driver: id.driver.to_string(),
             pool: id.pool.to_string(),
             device: id.name.to_string(),
@@ -57,7 +57,9 @@ pub(super) fn allocation(devices: &Devices, open: &Open, found: &[Found<'_>]) ->
         })
     };
     let results: Vec<_> = found.iter().filter_map(result).collect();
-    let config = configuration(devices, open);
+    let mut met: Vec<_> = found.iter().filter_map(of).collect();
+    met.dedup();
+    let config = configuration(devices, open, &met);
     AllocationResult {
         devices: Some(DeviceAllocationResult {
             config: Some(config).filter(|config| !config.is_empty()),
@@ -69,10 +71,14 @@ pub(super) fn allocation(devices: &Devices, open: &Open, found: &[Found<'_>]) ->
 }
 
 /// How the drivers are to set the devices: as their classes say, then as the claim says.
-fn configuration(devices: &Devices, open: &Open) -> Vec<DeviceAllocationConfiguration> {
+fn configuration(
+    devices: &Devices,
+    open: &Open,
+    met: &[&Request],
+) -> Vec<DeviceAllocationConfiguration> {
     let of_class = |request: &Request| {
         let class = devices.classes.get(&request.class).cloned();
-        let name = request.name.clone();
+        let name = request.full_name();
         let config = class.map_or_else(Vec::new, |class: std::sync::Arc<Class>| {
             class.config.clone()
         });
@@ -89,13 +95,18 @@ fn configuration(devices: &Devices, open: &Open) -> Vec<DeviceAllocationConfigur
         .spec
         .iter()
         .flat_map(|spec| spec.config.iter().flatten());
+    // Of what is said of requests, only that counts which is about something that was given.
+    let of_claim = of_claim.filter(|config| {
+        let names = config.requests.as_deref().unwrap_or_default();
+        met.iter().any(|request| request.is_among(names))
+    });
     let of_claim = of_claim.map(|config| DeviceAllocationConfiguration {
         opaque: config.opaque.clone(),
         requests: config.requests.clone(),
         source: "FromClaim".to_owned(),
     });
-    open.requests
-        .iter()
+    met.iter()
+        .copied()
         .flat_map(of_class)
         .chain(of_claim)
         .collect()

@@ -229,7 +229,7 @@ impl Devices {
             for source in &request.selectors {
                 let answer = selectors.select(source, device, &wanted.steps);
                 let selected = answer.map_err(|why| {
-                    let name = &request.name;
+                    let name = request.full_name();
                     Fault::Selector(format!("request {name}: device {}: {why}", device.id.name))
                 })?;
                 if !selected {

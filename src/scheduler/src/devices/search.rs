@@ -30,10 +30,15 @@ pub(super) enum Fault {
 pub(super) struct Found<'d> {
     pub(super) claim: usize,
     pub(super) request: usize,
+    /// Which of the request's alternatives.
+    pub(super) alternative: usize,
     pub(super) device: &'d Device,
 }
 
 /// Finds devices for all claims, each taken once; `None` if there are none.
+///
+/// Of requests with alternatives, all combinations are tried, the best first: in the order of the requests, what an earlier
+/// one prefers counts more.
 pub(super) fn find<'d>(
     open: &[Open],
     pools: &[Reachable<'d>],
@@ -41,36 +46,107 @@ pub(super) fn find<'d>(
     selects: &mut dyn FnMut(&Request, &Device) -> Result<bool, Fault>,
     tries: &Cell<u64>,
 ) -> Result<Option<Vec<Found<'d>>>, Fault> {
-    let mut candidates: Vec<Vec<&'d Device>> = Vec::new();
-    let mut places = Vec::new();
+    let mut choices: Vec<Vec<Choice<'d>>> = Vec::new();
     for (claim, one) in open.iter().enumerate() {
-        let before = places.len();
-        for (request, wanted) in one.requests.iter().enumerate() {
-            let mut suiting = suiting(wanted, pools, selects)?;
-            let count = match wanted.amount {
-                Amount::Exactly(count) => {
-                    suiting.retain(|device| !is_taken(&device.id));
-                    count
+        for (request, alternatives) in one.requests.iter().enumerate() {
+            let mut possible = Vec::new();
+            for (alternative, wanted) in alternatives.iter().enumerate() {
+                if let Some((candidates, count)) = candidates(wanted, pools, is_taken, selects)? {
+                    possible.push(Choice {
+                        claim,
+                        request,
+                        alternative,
+                        candidates,
+                        count,
+                    });
                 }
-                Amount::All => {
-                    let whole = pools.iter().all(|pool| pool.complete);
-                    if !whole || suiting.is_empty() || suiting.iter().any(|it| is_taken(&it.id)) {
-                        return Ok(None);
-                    }
-                    suiting.len()
-                }
-            };
-            if count > suiting.len() || places.len() - before + count > CLAIM_DEVICES {
+            }
+            if possible.is_empty() {
                 return Ok(None);
             }
-            let of = candidates.len();
-            candidates.push(suiting);
-            places.extend((0..count).map(|number| Place {
-                claim,
-                request,
-                of,
-                first: number == 0,
-            }));
+            choices.push(possible);
+        }
+    }
+    let mut chosen = vec![0; choices.len()];
+    loop {
+        spend(tries)?;
+        let combination = choices.iter().zip(&chosen);
+        let combination: Vec<_> = combination.filter_map(|(all, at)| all.get(*at)).collect();
+        if let Some(found) = fill(open, &combination, tries)? {
+            return Ok(Some(found));
+        }
+        if !advance(&mut chosen, &choices) {
+            return Ok(None);
+        }
+    }
+}
+
+/// Goes on to the next combination; the last request changes first. Says whether there is one.
+fn advance(chosen: &mut [usize], choices: &[Vec<Choice<'_>>]) -> bool {
+    for (at, all) in chosen.iter_mut().zip(choices).rev() {
+        *at += 1;
+        if *at < all.len() {
+            return true;
+        }
+        *at = 0;
+    }
+    false
+}
+
+fn spend(tries: &Cell<u64>) -> Result<(), Fault> {
+    tries.set(tries.get().checked_sub(1).ok_or(Fault::TooLong)?);
+    Ok(())
+}
+
+/// One of the alternatives of a request, which the node could meet if nobody else were there.
+struct Choice<'d> {
+    claim: usize,
+    request: usize,
+    alternative: usize,
+    candidates: Vec<&'d Device>,
+    count: usize,
+}
+
+/// The free devices that a request could have, and how many of them it wants; `None` if there are not enough.
+fn candidates<'d>(
+    wanted: &Request,
+    pools: &[Reachable<'d>],
+    is_taken: &dyn Fn(&DeviceId) -> bool,
+    selects: &mut dyn FnMut(&Request, &Device) -> Result<bool, Fault>,
+) -> Result<Option<(Vec<&'d Device>, usize)>, Fault> {
+    let mut suiting = suiting(wanted, pools, selects)?;
+    let count = match wanted.amount {
+        Amount::Exactly(count) => {
+            suiting.retain(|device| !is_taken(&device.id));
+            count
+        }
+        Amount::All => {
+            let whole = pools.iter().all(|pool| pool.complete);
+            if !whole || suiting.is_empty() || suiting.iter().any(|it| is_taken(&it.id)) {
+                return Ok(None);
+            }
+            suiting.len()
+        }
+    };
+    let enough = count <= suiting.len() && count <= CLAIM_DEVICES;
+    Ok(enough.then_some((suiting, count)))
+}
+
+/// Gives each of these requests its devices.
+fn fill<'d>(
+    open: &[Open],
+    combination: &[&Choice<'d>],
+    tries: &Cell<u64>,
+) -> Result<Option<Vec<Found<'d>>>, Fault> {
+    let mut places = Vec::new();
+    for (of, choice) in combination.iter().enumerate() {
+        places.extend((0..choice.count).map(|number| Place {
+            of,
+            first: number == 0,
+        }));
+        let of_claim = combination.iter().filter(|it| it.claim == choice.claim);
+        if of_claim.map(|it| it.count).sum::<usize>() > CLAIM_DEVICES {
+            return Ok(None);
         }
     }
     if places.len() > POD_DEVICES {
@@ -78,7 +154,7 @@ pub(super) fn find<'d>(
     }
     let mut search = Search {
         open,
-        candidates,
+        combination,
         places,
         taken: HashSet::new(),
         found: Vec::new(),
@@ -129,9 +205,7 @@ fn tolerates(toleration: &DeviceToleration, taint: &DeviceTaint) -> bool {
 /// One device that is to be found.
 #[derive(Debug, Clone, Copy)]
 struct Place {
-    claim: usize,
-    request: usize,
-    /// Which of the lists of candidates it is from.
+    /// For which of the combination's choices.
     of: usize,
     /// Whether it is the first of its request.
     first: bool,
@@ -139,7 +213,7 @@ struct Place {
 
 struct Search<'s, 'd> {
     open: &'s [Open],
-    candidates: Vec<Vec<&'d Device>>,
+    combination: &'s [&'s Choice<'d>],
     places: Vec<Place>,
     taken: HashSet<&'d DeviceId>,
     found: Vec<Found<'d>>,
@@ -151,33 +225,25 @@ impl<'d> Search<'_, 'd> {
     /// Fills this place and all after it. `from` is the first candidate that is tried: the devices of one request are
     /// taken in order, as any other order of them is the same.
     fn go(&mut self, from: usize) -> Result<bool, Fault> {
-        let Some(place) = self.places.get(self.found.len()).copied() else {
+        let place = self.places.get(self.found.len());
+        let Some(choice) = place.and_then(|place| self.combination.get(place.of).copied()) else {
             return Ok(true);
         };
-        let count = self.candidates.get(place.of).map_or(0, Vec::len);
-        for at in from..count {
-            let Some(device) = self.candidates.get(place.of).and_then(|all| all.get(at)) else {
-                break;
-            };
-            let device: &'d Device = device;
-            let left = self.tries.get().checked_sub(1).ok_or(Fault::TooLong)?;
-            self.tries.set(left);
-            if self.taken.contains(&device.id) || !self.is_alike(place, device) {
+        for (at, device) in choice.candidates.iter().copied().enumerate().skip(from) {
+            spend(self.tries)?;
+            if self.taken.contains(&device.id) || !self.is_alike(choice, device) {
                 continue;
             }
             self.taken.insert(&device.id);
             self.found.push(Found {
-                claim: place.claim,
-                request: place.request,
+                claim: choice.claim,
+                request: choice.request,
+                alternative: choice.alternative,
                 device,
             });
             let next = self.places.get(self.found.len());
-            let next_from = if next.is_some_and(|next| !next.first) {
-                at + 1
-            } else {
-                0
-            };
-            if self.go(next_from)? {
+            let is_same_request = next.is_some_and(|next| !next.first);
+            if self.go(if is_same_request { at + 1 } else { 0 })? {
                 return Ok(true);
             }
             self.found.pop();
@@ -187,24 +253,24 @@ impl<'d> Search<'_, 'd> {
     }
 
     /// Whether the device has the attributes that those of its claim have in common.
-    fn is_alike(&self, place: Place, device: &Device) -> bool {
-        let Some(claim) = self.open.get(place.claim) else {
+    fn is_alike(&self, choice: &Choice<'_>, device: &Device) -> bool {
+        let Some(claim) = self.open.get(choice.claim) else {
             return false;
         };
-        let concerned = |request: usize, names: &[String]| {
-            let request = claim.requests.get(request);
-            names.is_empty() || request.is_some_and(|request| names.contains(&request.name))
+        let concerned = |request: usize, alternative: usize, names: &[String]| {
+            let request = claim.request(request, alternative);
+            request.is_some_and(|request| request.is_among(names))
         };
         claim.alike.iter().all(|(attribute, names)| {
-            if !concerned(place.request, names) {
+            if !concerned(choice.request, choice.alternative, names) {
                 return true;
             }
             let Some(own) = device.attribute(attribute) else {
                 return false;
             };
-            let of_claim = |found: &&Found<'_>| found.claim == place.claim;
+            let of_claim = |found: &&Found<'_>| found.claim == choice.claim;
             let mut others = self.found.iter().filter(of_claim);
-            let other = others.find(|found| concerned(found.request, names));
+            let other = others.find(|found| concerned(found.request, found.alternative, names));
             other.is_none_or(|other| other.device.attribute(attribute) == Some(own))
         })
     }

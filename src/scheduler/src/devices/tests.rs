@@ -183,6 +183,29 @@ fn devices_of_a_claim_may_have_to_be_alike() {
 }
 
 #[test]
+fn alternatives_are_taken_in_their_order() {
+    let mut devices = two_nodes();
+    let sub = |name: &str, more: Value| {
+        let mut sub = request(name, more)["exactly"].take();
+        sub["name"] = name.into();
+        sub
+    };
+    let large_or_two = json!([sub("large", large()), sub("two", json!({"count": 2}))]);
+    let requests = json!([{"name": "r", "firstAvailable": large_or_two}]);
+    let same_board = json!([{"requests": ["r/two"], "matchAttribute": format!("{DRIVER}/board")}]);
+    claim(&mut devices, "c", requests.clone(), json!([]));
+    assert_eq!(given(&devices, &["c"], "b").unwrap(), ["b1"]);
+    assert_eq!(given(&devices, &["c"], "a").unwrap(), ["a0", "a1"]);
+    let asked = wanted(&devices, &["c"]).unwrap();
+    let grants = devices.grants(&asked, &node("a")).unwrap();
+    let allocation = grants[0].allocation.clone().unwrap().devices.unwrap();
+    assert_eq!(allocation.results.unwrap()[0].request, "r/two");
+    claim(&mut devices, "c", requests, same_board);
+    assert_eq!(given(&devices, &["c"], "a").unwrap_err(), NONE);
+    assert_eq!(given(&devices, &["c"], "b").unwrap(), ["b1"]);
+}
+
+#[test]
 fn a_device_is_given_once() {
     let mut devices = two_nodes();
     let one = || json!([request("r", json!({}))]);
@@ -241,13 +264,6 @@ fn a_pod_waits_until_its_claims_can_be_met() {
     waits(
         json!({"adminAccess": true}),
         "claim default/c, request r: admin access is not supported",
-    );
-    let alternatives =
-        json!([{"name": "r", "firstAvailable": [{"name": "s", "deviceClassName": "gpu"}]}]);
-    claim(&mut devices, "c", alternatives, json!([]));
-    assert_eq!(
-        wanted(&devices, &["c"]).unwrap_err(),
-        "claim default/c, request r: alternatives (firstAvailable) are not supported"
     );
     let mut deleted = claim(&mut devices, "c", json!([]), json!([]));
     deleted.metadata.deletion_timestamp = of(json!("2026-01-01T00:00:00Z"));

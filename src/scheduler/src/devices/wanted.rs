@@ -6,7 +6,8 @@ use std::{
 };
 
 use k8s_openapi::api::resource::v1::{
-    DeviceClaim, DeviceRequest, DeviceSelector, DeviceToleration, ExactDeviceRequest,
+    DeviceClaim, DeviceRequest, DeviceSelector, DeviceSubRequest, DeviceToleration,
+    ExactDeviceRequest,
 };
 
 use super::{Claim, Devices, search, selectors};
@@ -27,6 +28,8 @@ pub(super) enum Amount {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Request {
     pub(super) name: String,
+    /// Which of the request's alternatives it is, if it has any.
+    pub(super) alternative: Option<String>,
     pub(super) class: String,
     /// Those of the class, and its own.
     pub(super) selectors: Vec<String>,
@@ -34,13 +37,36 @@ pub(super) struct Request {
     pub(super) tolerations: Vec<DeviceToleration>,
 }
 
+impl Request {
+    /// The name by which results tell what a device was given for.
+    pub(super) fn full_name(&self) -> String {
+        match &self.alternative {
+            None => self.name.clone(),
+            Some(alternative) => format!("{}/{alternative}", self.name),
+        }
+    }
+
+    /// Whether this is one of the requests that are named: by their own names, or by those of their alternatives.
+    pub(super) fn is_among(&self, names: &[String]) -> bool {
+        names.is_empty() || names.contains(&self.name) || names.contains(&self.full_name())
+    }
+}
+
 /// A claim that has no devices yet.
 #[derive(Debug, Clone)]
 pub(super) struct Open {
     pub(super) claim: Arc<Claim>,
-    pub(super) requests: Vec<Request>,
+    /// Each with its alternatives, the best first: one if it has none.
+    pub(super) requests: Vec<Vec<Request>>,
     /// Attributes that the devices of these requests (of all, if none is named) have in common.
     pub(super) alike: Vec<(String, Vec<String>)>,
+}
+
+impl Open {
+    /// One of the alternatives of a request.
+    pub(super) fn request(&self, request: usize, alternative: usize) -> Option<&Request> {
+        self.requests.get(request)?.get(alternative)
+    }
 }
 
 /// What the claims of a pod ask of a node.
@@ -137,38 +163,76 @@ fn open(devices: &Devices, claim: &Arc<Claim>) -> Result<Open, String> {
     })
 }
 
-fn resolve(devices: &Devices, claim: &Claim, request: &DeviceRequest) -> Result<Request, String> {
-    let (namespace, claim_name) = &claim.key;
-    let name = &request.name;
-    let lacks = |what: &str| format!("claim {namespace}/{claim_name}, request {name}: {what}");
-    let Some(exact) = &request.exactly else {
-        return Err(lacks("alternatives (firstAvailable) are not supported"));
-    };
-    let amount = amount(exact).map_err(|what| lacks(what))?;
+fn resolve(
+    devices: &Devices,
+    claim: &Claim,
+    request: &DeviceRequest,
+) -> Result<Vec<Request>, String> {
+    if let Some(exact) = &request.exactly {
+        return Ok(vec![resolve_one(
+            devices,
+            claim,
+            &request.name,
+            None,
+            exact,
+        )?]);
+    }
+    let alternatives = request.first_available.iter().flatten();
+    alternatives
+        .map(|sub| {
+            let exact = exactly(sub);
+            resolve_one(devices, claim, &request.name, Some(&sub.name), &exact)
+        })
+        .collect()
+}
+
+/// An alternative is a request that does without administration.
+fn exactly(sub: &DeviceSubRequest) -> ExactDeviceRequest {
+    ExactDeviceRequest {
+        admin_access: None,
+        allocation_mode: sub.allocation_mode.clone(),
+        capacity: sub.capacity.clone(),
+        count: sub.count,
+        device_class_name: sub.device_class_name.clone(),
+        selectors: sub.selectors.clone(),
+        tolerations: sub.tolerations.clone(),
+    }
+}
+
+fn resolve_one(
+    devices: &Devices,
+    claim: &Claim,
+    name: &str,
+    alternative: Option<&String>,
+    exact: &ExactDeviceRequest,
+) -> Result<Request, String> {
     let class_name = &exact.device_class_name;
+    let mut request = Request {
+        name: name.to_owned(),
+        alternative: alternative.cloned(),
+        class: class_name.clone(),
+        selectors: Vec::new(),
+        amount: Amount::All,
+        tolerations: exact.tolerations.clone().unwrap_or_default(),
+    };
+    let full_name = request.full_name();
+    let (namespace, claim_name) = &claim.key;
+    let lacks = |what: &str| format!("claim {namespace}/{claim_name}, request {full_name}: {what}");
+    request.amount = amount(exact).map_err(lacks)?;
     let class = devices
         .classes
         .get(class_name)
-        .ok_or_else(|| format!("request {name}: device class {class_name} does not exist"))?;
+        .ok_or_else(|| format!("request {full_name}: device class {class_name} does not exist"))?;
     let own = exact.selectors.iter().flatten().filter_map(expression);
-    let selectors: Vec<_> = class.selectors.iter().cloned().chain(own).collect();
-    for (number, selector) in selectors.iter().enumerate() {
+    request.selectors = class.selectors.iter().cloned().chain(own).collect();
+    for (number, selector) in request.selectors.iter().enumerate() {
         let checked = devices.selectors.borrow_mut().check(selector);
-        checked.map_err(|why| {
-            let number = number.checked_sub(class.selectors.len());
-            match number {
-                Some(number) => lacks(&format!("selector #{number}: {why}")),
-                None => format!("class {class_name}: selector: {why}"),
-            }
+        checked.map_err(|why| match number.checked_sub(class.selectors.len()) {
+            Some(number) => lacks(&format!("selector #{number}: {why}")),
+            None => format!("class {class_name}: selector #{number}: {why}"),
         })?;
     }
-    Ok(Request {
-        name: name.clone(),
-        class: class_name.clone(),
-        selectors,
-        amount,
-        tolerations: exact.tolerations.clone().unwrap_or_default(),
-    })
+    Ok(request)
 }
 
 fn amount(exact: &ExactDeviceRequest) -> Result<Amount, &'static str> {
