@@ -7,7 +7,7 @@ use vaquita_reconcile::{NodeLoss, Options};
 use super::up::duration;
 
 /// The controllers whose number of workers can be set.
-const CONTROLLERS: [&str; 24] = [
+const CONTROLLERS: [&str; 25] = [
     "bootstrap-tokens",
     "certificates",
     "cluster-roles",
@@ -32,6 +32,7 @@ const CONTROLLERS: [&str; 24] = [
     "service-accounts",
     "statefulset",
     "taint-eviction",
+    "volume-protection",
 ];
 
 /// How controllers work.

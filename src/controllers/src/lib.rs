@@ -23,6 +23,7 @@ pub mod resource_claims;
 pub mod root_ca;
 pub mod secret_tokens;
 pub mod service_accounts;
+pub mod volume_protection;
 
 use departures::Departures;
 use tokio::task::{JoinError, JoinSet};
@@ -48,7 +49,8 @@ pub async fn run(context: Context) {
     running.spawn(resource_claims::run(context.clone()));
     running.spawn(root_ca::run(context.clone()));
     running.spawn(secret_tokens::run(context.clone()));
-    running.spawn(service_accounts::run(context));
+    running.spawn(service_accounts::run(context.clone()));
+    running.spawn(volume_protection::run(context));
     while let Some(ended) = running.join_next().await {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {
             // A bug: whoever runs us must hear of it rather than go on with half of the controllers.
