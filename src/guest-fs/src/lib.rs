@@ -204,15 +204,11 @@ fn mount_one(tree: &mut Tree, mount: &Mount) -> std::result::Result<(), MountErr
 fn mount_own(tree: &mut Tree, own: &[(&str, &str)]) -> Result<()> {
     let size = |text: &str| text.len() as u64 + (8 << 10);
     let volume = Memory::empty(own.iter().map(|(_, text)| size(text)).sum());
-    let dir = Dir::Memory(volume.root());
+    let root = volume.root();
+    let dir = Dir::Memory(root.clone());
     for (path, text) in own {
         let name = path.replace('/', "_");
-        let how = Open {
-            write: true,
-            create: true,
-            ..Open::default()
-        };
-        dir.open(&name, how)?.append(text.as_bytes())?;
+        root.give(&name, text.as_bytes())?;
         let point = MountPoint {
             what: Target::File(dir.clone(), name),
             read_only: false,

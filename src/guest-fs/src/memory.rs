@@ -70,6 +70,8 @@ enum Content {
         size: u64,
         pages: Pages,
     },
+    /// As it was made: a page would be much for a few words, of which many pods have the same.
+    Given(Box<[u8]>),
     /// As it is in the directory that this is a copy of.
     Unchanged {
         dir: Arc<HostDir>,
@@ -87,6 +89,7 @@ impl Content {
     fn size(&self) -> u64 {
         match self {
             Self::Pages { size, .. } | Self::Unchanged { size, .. } => *size,
+            Self::Given(bytes) => bytes.len() as u64,
         }
     }
 }
@@ -97,7 +100,7 @@ impl Body {
         match self {
             Self::File(Content::Pages { pages, .. }) => (pages.len() * PAGE) as u64,
             Self::Link(target) => target.len() as u64,
-            Self::File(Content::Unchanged { .. }) | Self::Dir(_) => 0,
+            Self::File(Content::Given(_) | Content::Unchanged { .. }) | Self::Dir(_) => 0,
         }
     }
 }
@@ -267,7 +270,11 @@ impl Nodes {
 
     fn find(&mut self, dir: u64, name: &str) -> Result<u64> {
         let found = self.dir(dir)?.entries.get(name).copied();
-        found.ok_or(Errno::NOENT)
+        found.ok_or(if name.len() > LONGEST_NAME {
+            Errno::NAMETOOLONG
+        } else {
+            Errno::NOENT
+        })
     }
 
     /// Whether a directory is, or is in, another.
@@ -384,6 +391,13 @@ impl Handle {
         let number = nodes.find(self.number, name)?;
         nodes.node(number)?.set_times(times);
         Ok(())
+    }
+
+    /// Makes a file that is that, until it is changed.
+    pub(crate) fn give(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let content = Content::Given(bytes.into());
+        self.add(&mut self.memory.nodes(), name, Body::File(content))
+            .map(drop)
     }
 
     pub(crate) fn open(&self, name: &str, how: Open) -> Result<Self> {
@@ -552,6 +566,9 @@ impl Handle {
         let into = &mut into[..length];
         match content {
             Content::Pages { pages, .. } => read_pages(pages, at, into),
+            Content::Given(bytes) => {
+                copy_from(bytes, at, into);
+            }
             Content::Unchanged { dir, name, .. } => {
                 return dir.open(name, Open::default())?.read(at, into);
             }
@@ -629,6 +646,13 @@ fn changeable<'a>(node: &'a mut Node, quota: &Quota) -> Result<(&'a mut u64, &'a
     let Body::File(content) = &mut node.body else {
         return Err(Errno::ISDIR);
     };
+    if let Content::Given(bytes) = content {
+        let count = (bytes.len() as u64).div_ceil(PAGE as u64);
+        quota.take(count * PAGE as u64)?;
+        let pages = copy(count, |at, page| Ok(copy_from(bytes, at, page)))?;
+        let size = bytes.len() as u64;
+        *content = Content::Pages { size, pages };
+    }
     if let Content::Unchanged { dir, name, size } = content {
         let file = dir.open(name, Open::default())?;
         let count = size.div_ceil(PAGE as u64);
@@ -640,8 +664,17 @@ fn changeable<'a>(node: &'a mut Node, quota: &Quota) -> Result<(&'a mut u64, &'a
     }
     match content {
         Content::Pages { size, pages } => Ok((size, pages)),
-        Content::Unchanged { .. } => Err(Errno::IO),
+        Content::Given(_) | Content::Unchanged { .. } => Err(Errno::IO),
     }
+}
+
+/// Copies what is there from an offset on, as far as there is room, and says how much that was.
+fn copy_from(bytes: &[u8], at: u64, into: &mut [u8]) -> usize {
+    let from = usize::try_from(at).unwrap_or(usize::MAX);
+    let rest = bytes.get(from..).unwrap_or_default();
+    let length = rest.len().min(into.len());
+    into[..length].copy_from_slice(&rest[..length]);
+    length
 }
 
 fn copy(count: u64, read: impl Fn(u64, &mut [u8]) -> Result<usize>) -> Result<Pages> {

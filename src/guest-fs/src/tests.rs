@@ -365,6 +365,21 @@ fn mounts_lie_in_each_other_and_in_the_root() {
 }
 
 #[test]
+fn own_files_are_as_given_until_they_are_changed() {
+    let own = [("/etc/hosts", "127.0.0.1 localhost\n"), ("/etc/empty", "")];
+    let tree = mount(None, &[], &own).expect("places");
+    assert_eq!(read(&tree, "etc/empty").expect("a file"), b"");
+    write(&tree, "etc/empty", b"more").expect("room");
+    assert_eq!(read(&tree, "etc/empty").expect("a file"), b"more");
+    write(&tree, "etc/hosts", b"10.0.0.1 another\n").expect("room");
+    let both = b"127.0.0.1 localhost\n10.0.0.1 another\n";
+    assert_eq!(read(&tree, "etc/hosts").expect("a file"), both);
+    let again = mount(None, &[], &own).expect("places");
+    let hosts = read(&again, "etc/hosts").expect("a file");
+    assert_eq!(hosts, own[0].1.as_bytes(), "they are each process's own");
+}
+
+#[test]
 fn what_can_t_be_mounted_is_refused() {
     let volume = Volume::memory(1 << 20);
     let refused = |mounts: &[Mount]| mount(None, mounts, &[]).expect_err("refused").1;

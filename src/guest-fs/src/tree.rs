@@ -429,7 +429,11 @@ impl Tree {
         check_path(target)?;
         let walked = self.walk(from, path, false)?;
         if walked.dir_wanted {
-            return Err(Errno::NOENT);
+            return Err(match walked.found {
+                Step::Absent => Errno::NOENT,
+                Step::Dir(_) => Errno::EXIST,
+                Step::File { .. } | Step::Link(..) => Errno::NOTDIR,
+            });
         }
         let (place, name) = walked.absent()?;
         place.dir.make_link(target, &name)

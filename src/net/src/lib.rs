@@ -50,6 +50,7 @@ mod host_port;
 mod listener;
 mod names;
 mod outward;
+mod payer;
 mod pipe;
 mod pod;
 mod policy;
@@ -73,6 +74,7 @@ pub use crate::{
     fabric::{Fabric, Names},
     listener::{Listener, Shortcut},
     names::{Lookups, PodIdentity},
+    payer::Payer,
     pod::{Activity, BoundPort, Call, PodNetwork, PodStats, Reached},
     policy::{
         Attempt, ConnectPolicy, Labels, Origin, Peer, Policies, PolicyPod, PolicySpec, PortMatch,

@@ -13,7 +13,7 @@ use std::{
     collections::VecDeque,
     io, mem,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -21,7 +21,10 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::sync::{WakerSet, lock};
+use crate::{
+    payer::Payer,
+    sync::{WakerSet, lock},
+};
 
 /// Chunks below this are copied together with their neighbours.
 const SMALL: usize = 512;
@@ -111,6 +114,8 @@ struct State {
     tail: BytesMut,
     /// Bytes in `chunks` and `tail`.
     len: usize,
+    /// Those of them that the ring's payer pays for: the last ones.
+    paid: usize,
     readers: WakerSet,
     writers: WakerSet,
 }
@@ -217,6 +222,8 @@ struct Ring {
     capacity: usize,
     writer: Arc<Account>,
     reader: Arc<Account>,
+    /// Who pays for what waits to be read, besides.
+    payer: OnceLock<Arc<dyn Payer>>,
 }
 
 impl Ring {
@@ -226,6 +233,7 @@ impl Ring {
             chunks: VecDeque::new(),
             tail: BytesMut::new(),
             len: 0,
+            paid: 0,
             readers: WakerSet::default(),
             writers: WakerSet::default(),
         };
@@ -234,6 +242,7 @@ impl Ring {
             capacity,
             writer,
             reader,
+            payer: OnceLock::new(),
         }
     }
 
@@ -258,6 +267,12 @@ impl Ring {
                 Err(io::ErrorKind::WouldBlock.into())
             };
         }
+        if let Some(payer) = self.payer.get() {
+            if !payer.take(length) {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            state.paid += length;
+        }
         put(&mut state, length);
         self.writer.book(length);
         let woken = state.readers.take();
@@ -273,6 +288,7 @@ impl Ring {
             return state.dry().map(|()| T::default());
         }
         let (taken, length) = take(&mut state);
+        self.refund(&mut state);
         self.writer.clear(length);
         self.reader.count_received(length);
         // A writer is woken when half is free, not for each byte: it then has something worth writing to do. Nobody
@@ -285,6 +301,15 @@ impl Ring {
         drop(state);
         woken.wake();
         Ok(taken)
+    }
+
+    /// Gives back what was paid for bytes that are gone.
+    fn refund(&self, state: &mut State) {
+        let kept = state.paid.min(state.len);
+        let gone = mem::replace(&mut state.paid, kept) - kept;
+        if let (1.., Some(payer)) = (gone, self.payer.get()) {
+            payer.give_back(gone);
+        }
     }
 
     /// Goes to another phase by `change`, which may refuse, and wakes everybody if it did.
@@ -314,6 +339,7 @@ impl Ring {
         let mut lost = 0;
         self.change(|state| {
             lost = state.clear();
+            self.refund(state);
             // If the writer has finished, what is left of the direction is the same either way.
             let hearing = state.phase == Phase::Open;
             if hearing {
@@ -362,11 +388,12 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let left = self
-            .state
-            .get_mut()
-            .map_or_else(|poisoned| poisoned.into_inner().len, |state| state.len);
-        self.writer.clear(left);
+        let state = self.state.get_mut();
+        let state = state.unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.writer.clear(state.len);
+        if let (1.., Some(payer)) = (state.paid, self.payer.get()) {
+            payer.give_back(state.paid);
+        }
     }
 }
 
@@ -415,6 +442,11 @@ pub(crate) fn pair(capacity: usize, first: &Arc<Account>, second: &Arc<Account>)
 impl End {
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
+    }
+
+    /// See [`Stream::charge_to`](crate::Stream::charge_to).
+    pub(crate) fn charge_to(&self, payer: Arc<dyn Payer>) {
+        let _ = self.outgoing().payer.set(payer);
     }
 
     fn outgoing(&self) -> &Ring {

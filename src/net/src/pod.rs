@@ -129,7 +129,7 @@ impl PodNetwork {
     /// with a timer.
     ///
     /// Errors: `ConnectionRefused` (nobody listens, no endpoint), `HostUnreachable` (no such pod), `NetworkUnreachable`
-    /// (outside, and not allowed), `TimedOut`, `Denied`, `AddrNotAvailable` (no ephemeral port), `TooMany`
+    /// (outside, and not allowed), `TimedOut`, `Denied`, `AddrInUse` (no ephemeral port), `TooMany`
     /// connections, `Closed`.
     pub fn connect(
         &self,

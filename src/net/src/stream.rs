@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     host::HostSocket,
     host_pod::Entry,
+    payer::Payer,
     pipe::{Account, End},
     pod::Registration,
 };
@@ -122,6 +123,15 @@ impl Stream {
     /// Whether this is a real socket of the host rather than a memory pipe.
     pub fn is_host(&self) -> bool {
         matches!(self.carrier, Carrier::Host(_))
+    }
+
+    /// Has `payer` pay for what is written from now on and was not read yet. What it has no room for can't be written:
+    /// that is an error of the kind `OutOfMemory`. Only the first one counts. What waits in a real socket is the
+    /// kernel's, and nobody pays for it.
+    pub fn charge_to(&self, payer: Arc<dyn Payer>) {
+        if let Carrier::Memory(end) = &self.carrier {
+            end.charge_to(payer);
+        }
     }
 
     /// Takes what has arrived, at most `max` bytes, without waiting and (from a memory pipe) without copying. May give

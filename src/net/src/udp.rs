@@ -21,6 +21,7 @@ use crate::{
     host_datagrams::{self, Back},
     host_pod::HostDatagrams,
     outward::Outward,
+    payer::Payer,
     pipe::Account,
     pod::{Pod, PortHold, canonical, like},
     service::{Balancer, Found},
@@ -61,11 +62,24 @@ enum Kind {
 struct Virtual {
     mailbox: Arc<Mailbox>,
     hold: PortHold,
+    payer: OnceLock<Arc<dyn Payer>>,
 }
 
 impl UdpSocket {
     pub(crate) fn new(mailbox: Arc<Mailbox>, hold: PortHold) -> Self {
-        Self(Kind::Fabric(Virtual { mailbox, hold }))
+        Self(Kind::Fabric(Virtual {
+            mailbox,
+            hold,
+            payer: OnceLock::new(),
+        }))
+    }
+
+    /// Has `payer` pay for datagrams that are sent from now on, as long as they wait in a mailbox. Those that it has no
+    /// room for are lost. Only the first one counts.
+    pub fn charge_to(&self, payer: Arc<dyn Payer>) {
+        if let Kind::Fabric(own) = &self.0 {
+            let _ = own.payer.set(payer);
+        }
     }
 
     pub(crate) fn on_host(socket: Arc<HostDatagrams>) -> Self {
@@ -158,7 +172,8 @@ impl Virtual {
         let from = pod.near(self.mailbox.local, target.ip())?;
         match self.find(pod, from, target)? {
             Some(Target::Pod(mailbox)) => {
-                mailbox.put(data, from, &pod.account, pod.fabric.has_policy());
+                let note = pod.fabric.has_policy();
+                mailbox.put_paid(data, from, (&pod.account, self.payer.get()), note);
             }
             Some(Target::Client(back)) => {
                 pod.account.count_sent(data.len());
@@ -305,6 +320,7 @@ struct Inbox {
 struct Letter {
     datagram: Datagram,
     sender: Arc<Account>,
+    payer: Option<Arc<dyn Payer>>,
 }
 
 impl Letter {
@@ -322,6 +338,9 @@ impl Letter {
 impl Drop for Letter {
     fn drop(&mut self) {
         self.sender.clear(self.size());
+        if let Some(payer) = &self.payer {
+            payer.give_back(self.size());
+        }
     }
 }
 
@@ -397,6 +416,17 @@ impl Mailbox {
 
     /// Takes a datagram, or loses it. `note` has the sender remembered, so that it can be answered whatever policies say.
     pub(crate) fn put(&self, data: Bytes, from: SocketAddr, sender: &Arc<Account>, note: bool) {
+        self.put_paid(data, from, (sender, None), note);
+    }
+
+    /// The same, of a sender who may have somebody pay for it.
+    fn put_paid(
+        &self,
+        data: Bytes,
+        from: SocketAddr,
+        (sender, payer): (&Arc<Account>, Option<&Arc<dyn Payer>>),
+        note: bool,
+    ) {
         if sender.is_pressed() {
             return;
         }
@@ -413,6 +443,9 @@ impl Mailbox {
         if inbox.closed || is_strange || is_full {
             return;
         }
+        if payer.is_some_and(|payer| !payer.take(data.len())) {
+            return;
+        }
         let data = if data.len() < SMALL {
             Bytes::copy_from_slice(&data)
         } else {
@@ -423,6 +456,7 @@ impl Mailbox {
         inbox.letters.push_back(Letter {
             datagram: Datagram { data, from },
             sender: sender.clone(),
+            payer: payer.cloned(),
         });
         let readers = inbox.readers.take();
         drop(inbox);

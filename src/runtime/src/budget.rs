@@ -1,14 +1,17 @@
-//! Memory limits: one budget for a process, on which all its instances draw.
+//! Memory limits: one budget for a process, on which all its instances draw, for their memories and tables as for what they
+//! make the host keep: what is behind their handles (see [`kept`](crate::kept)), what waits in their connections, bodies that
+//! are on their way, descriptors, queues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use vaquita_net::Payer;
 use wasmtime::ResourceLimiter;
 
 /// What an element of a table takes.
 const TABLE_ELEMENT: u64 = size_of::<usize>() as u64;
 
-/// Bytes of linear memory and tables that a process may have, and has.
+/// Bytes of memory that a process may have, and has.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: AtomicU64,
@@ -63,17 +66,75 @@ impl Budget {
     }
 }
 
-/// Whether an instance was refused memory. It outlives the instance, to explain its end.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Refusals(Arc<AtomicBool>);
+/// See [`Purse::charge`].
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
+/// What an instance draws on its process's budget with, and whether that was ever refused. It outlives the instance: to
+/// explain its end, and to take back what others still have to read of it.
+#[derive(Debug)]
+pub(crate) struct Purse {
+    budget: Arc<Budget>,
+    refused: AtomicBool,
+}
+
+impl Purse {
+    pub(crate) fn new(budget: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self {
+            budget,
+            refused: AtomicBool::new(false),
+        })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let granted = self.budget.take(bytes);
+        if !granted {
+            self.note_refusal();
+        }
+        granted
+    }
+
+    fn note_refusal(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes that the host keeps for the process, until the result is dropped. `None` if it may not have so many more, which
+    /// explains the instance's end, should it come to that.
+    pub(crate) fn charge(&self, bytes: u64) -> Option<Charge> {
+        self.take(bytes).then(|| Charge {
+            budget: Arc::clone(&self.budget),
+            bytes,
+        })
+    }
+}
+
+/// What waits in a connection until its other end reads it.
+impl Payer for Purse {
+    fn take(&self, bytes: usize) -> bool {
+        self.take(bytes as u64)
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.budget.give_back(bytes as u64);
+    }
+}
+
+/// Whether an instance was refused memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Refusals(Arc<Purse>);
 
 impl Refusals {
     pub(crate) fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -89,50 +150,63 @@ pub(crate) struct Ceilings {
 /// One instance's share of its process's budget, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
-    budget: Arc<Budget>,
+    purse: Arc<Purse>,
+    /// For memories and tables, which never shrink.
     taken: u64,
+    /// For what the host keeps behind the instance's handles, when that was last looked at.
+    kept: u64,
     ceilings: Ceilings,
-    refusals: Refusals,
 }
 
 impl Share {
     pub(crate) fn new(budget: Arc<Budget>, ceilings: Ceilings) -> Self {
+        Self::of(Purse::new(budget), ceilings)
+    }
+
+    fn of(purse: Arc<Purse>, ceilings: Ceilings) -> Self {
         Self {
-            budget,
+            purse,
             taken: 0,
+            kept: 0,
             ceilings,
-            refusals: Refusals::default(),
         }
     }
 
     /// Another instance's of the same process, whose failures are explained by what either was refused.
     pub(crate) fn sibling(&self) -> Self {
-        Self {
-            budget: Arc::clone(&self.budget),
-            taken: 0,
-            ceilings: self.ceilings,
-            refusals: self.refusals.clone(),
-        }
+        Self::of(self.purse(), self.ceilings)
+    }
+
+    pub(crate) fn purse(&self) -> Arc<Purse> {
+        Arc::clone(&self.purse)
     }
 
     pub(crate) fn refusals(&self) -> Refusals {
-        self.refusals.clone()
+        Refusals(self.purse())
     }
 
     fn take(&mut self, bytes: u64) -> bool {
-        let granted = self.budget.take(bytes);
+        let granted = self.purse.take(bytes);
         if granted {
             self.taken += bytes;
-        } else {
-            self.refusals.note();
         }
         granted
+    }
+
+    /// So much is behind the instance's handles now. `false` if it may not have that.
+    pub(crate) fn keep(&mut self, bytes: u64) -> bool {
+        if bytes > self.kept && !self.purse.take(bytes - self.kept) {
+            return false;
+        }
+        self.purse.budget.give_back(self.kept.saturating_sub(bytes));
+        self.kept = bytes;
+        true
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.give_back(self.taken);
+        self.purse.budget.give_back(self.taken + self.kept);
     }
 }
 
@@ -150,7 +224,7 @@ impl ResourceLimiter for Share {
             return Ok(false);
         }
         if desired > self.ceilings.memory {
-            self.refusals.note();
+            self.purse.note_refusal();
             return Ok(false);
         }
         Ok(self.take(desired.saturating_sub(current) as u64))
@@ -158,7 +232,7 @@ impl ResourceLimiter for Share {
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
         tracing::debug!(%error, "a guest's memory could not grow");
-        self.refusals.note();
+        self.purse.note_refusal();
         Ok(())
     }
 
@@ -230,6 +304,24 @@ mod tests {
             .expect("no error");
         assert_eq!(budget.used(), 10);
         drop(share);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_the_host_keeps_comes_and_goes() {
+        let budget = Budget::new(Some(100));
+        let mut share = share(&budget);
+        assert!(grow(&mut share, 0, 50));
+        assert!(share.keep(40));
+        assert!(!share.keep(51));
+        assert!(share.refusals().any());
+        assert_eq!(budget.used(), 90);
+        assert!(share.keep(10));
+        let charge = share.purse().charge(40).expect("room");
+        assert!(share.purse().charge(1).is_none());
+        drop(share);
+        assert_eq!(budget.used(), 40, "it outlives the instance");
+        drop(charge);
         assert_eq!(budget.used(), 0);
     }
 

@@ -3,8 +3,9 @@
 use wasmtime::{Engine, Linker, component};
 use wasmtime_wasi::{p1, p2, p3};
 
+use crate::http::charged;
 use crate::state::{CoreState, State};
-use crate::{fs, host_calls, preview1, sockets};
+use crate::{environment, fs, host_calls, preview1, sockets};
 
 /// Everything that is provided to core modules. A process's configuration decides what these functions give access to,
 /// never which of them exist; so it is for components.
@@ -20,10 +21,12 @@ pub(crate) fn for_components(engine: &Engine) -> wasmtime::Result<component::Lin
     let mut linker = component::Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    // The host's sockets are replaced by those of the pod's network, its files by those of the process.
+    // The host's sockets are replaced by those of the pod's network, its files by those of the process; and bodies are charged.
     linker.allow_shadowing(true);
     sockets::add_to_linker(&mut linker)?;
     fs::add_to_linker(&mut linker)?;
+    charged::add_to_linker(&mut linker)?;
+    environment::add_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
     host_calls::add_to_linker(&mut linker)?;
     Ok(linker)
@@ -37,6 +40,7 @@ pub(crate) fn for_async_components(engine: &Engine) -> wasmtime::Result<componen
     linker.allow_shadowing(true);
     sockets::asynchronous::add_to_linker(&mut linker)?;
     fs::asynchronous::add_to_linker(&mut linker)?;
+    environment::add_async_to_linker(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }

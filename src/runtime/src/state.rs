@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use vaquita_net::PodNetwork;
 use wasmtime::component::ResourceTable;
+use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::budget::Share;
+use crate::budget::{Purse, Share};
 use crate::capabilities::Capabilities;
+use crate::cpu::yield_in_turns;
 use crate::http::Outgoing;
+use crate::kept::MOST_HANDLES;
 use crate::log::LogStream;
 use crate::namespaces::Member;
 use crate::preview1::{Descriptors, Objects};
@@ -18,9 +21,6 @@ use crate::process::{Environment, Threads};
 use crate::settings::Settings;
 use crate::stdio::{Input, Output};
 use vaquita_guest_fs::Files;
-
-/// The most handles (streams, sockets, pollables, header maps, ...) that an instance may hold.
-const MOST_RESOURCES: usize = 64 << 10;
 
 /// The state of a component's instance.
 pub(crate) struct State {
@@ -32,28 +32,49 @@ pub(crate) struct State {
     pub(crate) capabilities: Arc<Capabilities>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) files: Option<Arc<Files>>,
+    pub(crate) environment: Arc<Environment>,
     pub(crate) member: Arc<Member>,
     pub(crate) share: Share,
+    /// For what goes out and is read by others.
+    pub(crate) purse: Arc<Purse>,
 }
 
 impl State {
-    pub(crate) fn new(environment: &Environment, share: Share) -> Self {
+    /// Where an instance lives, within its process's limits.
+    pub(crate) fn store(
+        engine: &Engine,
+        environment: &Arc<Environment>,
+        share: Share,
+    ) -> Store<Self> {
+        let mut store = Store::new(engine, Self::new(environment, share));
+        store.limiter(|state| &mut state.share);
+        store.set_max_component_handles(MOST_HANDLES);
+        if let Some(concurrent) = store.concurrent_resource_table() {
+            concurrent.set_max_capacity(MOST_HANDLES);
+        }
+        yield_in_turns(&mut store);
+        store
+    }
+
+    fn new(environment: &Arc<Environment>, share: Share) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MOST_RESOURCES);
+        table.set_max_capacity(MOST_HANDLES);
         Self {
-            wasi: context(environment)
+            wasi: WasiCtxBuilder::new()
                 .stdin(Input::new(&environment.stdin))
                 .stdout(Output::new(&environment.outputs, LogStream::Stdout))
                 .stderr(Output::new(&environment.outputs, LogStream::Stderr))
                 .build(),
             table,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing::new(environment),
+            outgoing: Outgoing::new(environment, share.purse()),
             network: environment.network.clone(),
             capabilities: Arc::clone(&environment.capabilities),
             settings: Arc::clone(&environment.settings),
             files: environment.files.clone(),
+            environment: Arc::clone(environment),
             member: Arc::clone(&environment.member),
+            purse: share.purse(),
             share,
         }
     }
@@ -89,14 +110,14 @@ pub(crate) struct Common {
 }
 
 impl Common {
-    pub(crate) fn new(environment: &Environment) -> Self {
+    pub(crate) fn new(environment: &Environment, purse: Arc<Purse>) -> Self {
         let root = environment.files.as_ref().map(Files::root);
         let network = environment.network.clone();
         Self {
             stdin: Input::new(&environment.stdin),
             stdout: Output::new(&environment.outputs, LogStream::Stdout),
             stderr: Output::new(&environment.outputs, LogStream::Stderr),
-            descriptors: Descriptors::new(network, &environment.listen, root),
+            descriptors: Descriptors::new(network, &environment.listen, root, purse),
             objects: Objects::default(),
         }
     }
@@ -123,10 +144,11 @@ impl CoreState {
             descriptors,
             objects,
         } = common;
-        let mut context = context(environment);
+        let mut context = WasiCtxBuilder::new();
+        context.args(&environment.args).envs(&environment.env);
         context.stdin(stdin.clone()).stdout(stdout).stderr(stderr);
         let mut wasi = context.build_p1();
-        wasi.ctx().table.set_max_capacity(MOST_RESOURCES);
+        wasi.ctx().table.set_max_capacity(MOST_HANDLES);
         Self {
             wasi,
             stdin,
@@ -137,13 +159,4 @@ impl CoreState {
             threads: None,
         }
     }
-}
-
-fn context(environment: &Environment) -> WasiCtxBuilder {
-    let mut context = WasiCtxBuilder::new();
-    context.args(&environment.args).envs(&environment.env);
-    if let Some(directory) = &environment.working_dir {
-        context.initial_cwd(directory);
-    }
-    context
 }

@@ -473,3 +473,47 @@ fn talk(end: &End, total: usize, mut seed: u64) {
     };
     futures::executor::block_on(std::future::poll_fn(|cx| step(cx)));
 }
+
+/// Has so much, and no more.
+#[derive(Debug)]
+struct Purse(AtomicUsize);
+
+impl Payer for Purse {
+    fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less)
+            .is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_is_not_read_yet_is_paid_for() {
+    let purse = Arc::new(Purse(AtomicUsize::new(100)));
+    let left = || purse.0.load(Ordering::SeqCst);
+    let (near, far) = connect(1000);
+    // Nobody paid for these.
+    near.write_from(&[0; 50]).unwrap();
+    near.charge_to(purse.clone());
+    near.write_from(&[1; 60]).unwrap();
+    assert_eq!(left(), 40);
+    assert_eq!(kind(near.write_from(&[2; 41])), io::ErrorKind::OutOfMemory);
+    assert_eq!(far.read_into(&mut [0; 60]).unwrap(), 60);
+    assert_eq!(left(), 50, "the first were not paid for");
+    far.write_from(&[3; 500]).unwrap();
+    assert_eq!(left(), 50, "the other direction is another's");
+    far.shutdown_read();
+    assert_eq!(left(), 100);
+
+    let (near, far) = connect(1000);
+    near.charge_to(purse.clone());
+    near.write_from(&[4; 100]).unwrap();
+    drop(near);
+    assert_eq!(left(), 0, "it can be read still");
+    drop(far);
+    assert_eq!(left(), 100);
+}

@@ -223,8 +223,7 @@ impl Pod {
             Purpose::Datagrams => state.udp.bind(wanted),
         };
         let key = bound.map_err(|reason| match reason {
-            Unbindable::InUse => NetError::AddrInUse(address),
-            Unbindable::NoneFree => NetError::AddrNotAvailable(address),
+            Unbindable::InUse | Unbindable::NoneFree => NetError::AddrInUse(address),
         })?;
         if purpose != Purpose::Connection {
             state.sockets += 1;

@@ -168,11 +168,11 @@ async fn port_0_picks_one() {
     assert_eq!(ports, [5000, 5001]);
     assert!(matches!(
         pod.listen(addr("0.0.0.0:0")),
-        Err(NetError::AddrNotAvailable(_))
+        Err(NetError::AddrInUse(_))
     ));
     assert!(matches!(
         pod.connect(addr("127.0.0.1:5000")).await,
-        Err(NetError::AddrNotAvailable(_))
+        Err(NetError::AddrInUse(_))
     ));
     drop(second);
     pod.connect(SocketAddr::new(ip("127.0.0.1"), first))

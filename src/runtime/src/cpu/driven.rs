@@ -13,17 +13,21 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::turns::{Asked, Place};
 use super::{Account, Processors};
+use crate::kept::{Keeps, Look};
 
 thread_local! {
     /// Whether the guest that is being polled on this thread has used up its slice.
     static SLICE_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has a guest give up its thread whenever the epoch advances. There it can be ended, too.
-pub(crate) fn yield_in_turns<T: 'static>(store: &mut Store<T>) {
+/// Has a guest give up its thread whenever the epoch advances. There it can be ended, too; as it is if the host keeps too
+/// much for it.
+pub(crate) fn yield_in_turns<T: Keeps>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(|_| {
+    let mut look = Look::default();
+    store.epoch_deadline_callback(move |store| {
         SLICE_OVER.set(true);
+        look.charge(store)?;
         Ok(UpdateDeadline::Yield(1))
     });
 }

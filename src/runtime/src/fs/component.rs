@@ -24,6 +24,7 @@ use vaquita_guest_fs::{
 
 use super::stream::{FileInput, FileOutput};
 use super::{Opening, identity, open};
+use crate::budget::{Charge, Purse};
 use crate::handle::{guest, host};
 use crate::state::State;
 
@@ -31,6 +32,8 @@ use crate::state::State;
 pub(crate) struct View<'a> {
     pub(super) table: &'a mut ResourceTable,
     pub(super) files: Option<&'a Arc<Files>>,
+    /// Who pays for what is read of directories.
+    pub(super) purse: &'a Arc<Purse>,
 }
 
 pub(super) struct Filesystem;
@@ -43,6 +46,7 @@ pub(super) fn view(state: &mut State) -> View<'_> {
     View {
         table: &mut state.table,
         files: state.files.as_ref(),
+        purse: &state.purse,
     }
 }
 
@@ -57,12 +61,15 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 pub(super) struct Descriptor(pub(super) Opened);
 
 /// Behind `directory-entry-stream`.
-struct Entries(std::vec::IntoIter<Entry>);
+struct Entries {
+    entries: std::vec::IntoIter<Entry>,
+    _charge: Charge,
+}
 
 /// What an error is to a component. There is no code for too many open files.
 fn code_of(error: Errno) -> FsError {
     match error {
-        Errno::MFILE => ErrorCode::InsufficientMemory.into(),
+        Errno::MFILE | Errno::NOMEM => ErrorCode::InsufficientMemory.into(),
         Errno::STALE => ErrorCode::NoEntry.into(),
         Errno::OPNOTSUPP => ErrorCode::Unsupported.into(),
         Errno::ROFS => ErrorCode::ReadOnly.into(),
@@ -250,7 +257,11 @@ impl types::HostDescriptor for View<'_> {
         dir: Resource<Handle>,
     ) -> FsResult<Resource<DirectoryEntryStream>> {
         let entries = self.dir(&dir)?.list().await.map_err(code_of)?;
-        Ok(guest(&self.table.push(Entries(entries.into_iter()))?))
+        let entries = Entries {
+            _charge: super::charge(&entries, self.purse).map_err(code_of)?,
+            entries: entries.into_iter(),
+        };
+        Ok(guest(&self.table.push(entries)?))
     }
 
     async fn create_directory_at(&mut self, dir: Resource<Handle>, path: String) -> FsResult<()> {
@@ -417,7 +428,7 @@ impl types::HostDirectoryEntryStream for View<'_> {
         entries: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
         let entries: &mut Entries = self.table.get_mut(&host(&entries))?;
-        Ok(entries.0.next().map(|entry| DirectoryEntry {
+        Ok(entries.entries.next().map(|entry| DirectoryEntry {
             type_: type_of(entry.kind),
             name: entry.name,
         }))

@@ -4,7 +4,9 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rustix::io::Errno;
-use vaquita_guest_fs::{Open, OpenDir, Opened, Result, Stat};
+use vaquita_guest_fs::{Entry, Open, OpenDir, Opened, Result, Stat};
+
+use crate::budget::{Charge, Purse};
 
 pub(crate) mod asynchronous;
 mod component;
@@ -49,6 +51,15 @@ async fn open(dir: &OpenDir, path: String, how: Opening) -> Result<Opened> {
         Opened::Dir(opened) if how.mutate_directory && !opened.is_writable() => Err(Errno::ROFS),
         opened => Ok(opened),
     }
+}
+
+/// Charges what a directory's entries take while they are read.
+pub(crate) fn charge(entries: &[Entry], purse: &Purse) -> Result<Charge> {
+    let each = entries.iter();
+    let bytes: usize = each
+        .map(|entry| entry.name.len() + size_of::<Entry>())
+        .sum();
+    purse.charge(bytes as u64).ok_or(Errno::NOMEM)
 }
 
 /// Two numbers by which something can be told from all else.

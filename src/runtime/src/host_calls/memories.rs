@@ -34,7 +34,11 @@ impl shared_memory::Host for View<'_> {
 
 impl shared_memory::HostMemory for View<'_> {
     fn open(&mut self, name: String, flags: OpenFlags, size: u64) -> Answer<Resource<OpenMemory>> {
-        open!(self, self.ipc().memory(&name, how(flags), size), OpenMemory)
+        open!(
+            self,
+            self.ipc().memory(&name, how(flags), size, self.purse),
+            OpenMemory
+        )
     }
 
     fn size(&mut self, memory: Resource<OpenMemory>) -> wasmtime::Result<u64> {

@@ -8,6 +8,7 @@ use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
 use crate::bindings::vaquita::ipc::types::{self, ErrorCode, OpenFlags};
 use crate::bindings::vaquita::{ipc, pod};
+use crate::budget::Purse;
 use crate::ipc::{Ipc, IpcError, OpenHow, Queue, Segment, Semaphore};
 use crate::namespaces::Member;
 use crate::state::State;
@@ -35,6 +36,8 @@ pub struct OpenMemory(Arc<Segment>);
 pub(crate) struct View<'a> {
     table: &'a mut ResourceTable,
     member: &'a Arc<Member>,
+    /// Who pays for what is made.
+    purse: &'a Purse,
 }
 
 struct Namespaces;
@@ -48,6 +51,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
         View {
             table: &mut state.table,
             member: &state.member,
+            purse: &state.purse,
         }
     }
     ipc::types::add_to_linker::<State, Namespaces>(linker, view)?;

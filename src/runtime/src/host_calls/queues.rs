@@ -76,7 +76,7 @@ impl queues::HostQueue for View<'_> {
             });
         open!(
             self,
-            self.ipc().queue(&name, how(flags), attributes),
+            self.ipc().queue(&name, how(flags), attributes, self.purse),
             OpenQueue
         )
     }

@@ -12,20 +12,19 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use tokio::time::timeout;
-use vaquita_net::Call;
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::handler::Handler;
-use super::outgoing::{Patient, origin_form};
+use super::outgoing::{Holding, Patient, origin_form};
 use super::server::LARGEST_HEAD;
 
-/// Sends a request to a handler in the same process. `call` is kept until the answer's body is over.
-pub(super) async fn send(
+/// Sends a request to a handler in the same process. Waits so long for the answer, and for each further piece of its body; `kept`
+/// is kept until that is over.
+pub(super) async fn send<K: Send + Unpin + 'static>(
     handler: Arc<Handler>,
     mut request: Request<WasiBody>,
-    first_byte: Duration,
-    between_bytes: Duration,
-    call: Call,
+    (first_byte, between_bytes): (Duration, Duration),
+    kept: K,
 ) -> Result<Response<WasiBody>, Error> {
     *request.uri_mut() = origin_form(request.uri());
     *request.version_mut() = Version::HTTP_11;
@@ -53,7 +52,7 @@ pub(super) async fn send(
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
     let body = if has_body {
-        Patient::new(Holding { body, _call: call }, between_bytes).boxed_unsync()
+        Patient::new(Holding::new(body, kept), between_bytes).boxed_unsync()
     } else {
         Empty::new().map_err(|never| match never {}).boxed_unsync()
     };
@@ -87,32 +86,6 @@ fn size(fields: &HeaderMap) -> usize {
 fn now() -> HeaderValue {
     let now = httpdate::fmt_http_date(SystemTime::now());
     HeaderValue::try_from(now).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// A body that counts as an open connection as long as it lives.
-struct Holding<B> {
-    body: B,
-    _call: Call,
-}
-
-impl<B: Body + Unpin> Body for Holding<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wasmtime::Store;
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::{Error, WasiBody};
 
@@ -22,7 +21,6 @@ use super::crowd::{Crowd, Inbox};
 use super::guest::{self, Given, Guest, Unasked};
 use super::pool::{Instance, Pool};
 use crate::config::HttpConfig;
-use crate::cpu::yield_in_turns;
 use crate::module::HttpGuest;
 use crate::process::{Environment, Failure};
 use crate::runtime::Shared;
@@ -280,9 +278,7 @@ impl Handler {
             HttpGuest::P2(guest) => guest.engine(),
             HttpGuest::P3(guest) => guest.engine(),
         };
-        let mut store = Store::new(engine, State::new(&self.environment, share));
-        store.limiter(|state| &mut state.share);
-        yield_in_turns(&mut store);
+        let mut store = State::store(engine, &self.environment, share);
         let guest = match &self.guest {
             HttpGuest::P2(guest) => guest.instantiate_async(&mut store).await.map(Guest::P2),
             HttpGuest::P3(guest) => guest.instantiate_async(&mut store).await.map(Guest::P3),

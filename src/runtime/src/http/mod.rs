@@ -1,6 +1,7 @@
 //! HTTP on a pod's network: handlers that are served, and the requests that guests send.
 
 mod body;
+pub(crate) mod charged;
 mod crowd;
 mod direct;
 mod guest;

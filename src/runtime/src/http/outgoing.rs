@@ -21,8 +21,15 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::direct;
 use super::tls::Tls;
+use crate::budget::Purse;
 use crate::capabilities::Capabilities;
 use crate::process::Environment;
+
+/// What is kept for a request that is under way: what its connection buffers, a piece of its body.
+const UNDER_WAY: u64 = 64 << 10;
+
+/// The most of a body that a guest hands over at once.
+const LARGEST_PIECE: usize = 64 << 10;
 
 /// How long a guest waits that set no limit of its own: for a connection, for an answer, and for each further piece of it.
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -35,17 +42,23 @@ pub(crate) struct Outgoing {
     network: PodNetwork,
     capabilities: Arc<Capabilities>,
     tls: Arc<Tls>,
+    /// Who pays for requests that are under way.
+    purse: Arc<Purse>,
 }
 
 impl Outgoing {
-    pub(crate) fn new(environment: &Environment) -> Self {
+    pub(crate) fn new(environment: &Environment, purse: Arc<Purse>) -> Self {
         Self {
+            purse,
             network: environment.network.clone(),
             capabilities: Arc::clone(&environment.capabilities),
             tls: Arc::clone(&environment.tls),
         }
     }
 }
+
+#[cfg(test)]
+use crate::budget::Budget;
 
 #[cfg(test)]
 impl Outgoing {
@@ -55,6 +68,7 @@ impl Outgoing {
             network,
             capabilities: Arc::default(),
             tls: Arc::default(),
+            purse: Purse::new(Budget::new(None)),
         }
     }
 }
@@ -67,7 +81,11 @@ impl WasiHttpHooks for Outgoing {
 
     /// The most that a guest may hand over at once of a body that it writes, be it a request's or a response's.
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        64 << 10
+        LARGEST_PIECE
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        LARGEST_PIECE
     }
 
     fn send_request(
@@ -109,23 +127,25 @@ pub(super) async fn send(
         .clone();
     let first = options.first_byte_timeout.unwrap_or(PATIENCE);
     let between = options.between_bytes_timeout.unwrap_or(PATIENCE);
-    let port = authority
-        .port_u16()
-        .unwrap_or(if is_secure { 443 } else { 80 });
+    let port = port_of(&authority, is_secure)?;
     if !host.capabilities.may_call(authority.host(), port) {
         return Err(Error::HttpRequestDenied);
     }
+    let kept = host.purse.charge(UNDER_WAY).ok_or_else(out_of_memory)?;
     let connect = connect(&host.network, name_of(&authority), port, is_secure);
     let reached = timeout(options.connect_timeout.unwrap_or(PATIENCE), connect)
         .await
         .map_err(|_| Error::ConnectionTimeout)??;
     let stream = match reached {
-        Reached::Stream(stream) => stream,
+        Reached::Stream(stream) => {
+            stream.charge_to(Arc::<Purse>::clone(&host.purse));
+            stream
+        }
         Reached::Shortcut(shortcut, call) => {
             let handler = shortcut
                 .downcast()
                 .map_err(|_| Error::DestinationUnavailable)?;
-            let answer = direct::send(handler, request, first, between, call).await?;
+            let answer = direct::send(handler, request, (first, between), (call, kept)).await?;
             return Ok((answer, Box::pin(std::future::ready(Ok(())))));
         }
     };
@@ -144,7 +164,7 @@ pub(super) async fn send(
         .await
         .map_err(|_| Error::ConnectionReadTimeout)??;
     Ok((
-        answer.map(|body| Patient::new(body, between).boxed_unsync()),
+        answer.map(|body| Patient::new(Holding::new(body, kept), between).boxed_unsync()),
         sending,
     ))
 }
@@ -165,11 +185,21 @@ async fn drive<T>(connection: &mut Sending, work: impl Future<Output = T>) -> T 
 
 /// What a server is asked for: a path, unlike what a proxy is.
 pub(super) fn origin_form(uri: &Uri) -> Uri {
-    let path = uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or(PathAndQuery::from_static("/"));
-    Uri::from(path)
+    // An empty path is told as `/`, but would be written as it is.
+    let path = uri.path_and_query().filter(|path| path.as_str() != "/");
+    let path = path.cloned();
+    Uri::from(path.unwrap_or(PathAndQuery::from_static("/")))
+}
+
+/// The port that is written, or else that of the scheme. What is written must be one.
+fn port_of(authority: &Authority, is_secure: bool) -> Result<u16, Error> {
+    match authority.port_u16() {
+        Some(port) => Ok(port),
+        None if !authority.as_str().ends_with(authority.host()) => {
+            Err(Error::HttpRequestUriInvalid)
+        }
+        None => Ok(if is_secure { 443 } else { 80 }),
+    }
 }
 
 /// A host's name or address, without the brackets that an address may have.
@@ -235,6 +265,42 @@ fn of_connect(error: NetError) -> Error {
         NetError::Denied(_) => Error::DestinationIpProhibited,
         NetError::TooMany { .. } => Error::ConnectionLimitReached,
         other => Error::Connect(other.into()),
+    }
+}
+
+fn out_of_memory() -> Error {
+    Error::InternalError(Some("out of memory".into()))
+}
+
+/// A body and what is kept as long as it lives.
+pub(super) struct Holding<B, K> {
+    body: B,
+    _kept: K,
+}
+
+impl<B, K> Holding<B, K> {
+    pub(super) fn new(body: B, kept: K) -> Self {
+        Self { body, _kept: kept }
+    }
+}
+
+impl<B: Body + Unpin, K: Unpin> Body for Holding<B, K> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

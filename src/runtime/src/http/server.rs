@@ -17,6 +17,7 @@ use vaquita_net::{Listener, Stream};
 use wasmtime_wasi_http::Error;
 
 use super::handler::Handler;
+use crate::budget::Purse;
 use crate::config::HttpConfig;
 use crate::module::HttpGuest;
 use crate::process::{Environment, Exit, Orders};
@@ -42,6 +43,8 @@ pub(crate) struct Server {
 struct Connections {
     handler: Arc<Handler>,
     http: Arc<auto::Builder<TokioExecutor>>,
+    /// Who pays for answers that their clients have not read.
+    purse: Arc<Purse>,
     places: Arc<Semaphore>,
     /// Listeners, connections and requests.
     tasks: TaskTracker,
@@ -60,6 +63,7 @@ impl Server {
     ) -> Self {
         let cut = orders.killed.child_token();
         let tasks = TaskTracker::new();
+        let purse = Purse::new(Arc::clone(&environment.accounts.memory));
         let handler = Handler::new(
             runtime,
             guest,
@@ -71,6 +75,7 @@ impl Server {
         let connections = Connections {
             handler: Arc::new(handler),
             http: Arc::new(protocol(config)),
+            purse,
             places: Arc::new(Semaphore::new(config.max_connections.max(1))),
             tasks,
             draining: cut.child_token(),
@@ -159,6 +164,7 @@ impl Connections {
     }
 
     async fn serve(self, stream: Stream, _place: OwnedSemaphorePermit) {
+        stream.charge_to(Arc::<Purse>::clone(&self.purse));
         let service = service_fn(|request: Request<Incoming>| {
             let request = request.map(|body| body.map_err(Error::from).boxed_unsync());
             let answer = Arc::clone(&self.handler).handle(request);

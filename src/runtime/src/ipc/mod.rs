@@ -12,6 +12,8 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::budget::{self, Purse};
+
 mod memory;
 mod queue;
 mod semaphore;
@@ -115,6 +117,7 @@ impl Ipc {
         name: &str,
         how: OpenHow,
         attributes: Attributes,
+        purse: &Purse,
     ) -> Result<Arc<Queue>, IpcError> {
         self.queues.open(name, how, |place| {
             let most = usize::try_from(attributes.max_messages).unwrap_or(usize::MAX);
@@ -127,7 +130,7 @@ impl Ipc {
                 return Err(IpcError::Invalid);
             }
             let bytes = attributes.bytes();
-            Ok(Queue::new(attributes, self.charge(bytes)?, place))
+            Ok(Queue::new(attributes, self.charge(bytes, purse)?, place))
         })
     }
 
@@ -146,10 +149,11 @@ impl Ipc {
         name: &str,
         how: OpenHow,
         size: u64,
+        purse: &Purse,
     ) -> Result<Arc<Segment>, IpcError> {
         self.memories.open(name, how, |place| {
             let pages = memory::pages(size)?;
-            let charge = self.charge(u64::from(pages) * memory::PAGE)?;
+            let charge = self.charge(u64::from(pages) * memory::PAGE, purse)?;
             Segment::new(&self.engine, pages, charge, place)
         })
     }
@@ -166,7 +170,8 @@ impl Ipc {
         &self.memories
     }
 
-    fn charge(&self, bytes: u64) -> Result<Charge, IpcError> {
+    /// Charges the pod, and the process that makes it.
+    fn charge(&self, bytes: u64, purse: &Purse) -> Result<Charge, IpcError> {
         let more = |used: u64| {
             used.checked_add(bytes)
                 .filter(|used| *used <= self.limits.bytes)
@@ -174,22 +179,30 @@ impl Ipc {
         self.bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .map_err(|_| IpcError::InsufficientMemory)?;
-        Ok(Charge {
+        // Made at once, so that it is given back if the process has no room.
+        let mut charge = Charge {
             used: Arc::clone(&self.bytes),
             bytes,
-        })
+            maker: None,
+        };
+        let maker = purse.charge(bytes);
+        charge.maker = Some(maker.ok_or(IpcError::InsufficientMemory)?);
+        Ok(charge)
     }
 }
 
-/// Bytes of a pod's, given back when it is dropped.
+/// Bytes of a pod's, given back when it is dropped. They are those of the process that asked for them, too, as in a kernel:
+/// what it made and others still use is its own even when it has ended.
 #[derive(Debug)]
 pub(crate) struct Charge {
     used: Arc<AtomicU64>,
     bytes: u64,
+    maker: Option<budget::Charge>,
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
+        self.maker = None;
         self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -6,11 +6,17 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::budget::Budget;
 
 fn ipc(limits: IpcLimits) -> Ipc {
     let mut config = wasmtime::Config::new();
     config.shared_memory(true);
     Ipc::new(limits, wasmtime::Engine::new(&config).expect("an engine"))
+}
+
+/// Has room for everything.
+fn purse() -> Arc<Purse> {
+    Purse::new(Budget::new(None))
 }
 
 const CREATE: OpenHow = OpenHow {
@@ -60,7 +66,7 @@ proptest! {
         acts in prop::collection::vec(an_act(), 0..60),
     ) {
         let ipc = ipc(IpcLimits::default());
-        let queue = ipc.queue("q", CREATE, small(5)).expect("room");
+        let queue = ipc.queue("q", CREATE, small(5), &purse()).expect("room");
         // By priority, each in the order of sending.
         let mut model: BTreeMap<u32, Vec<Vec<u8>>> = BTreeMap::new();
         let mut length = 0;
@@ -94,7 +100,7 @@ proptest! {
         acts in prop::collection::vec((0..5_u8, 0..6_usize, any::<u64>(), 0..4_u32), 1..50),
     ) {
         let ipc = ipc(IpcLimits::default());
-        let memory = ipc.memory("m", CREATE, 1).expect("room");
+        let memory = ipc.memory("m", CREATE, 1, &purse()).expect("room");
         let mut model = [0_u8; 64];
         for (at, operation, operand, width) in acts {
             let (offset, width) = (u64::from(at) * 8, 1_u8 << width);
@@ -153,9 +159,10 @@ fn there_are_bounds_on_count_and_bytes_and_all_is_given_back() {
     drop(held);
     ipc.semaphore("c", CREATE, 0).expect("room again");
 
-    ipc.memory("m", CREATE, 65_537).expect("room for two pages");
+    ipc.memory("m", CREATE, 65_537, &purse())
+        .expect("room for two pages");
     assert_eq!(
-        ipc.memory("n", CREATE, 65_537).err(),
+        ipc.memory("n", CREATE, 65_537, &purse()).err(),
         Some(IpcError::InsufficientMemory)
     );
     let large = Attributes {
@@ -163,18 +170,21 @@ fn there_are_bounds_on_count_and_bytes_and_all_is_given_back() {
         max_message_size: 1000,
     };
     assert_eq!(
-        ipc.queue("q", CREATE, large).err(),
+        ipc.queue("q", CREATE, large, &purse()).err(),
         Some(IpcError::InsufficientMemory)
     );
     ipc.memories().unlink("m").expect("it is there");
-    ipc.queue("q", CREATE, large).expect("room again");
+    ipc.queue("q", CREATE, large, &purse()).expect("room again");
     let huge = Attributes {
         max_messages: u32::MAX,
         max_message_size: u32::MAX,
     };
-    assert_eq!(ipc.queue("r", CREATE, huge).err(), Some(IpcError::Invalid));
     assert_eq!(
-        ipc.memory("o", CREATE, u64::MAX).err(),
+        ipc.queue("r", CREATE, huge, &purse()).err(),
+        Some(IpcError::Invalid)
+    );
+    assert_eq!(
+        ipc.memory("o", CREATE, u64::MAX, &purse()).err(),
         Some(IpcError::InsufficientMemory)
     );
 }
@@ -182,7 +192,7 @@ fn there_are_bounds_on_count_and_bytes_and_all_is_given_back() {
 #[test]
 fn memory_has_an_end_and_numbers_their_places() {
     let ipc = ipc(IpcLimits::default());
-    let memory = ipc.memory("m", CREATE, 1).expect("room");
+    let memory = ipc.memory("m", CREATE, 1, &purse()).expect("room");
     assert_eq!(memory.size(), 65_536);
     assert_eq!(memory.write(65_535, b"ab"), Err(IpcError::OutOfBounds));
     assert_eq!(memory.read(u64::MAX, 2), Err(IpcError::OutOfBounds));
@@ -198,7 +208,7 @@ fn memory_has_an_end_and_numbers_their_places() {
 #[tokio::test(start_paused = true)]
 async fn who_waits_is_woken_or_gives_up_in_time() {
     let ipc = ipc(IpcLimits::default());
-    let queue = ipc.queue("q", CREATE, small(1)).expect("room");
+    let queue = ipc.queue("q", CREATE, small(1), &purse()).expect("room");
     let second = Some(Duration::from_secs(1));
     assert_eq!(queue.receive(second).await, Err(IpcError::TimedOut));
     let (sent, received) = tokio::join!(queue.send(message(b"x", 0), None), queue.receive(None));
@@ -224,10 +234,29 @@ async fn who_waits_is_woken_or_gives_up_in_time() {
     );
     assert_eq!(semaphore.release(u32::MAX), Err(IpcError::Overflow));
 
-    let memory = ipc.memory("m", CREATE, 1).expect("room");
+    let memory = ipc.memory("m", CREATE, 1, &purse()).expect("room");
     assert_eq!(memory.wait(0, 4, 1, None).await, Err(IpcError::WouldBlock));
     assert_eq!(memory.wait(0, 4, 0, second).await, Err(IpcError::TimedOut));
     let notify = async { memory.notify(0, 5) };
     let (woken, count) = tokio::join!(memory.wait(0, 4, 0, None), notify);
     assert_eq!((woken, count), (Ok(()), Ok(1)));
+}
+
+#[test]
+fn what_is_made_is_its_makers_too() {
+    let ipc = ipc(IpcLimits::default());
+    let budget = Budget::new(Some(100_000));
+    let maker = Purse::new(Arc::clone(&budget));
+    let memory = ipc.memory("m", CREATE, 1, &maker).expect("room");
+    assert_eq!(budget.used(), 65_536);
+    let more = ipc.memory("n", CREATE, 1, &maker);
+    assert_eq!(more.err(), Some(IpcError::InsufficientMemory));
+    let others = ipc.memory("m", OPEN, 1, &purse()).expect("there");
+    drop((memory, maker));
+    ipc.memories().unlink("m").expect("there");
+    assert_eq!(budget.used(), 65_536, "somebody has it");
+    drop(others);
+    assert_eq!(budget.used(), 0);
+    ipc.memory("n", CREATE, 4 << 20, &purse())
+        .expect("what was refused took nothing");
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use wasmtime::{Engine, ExternType, InstancePre, Linker, MemoryType, Module, Store};
 
 use super::{LoadError, atomics};
+use crate::budget::Purse;
 use crate::ipc::{Ipc, OpenHow, Segment, Waitable};
 use crate::process::Threads;
 use crate::state::CoreState;
@@ -83,7 +84,7 @@ impl Memory {
 pub(crate) fn memories(
     module: &Module,
     engine: &Engine,
-    ipc: &Ipc,
+    (ipc, purse): (&Ipc, &Purse),
     mut charge: impl FnMut(&MemoryType) -> wasmtime::Result<()>,
 ) -> wasmtime::Result<Vec<Memory>> {
     let mut memories = Vec::new();
@@ -97,20 +98,24 @@ pub(crate) fn memories(
             charge(&kind)?;
             Memory::Own(Arc::new(Waitable::new(engine, kind)?))
         } else {
-            Memory::Pods(pods(import.name(), &kind, ipc)?)
+            Memory::Pods(pods(import.name(), &kind, (ipc, purse))?)
         });
     }
     Ok(memories)
 }
 
-fn pods(import: &str, kind: &MemoryType, ipc: &Ipc) -> wasmtime::Result<Arc<Segment>> {
+fn pods(
+    import: &str,
+    kind: &MemoryType,
+    (ipc, purse): (&Ipc, &Purse),
+) -> wasmtime::Result<Arc<Segment>> {
     let name = import.strip_prefix(PREFIX).unwrap_or(import);
     let how = OpenHow {
         create: true,
         exclusive: false,
     };
     let size = kind.maximum().unwrap_or(kind.minimum());
-    let segment = ipc.memory(name, how, size.saturating_mul(PAGE));
+    let segment = ipc.memory(name, how, size.saturating_mul(PAGE), purse);
     segment.map_err(|error| wasmtime::Error::msg(format!("the shared memory {name:?}: {error}")))
 }
 

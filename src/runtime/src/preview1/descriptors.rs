@@ -11,6 +11,7 @@ use vaquita_net::{Listener, NetError, PodNetwork, Stream};
 use wasmtime_wasi::p1::types::Errno;
 
 use super::files::{OpenedDir, OpenedFile};
+use crate::budget::{Charge, Purse};
 use vaquita_guest_fs::OpenDir;
 
 /// The first after standard input, output and error: where programs look for what they are handed (`LISTEN_FDS`).
@@ -18,6 +19,9 @@ const FIRST: u32 = 3;
 
 /// The most descriptors of an instance.
 const MOST: usize = 16 << 10;
+
+/// What is kept for a descriptor.
+const KEPT: u64 = 512;
 
 /// `fdflags.nonblock`
 const NONBLOCK: u16 = 1 << 2;
@@ -43,7 +47,9 @@ pub(crate) struct Descriptors(Arc<Mutex<Table>>);
 /// See [`Descriptors`].
 pub(super) struct Table {
     network: PodNetwork,
-    open: BTreeMap<u32, Entry>,
+    /// Who pays for what is opened, and sent.
+    purse: Arc<Purse>,
+    open: BTreeMap<u32, (Entry, Option<Charge>)>,
 }
 
 /// What a number stands for.
@@ -88,7 +94,12 @@ pub(super) struct Connection {
 
 impl Descriptors {
     /// What a program starts with: a listening socket for each port, and the root directory.
-    pub(crate) fn new(network: PodNetwork, ports: &[u16], root: Option<OpenDir>) -> Self {
+    pub(crate) fn new(
+        network: PodNetwork,
+        ports: &[u16],
+        root: Option<OpenDir>,
+        purse: Arc<Purse>,
+    ) -> Self {
         let sockets = ports.iter().map(|port| {
             Entry::Socket(Socket {
                 kind: Kind::Unused { port: *port },
@@ -96,14 +107,20 @@ impl Descriptors {
             })
         });
         let root = root.map(|root| Entry::Dir(OpenedDir::new(root, Some("/"))));
+        let given = sockets.chain(root).map(|entry| (entry, None));
         Self(Arc::new(Mutex::new(Table {
             network,
-            open: (FIRST..).zip(sockets.chain(root)).collect(),
+            purse,
+            open: (FIRST..).zip(given).collect(),
         })))
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn purse(&self) -> Arc<Purse> {
+        Arc::clone(&self.lock().purse)
     }
 
     /// Accepts a connection; waits for one if that is how the listener is used.
@@ -114,6 +131,7 @@ impl Descriptors {
             }
             self.ready(fd, Socket::poll_readable).await;
         };
+        stream.charge_to(self.purse());
         let kind = Kind::Connection(Connection {
             stream,
             peeked: Bytes::new(),
@@ -139,18 +157,20 @@ impl Descriptors {
 impl Table {
     /// The socket of that number, in a state to be used.
     pub(super) fn get(&mut self, fd: i32) -> Option<&mut Socket> {
-        match self.open.get_mut(&fd.cast_unsigned())? {
+        match self.entry_mut(fd)? {
             Entry::Socket(socket) => Some(socket),
             Entry::File(_) | Entry::Dir(_) => None,
         }
     }
 
     pub(super) fn entry(&self, fd: i32) -> Option<&Entry> {
-        self.open.get(&fd.cast_unsigned())
+        let (entry, _) = self.open.get(&fd.cast_unsigned())?;
+        Some(entry)
     }
 
     pub(super) fn entry_mut(&mut self, fd: i32) -> Option<&mut Entry> {
-        self.open.get_mut(&fd.cast_unsigned())
+        let (entry, _) = self.open.get_mut(&fd.cast_unsigned())?;
+        Some(entry)
     }
 
     /// Opens something under the lowest number that is free.
@@ -159,12 +179,16 @@ impl Table {
             return Err(Errno::Mfile);
         }
         let fd = self.free().ok_or(Errno::Mfile)?;
-        self.open.insert(fd, entry);
+        let charge = self.purse.charge(KEPT).ok_or(Errno::Nomem)?;
+        self.open.insert(fd, (entry, Some(charge)));
         Ok(fd)
     }
 
     /// Has a number stand for what another one did, whatever it stood for before.
     pub(super) fn renumber(&mut self, from: i32, to: i32) -> Result<(), Errno> {
+        if from == to && (0..=2).contains(&from) {
+            return Ok(());
+        }
         if !self.open.contains_key(&from.cast_unsigned()) {
             return Err(if (0..=2).contains(&from) {
                 Errno::Notsup
@@ -176,8 +200,8 @@ impl Table {
         if !(0..=2).contains(&to) && !self.open.contains_key(&to.cast_unsigned()) {
             return Err(Errno::Badf);
         }
-        if let Some(entry) = self.open.remove(&from.cast_unsigned()) {
-            self.open.insert(to.cast_unsigned(), entry);
+        if let Some(moved) = self.open.remove(&from.cast_unsigned()) {
+            self.open.insert(to.cast_unsigned(), moved);
         }
         Ok(())
     }
@@ -187,9 +211,13 @@ impl Table {
     pub(super) fn preopened(&self, fd: i32) -> Result<Option<&'static str>, Errno> {
         match self.entry(fd) {
             Some(Entry::Dir(dir)) if dir.preopened.is_some() => Ok(dir.preopened),
-            Some(Entry::Socket(_)) if self.open.values().any(Entry::is_preopened) => Ok(None),
+            Some(Entry::Socket(_)) if self.entries().any(Entry::is_preopened) => Ok(None),
             _ => Err(Errno::Badf),
         }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.open.values().map(|(entry, _)| entry)
     }
 
     pub(super) fn contains(&self, fd: u32) -> bool {
@@ -197,7 +225,8 @@ impl Table {
     }
 
     pub(super) fn is_file(&self, fd: u32) -> bool {
-        matches!(self.open.get(&fd), Some(Entry::File(_) | Entry::Dir(_)))
+        let entry = self.entry(fd.cast_signed());
+        matches!(entry, Some(Entry::File(_) | Entry::Dir(_)))
     }
 
     pub(super) fn close(&mut self, fd: i32) -> bool {
@@ -220,7 +249,7 @@ impl Table {
 
     /// The socket of that number, bound if it was not yet.
     pub(super) fn listening(&mut self, fd: u32) -> Result<&mut Socket, Errno> {
-        let Some(Entry::Socket(socket)) = self.open.get_mut(&fd) else {
+        let Some((Entry::Socket(socket), _)) = self.open.get_mut(&fd) else {
             return Err(Errno::Notsock);
         };
         if let Kind::Unused { port } = socket.kind {
@@ -336,6 +365,7 @@ pub(super) fn errno_of_io(error: &std::io::Error) -> Errno {
         std::io::ErrorKind::ConnectionAborted => Errno::Connaborted,
         std::io::ErrorKind::NotConnected => Errno::Notconn,
         std::io::ErrorKind::NetworkDown => Errno::Netdown,
+        std::io::ErrorKind::OutOfMemory => Errno::Nomem,
         _ => Errno::Io,
     }
 }

@@ -14,6 +14,8 @@ use vaquita_guest_fs::{Entry, Kind, OpenDir, OpenFile, Opened, SetTime, SetTimes
 use super::descriptors::{Descriptors, Entry as Descriptor};
 use super::io;
 use super::memory::{Memory, Pointer};
+use crate::budget::Charge;
+use crate::fs;
 
 /// `fdflags.append`
 pub(super) const APPEND: u16 = 1;
@@ -52,7 +54,14 @@ pub(super) struct OpenedDir {
     /// By which name the program was given it.
     pub(super) preopened: Option<&'static str>,
     /// What is being read of it.
-    listing: Arc<[Entry]>,
+    listing: Arc<Listing>,
+}
+
+/// A directory's entries, as they were when reading began.
+#[derive(Default)]
+struct Listing {
+    entries: Vec<Entry>,
+    _charge: Option<Charge>,
 }
 
 impl OpenedDir {
@@ -73,6 +82,7 @@ pub(super) fn errno_of(error: HostErrno) -> Errno {
         HostErrno::ROFS => Errno::Rofs,
         HostErrno::XDEV => Errno::Xdev,
         HostErrno::BADF => Errno::Badf,
+        HostErrno::NOMEM => Errno::Nomem,
         error => ErrorCode::from(std::io::Error::from(error)).into(),
     }
 }
@@ -80,10 +90,10 @@ pub(super) fn errno_of(error: HostErrno) -> Errno {
 /// Why there is no file of that number.
 fn no_file(entry: Option<&Descriptor>, fd: i32) -> Errno {
     match entry {
-        Some(Descriptor::Dir(_)) => Errno::Isdir,
         Some(Descriptor::Socket(_)) => Errno::Spipe,
-        Some(Descriptor::File(_)) | None if (0..=2).contains(&fd) => Errno::Spipe,
-        Some(Descriptor::File(_)) | None => Errno::Badf,
+        None if (0..=2).contains(&fd) => Errno::Spipe,
+        // Of directories, WASI says this where a kernel would tell what they are, or do something.
+        Some(Descriptor::File(_) | Descriptor::Dir(_)) | None => Errno::Badf,
     }
 }
 
@@ -199,9 +209,6 @@ pub(super) async fn set_size(descriptors: &Descriptors, fd: i32, size: i64) -> R
 }
 
 pub(super) async fn sync(descriptors: &Descriptors, fd: i32, data_only: bool) -> Result<(), Errno> {
-    if dir(descriptors, fd).is_ok() {
-        return Ok(());
-    }
     let opened = file(descriptors, fd)?;
     opened.file.sync(data_only).await.map_err(errno_of)
 }
@@ -292,12 +299,13 @@ impl Descriptor {
         stat
     }
 
-    pub(super) fn set_flags(&mut self, flags: i32) {
+    pub(super) fn set_flags(&mut self, flags: i32) -> Result<(), Errno> {
         match self {
             Self::Socket(socket) => socket.set_flags(flags),
             Self::File(opened) => opened.append = flags & i32::from(APPEND) != 0,
-            Self::Dir(_) => {}
+            Self::Dir(_) => return Err(Errno::Badf),
         }
+        Ok(())
     }
 }
 
@@ -329,7 +337,12 @@ pub(super) async fn read_dir(
 ) -> Result<u32, Errno> {
     let mut opened = dir(descriptors, fd)?;
     if from == 0 {
-        opened.listing = listing(&opened.dir).await.map_err(errno_of)?.into();
+        let entries = listing(&opened.dir).await.map_err(errno_of)?;
+        let charge = fs::charge(&entries, &descriptors.purse()).map_err(errno_of)?;
+        opened.listing = Arc::new(Listing {
+            entries,
+            _charge: Some(charge),
+        });
         if let Some(Descriptor::Dir(dir)) = descriptors.lock().entry_mut(fd) {
             dir.listing = Arc::clone(&opened.listing);
         }
@@ -337,7 +350,7 @@ pub(super) async fn read_dir(
     let room = room.cast_unsigned() as usize;
     let mut told = Vec::new();
     let from = usize::try_from(from).map_err(|_| Errno::Inval)?;
-    for (position, entry) in (1_u64..).zip(opened.listing.iter()).skip(from) {
+    for (position, entry) in (1_u64..).zip(opened.listing.entries.iter()).skip(from) {
         if told.len() >= room {
             break;
         }

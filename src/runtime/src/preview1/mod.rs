@@ -194,8 +194,7 @@ fn add_descriptors(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, CoreState>, fd: i32, flags: i32| {
             let (mut memory, state) = split(&mut caller)?;
             if let Some(entry) = state.descriptors.lock().entry_mut(fd) {
-                entry.set_flags(flags);
-                return Ok(errno(Ok(())));
+                return Ok(errno(entry.set_flags(flags)));
             }
             let mut memory = memory.original();
             original::fd_fdstat_set_flags(&mut state.wasi, &mut memory, fd, flags)

@@ -13,6 +13,7 @@ use wasmtime_wasi::p1::types::Errno;
 
 use super::memory::{Memory, Pointer};
 use super::{Answer, errno, split};
+use crate::budget::{Charge, Purse};
 use crate::ipc::{Attributes, IpcError, Message, OpenHow, Operation, Queue, Segment, Semaphore};
 use crate::state::CoreState;
 
@@ -24,6 +25,9 @@ const PIECE: u32 = 64 << 10;
 /// The most that an instance has open.
 const MOST: usize = 4096;
 
+/// What is kept for each, beside the object itself.
+const KEPT: u64 = 128;
+
 /// What a process has open of its pod's, by number, all its threads alike. Clones are the same.
 #[derive(Clone, Default)]
 pub(crate) struct Objects(Arc<Mutex<Table>>);
@@ -31,7 +35,7 @@ pub(crate) struct Objects(Arc<Mutex<Table>>);
 /// See [`Objects`].
 #[derive(Default)]
 struct Table {
-    open: BTreeMap<u32, Object>,
+    open: BTreeMap<u32, (Object, Charge)>,
     last: u32,
 }
 
@@ -47,19 +51,22 @@ impl Objects {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, object: Object) -> Result<u32, Errno> {
+    fn add(&self, object: Object, purse: &Purse) -> Result<u32, Errno> {
+        let charge = purse.charge(KEPT).ok_or(Errno::Nomem)?;
         let mut table = self.lock();
         if table.open.len() >= MOST {
             return Err(Errno::Mfile);
         }
         let number = table.last.checked_add(1).ok_or(Errno::Mfile)?;
         table.last = number;
-        table.open.insert(number, object);
+        table.open.insert(number, (object, charge));
         Ok(number)
     }
 
     fn get(&self, number: i32) -> Option<Object> {
-        self.lock().open.get(&number.cast_unsigned()).cloned()
+        let table = self.lock();
+        let (object, _) = table.open.get(&number.cast_unsigned())?;
+        Some(object.clone())
     }
 
     fn queue(&self, number: i32) -> Result<Arc<Queue>, Errno> {
@@ -181,8 +188,10 @@ fn add_queues(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
                 },
             };
             let ipc = &state.member.namespaces.ipc;
-            let queue = ipc.queue(&name, how(flags), attributes).map_err(errno_of)?;
-            memory.write_u32(Pointer::from(out), state.objects.add(Object::Queue(queue))?)
+            let purse = state.share.purse();
+            let queue = ipc.queue(&name, how(flags), attributes, &purse).map_err(errno_of)?;
+            let number = state.objects.add(Object::Queue(queue), &purse)?;
+            memory.write_u32(Pointer::from(out), number)
         }
     );
     provide!(linker, MODULE, "queue_unlink", (name: i32, length: i32), |state, memory| {
@@ -259,7 +268,8 @@ fn add_semaphores(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
             let ipc = &state.member.namespaces.ipc;
             let opened = ipc.semaphore(&name, how(flags), value.cast_unsigned());
             let opened = Object::Semaphore(opened.map_err(errno_of)?);
-            memory.write_u32(Pointer::from(out), state.objects.add(opened)?)
+            let number = state.objects.add(opened, &state.share.purse())?;
+            memory.write_u32(Pointer::from(out), number)
         }
     );
     provide!(linker, MODULE, "semaphore_unlink", (name: i32, length: i32), |state, memory| {
@@ -295,9 +305,10 @@ fn add_memories(linker: &mut Linker<CoreState>) -> wasmtime::Result<()> {
         |state, memory| {
             let name = text(&memory, name, length)?;
             let ipc = &state.member.namespaces.ipc;
-            let opened = ipc.memory(&name, how(flags), size.cast_unsigned());
+            let purse = state.share.purse();
+            let opened = ipc.memory(&name, how(flags), size.cast_unsigned(), &purse);
             let opened = Object::Memory(opened.map_err(errno_of)?);
-            memory.write_u32(Pointer::from(out), state.objects.add(opened)?)
+            memory.write_u32(Pointer::from(out), state.objects.add(opened, &purse)?)
         }
     );
     provide!(linker, MODULE, "memory_unlink", (name: i32, length: i32), |state, memory| {

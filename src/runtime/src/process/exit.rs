@@ -65,7 +65,8 @@ impl fmt::Display for Exit {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Bytes of linear memory and tables right now, over all its instances.
+    /// Bytes right now, over all its instances: linear memories and tables, and what the host keeps for them (handles, bodies,
+    /// unread data).
     pub memory: u64,
     /// The most `memory` has been.
     pub peak_memory: u64,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wasmtime::component::{self, Accessor, Func, InstancePre as ComponentPre, Val};
-use wasmtime::{Instance, InstancePre, Store};
+use wasmtime::{Engine, Instance, InstancePre, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 
@@ -45,7 +45,8 @@ async fn run_core(
     let _counted = environment.accounts.count_instance();
     let share = runtime.share(environment);
     let refusals = share.refusals();
-    let state = CoreState::new(environment, Common::new(environment), share);
+    let common = Common::new(environment, share.purse());
+    let state = CoreState::new(environment, common, share);
     let mut store = Store::new(&runtime.engine.wasmtime, state);
     store.limiter(|state| &mut state.share);
     yield_in_turns(&mut store);
@@ -110,14 +111,15 @@ async fn start_with(
     function.call_async(store, ()).await.map(|()| 0)
 }
 
-/// Where a component's instance lives, within its process's limits.
-fn component_store(runtime: &Shared, environment: &Arc<Environment>) -> (Store<State>, Refusals) {
+/// Where a component's instance lives, on the engine that it was compiled for.
+fn component_store(
+    runtime: &Shared,
+    engine: &Engine,
+    environment: &Arc<Environment>,
+) -> (Store<State>, Refusals) {
     let share = runtime.share(environment);
     let refusals = share.refusals();
-    let mut store = Store::new(&runtime.engine.wasmtime, State::new(environment, share));
-    store.limiter(|state| &mut state.share);
-    yield_in_turns(&mut store);
-    (store, refusals)
+    (State::store(engine, environment, share), refusals)
 }
 
 /// How a component ended that said whether it succeeded.
@@ -136,7 +138,7 @@ async fn run_component(
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let (mut store, refusals) = component_store(runtime, environment);
+    let (mut store, refusals) = component_store(runtime, program.engine(), environment);
     let result = async {
         let command = program.instantiate_async(&mut store).await?;
         command.wasi_cli_run().call_run(&mut store).await
@@ -150,7 +152,7 @@ async fn run_async(
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let (mut store, refusals) = component_store(runtime, environment);
+    let (mut store, refusals) = component_store(runtime, program.engine(), environment);
     let result = async {
         let command = program.instantiate_async(&mut store).await?;
         let run =
@@ -168,7 +170,7 @@ async fn run_function(
     environment: &Arc<Environment>,
 ) -> Exit {
     let _counted = environment.accounts.count_instance();
-    let (mut store, refusals) = component_store(runtime, environment);
+    let (mut store, refusals) = component_store(runtime, program.engine(), environment);
     let result = async {
         let instance = program.instantiate_async(&mut store).await?;
         let function = find(&mut store, &instance, function)?;

@@ -63,7 +63,7 @@ impl Threads {
         environment: &Arc<Environment>,
     ) -> Result<Arc<Self>, Failure> {
         let mut share = runtime.share(environment);
-        let refusals = share.refusals();
+        let (refusals, purse) = (share.refusals(), share.purse());
         let mut link = || {
             let ipc = &environment.member.namespaces.ipc;
             let engine = &runtime.engine.wasmtime;
@@ -75,8 +75,8 @@ impl Threads {
                     Err(wasmtime::Error::msg("no memory for its shared memory"))
                 }
             };
-            let memories = sharing::memories(module, engine, ipc, charge)?;
-            let common = Common::new(environment);
+            let memories = sharing::memories(module, engine, (ipc, &purse), charge)?;
+            let common = Common::new(environment, Arc::clone(&purse));
             let state = CoreState::new(environment, common.clone(), share.sibling());
             let mut store = Store::new(engine, state);
             let linked = sharing::link(runtime.core_linker(), &mut store, module, &memories)?;

@@ -3,6 +3,8 @@
 //! The interfaces' types are those of `wasmtime-wasi`; what is behind a handle is ours. A handle is an index into the
 //! instance's resource table, where another type is put under the same index; see [`handle`](crate::handle).
 
+use std::sync::Arc;
+
 use vaquita_net::{NetError, PodNetwork, ResolveError};
 use wasmtime::component::{HasData, Linker, ResourceTable};
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, LinkOptions};
@@ -10,6 +12,7 @@ use wasmtime_wasi::p2::bindings::sockets::{
     instance_network, ip_name_lookup, network, tcp, tcp_create_socket, udp, udp_create_socket,
 };
 
+use crate::budget::Purse;
 use crate::capabilities::Capabilities;
 use crate::handle::{guest, host};
 use crate::state::State;
@@ -28,6 +31,8 @@ mod unconnected;
 pub(crate) struct View<'a> {
     table: &'a mut ResourceTable,
     network: &'a PodNetwork,
+    /// Who pays for what is sent and not read yet.
+    purse: &'a Arc<Purse>,
     capabilities: &'a Capabilities,
 }
 
@@ -52,6 +57,7 @@ fn view(state: &mut State) -> View<'_> {
     View {
         table: &mut state.table,
         network: &state.network,
+        purse: &state.purse,
         capabilities: &state.capabilities,
     }
 }

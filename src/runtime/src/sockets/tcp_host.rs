@@ -37,6 +37,7 @@ impl View<'_> {
     where
         T: 'static,
     {
+        self.table.get(parent)?.charge_to(self.purse);
         let input: DynInputStream = Box::new(reader);
         let output: DynOutputStream = Box::new(writer);
         let input = self.table.push_child(input, parent)?;
@@ -122,17 +123,7 @@ impl HostTcpSocket for View<'_> {
     }
 
     fn set_listen_backlog_size(&mut self, this: Resource<Handle>, value: u64) -> SocketResult<()> {
-        let size = usize::try_from(at_least_one(value)?).unwrap_or(usize::MAX);
-        let socket = self.socket(&this)?;
-        if socket.is_listening() {
-            // Allowed by the interface, and without effect on what waits already.
-            return Err(ErrorCode::NotSupported.into());
-        }
-        if !socket.may_set_backlog() {
-            return Err(ErrorCode::InvalidState.into());
-        }
-        socket.options.backlog = Some(size);
-        Ok(())
+        Ok(self.socket(&this)?.set_backlog(value)?)
     }
 
     fn keep_alive_enabled(&mut self, this: Resource<Handle>) -> SocketResult<bool> {

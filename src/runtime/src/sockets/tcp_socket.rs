@@ -10,9 +10,10 @@ use vaquita_net::{BoundPort, Listener, NetError, PodNetwork, Stream};
 use wasmtime_wasi::p2::Pollable;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 
-use super::options::Options;
+use super::options::{Options, at_least_one};
 use super::stream::{Reader, Sending, Writer};
 use super::{address, code_of};
+use crate::budget::Purse;
 
 type Connect = Pin<Box<dyn Future<Output = Result<Stream, NetError>> + Send>>;
 
@@ -88,6 +89,13 @@ impl TcpSocket {
         match &self.state {
             State::Connected(stream, _) => Some(Arc::clone(stream)),
             _ => None,
+        }
+    }
+
+    /// Has that purse pay for what is sent and not read yet, once there is a connection.
+    pub(super) fn charge_to(&self, purse: &Arc<Purse>) {
+        if let State::Connected(stream, _) = &self.state {
+            stream.charge_to(Arc::<Purse>::clone(purse));
         }
     }
 
@@ -250,11 +258,16 @@ impl TcpSocket {
         matches!(self.state, State::Listening(_))
     }
 
-    pub(super) fn may_set_backlog(&self) -> bool {
-        matches!(
-            self.state,
-            State::Unbound | State::BindStarted(_) | State::Bound(_)
-        )
+    /// Sets how many connections may wait, before it listens.
+    pub(super) fn set_backlog(&mut self, size: u64) -> Result<(), ErrorCode> {
+        let size = at_least_one(size)?;
+        match self.state {
+            State::Unbound | State::BindStarted(_) | State::Bound(_) => {}
+            State::ListenStarted(_) | State::Listening(_) => return Err(ErrorCode::NotSupported),
+            _ => return Err(ErrorCode::InvalidState),
+        }
+        self.options.backlog = Some(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok(())
     }
 }
 

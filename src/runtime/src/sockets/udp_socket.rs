@@ -20,6 +20,7 @@ use wasmtime_wasi::p2::{
 use super::options::{Options, at_least_one};
 use super::unconnected::TheNetwork;
 use super::{View, address, code_of, guest, host};
+use crate::budget::Purse;
 use crate::capabilities::Capabilities;
 
 /// The most datagrams that are taken or given at once.
@@ -136,7 +137,7 @@ impl HostUdpSocket for View<'_> {
         address: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
-        let network = self.network;
+        let (network, purse) = (self.network, self.purse);
         let socket = self.udp(&this)?;
         match socket.state {
             State::Unbound => {}
@@ -146,6 +147,7 @@ impl HostUdpSocket for View<'_> {
         let address = SocketAddr::from(address);
         address::check_local(socket.family, address)?;
         let mailbox = network.bind_udp(address).map_err(code_of)?;
+        mailbox.charge_to(Arc::<Purse>::clone(purse));
         socket.state = State::BindStarted(Arc::new(mailbox));
         Ok(())
     }
@@ -346,6 +348,7 @@ impl HostOutgoingDatagramStream for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Budget;
     use vaquita_net::{Fabric, FabricConfig, PodNetwork};
     use wasmtime::component::ResourceTable;
     use wasmtime_wasi::p2::bindings::sockets::instance_network::Host as _;
@@ -355,6 +358,7 @@ mod tests {
     struct Instance {
         table: ResourceTable,
         network: PodNetwork,
+        purse: Arc<Purse>,
         capabilities: Capabilities,
     }
 
@@ -363,6 +367,7 @@ mod tests {
             Self {
                 table: ResourceTable::new(),
                 network: fabric.attach(None).expect("an address"),
+                purse: Purse::new(Budget::new(None)),
                 capabilities: Capabilities::default(),
             }
         }
@@ -371,6 +376,7 @@ mod tests {
             View {
                 table: &mut self.table,
                 network: &self.network,
+                purse: &self.purse,
                 capabilities: &self.capabilities,
             }
         }

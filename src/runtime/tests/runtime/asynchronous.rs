@@ -1,18 +1,46 @@
 //! Components of WASI 0.3. Their guests are Rust, in `wasm-examples/async`: asynchronous components are too long a text.
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
-use vaquita_runtime::{Exit, Module, ModuleKind, Volume};
+use vaquita_runtime::{Exit, LoadError, Module, ModuleKind, Volume};
 
 use crate::support::{Host, start};
 
-async fn load(host: &Host, name: &str) -> Module {
+fn wasm(name: &str) -> Bytes {
     let path = format!(
         "{}/../../wasm-examples/target/wasm32-wasip2/release/{name}.wasm",
         env!("CARGO_MANIFEST_DIR")
     );
-    let wasm = std::fs::read(&path)
-        .unwrap_or_else(|error| panic!("{path}: {error}; run `cargo task guests`"));
-    host.runtime.load(wasm.into()).await.expect("a module")
+    let wasm = std::fs::read(&path);
+    let wasm = wasm.unwrap_or_else(|error| panic!("{path}: {error}; run `cargo task guests`"));
+    wasm.into()
+}
+
+async fn load(host: &Host, name: &str) -> Module {
+    host.runtime.load(wasm(name)).await.expect("a module")
+}
+
+#[tokio::test]
+async fn a_function_of_an_interface_is_an_entry_point_too() {
+    let host = Host::new();
+    let entry = "wasi:cli/run@0.3.2#run";
+    let module = host.runtime.load_entry(wasm("async_greeter"), entry).await;
+    let module = module.expect("a module");
+    assert_eq!(module.kind(), ModuleKind::Command);
+    let pod = host.pod("pod");
+    let (process, log) = start(&pod, module.clone(), |config| {
+        config.args = vec!["greeter".into(), "you".into()];
+    })
+    .await;
+    assert_eq!(process.wait().await, Exit::Exited(0));
+    assert_eq!(log.text(), "stdout: Hello, you!\n");
+    let (process, _log) = start(&pod, module, |_| {}).await;
+    assert_eq!(process.wait().await, Exit::Exited(1), "it returns an error");
+    let absent = host
+        .runtime
+        .load_entry(wasm("async_greeter"), "wasi:cli/run@0.3.2#walk")
+        .await;
+    assert!(matches!(absent, Err(LoadError::NoEntry { .. })));
 }
 
 #[tokio::test]

@@ -168,6 +168,14 @@ async fn one_that_makes_queues_without_end() {
     let pod = host.pod("other");
     let (process, _log) = start(&pod, module, |_| {}).await;
     assert_eq!(process.wait().await, Exit::Exited(41));
+    // And its own memory: a page, and what some of them take.
+    let pod = host.pod("small");
+    let module = host.load(guest!("queue")).await;
+    let (process, _log) = start(&pod, module, |config| {
+        config.memory_limit = Some((64 << 10) + 2000);
+    })
+    .await;
+    assert_eq!(process.wait().await, Exit::OutOfMemory);
 }
 
 #[tokio::test]
@@ -210,6 +218,47 @@ async fn one_that_opens_sockets_without_end() {
     let (process, log) = start(&pod, module, |_| {}).await;
     assert_eq!(process.wait().await, Exit::Exited(0), "{}", log.text());
     ask(&host, &neighbour, 5).await;
+}
+
+/// What a guest makes its host keep is the guest's own: over its limit it ends, and nothing is left of it.
+async fn hoards(name: &str, what: &str) {
+    const LIMIT: u64 = 8 << 20;
+    let (host, neighbour, _handler) = neighbourhood().await;
+    let pod = host.pod("hostile");
+    let module = host.example("wasm32-wasip2", name).await;
+    let (process, log) = start(&pod, module, |config| {
+        config.args = vec![name.into(), what.into()];
+        config.memory_limit = Some(LIMIT);
+    })
+    .await;
+    let exit = process.wait().await;
+    assert_eq!(exit, Exit::OutOfMemory, "{what}: {}", log.text());
+    let usage = process.usage();
+    assert!(usage.peak_memory <= LIMIT, "{what}: {usage:?}");
+    assert_eq!(usage.memory, 0, "{what}");
+    ask(&host, &neighbour, 5).await;
+}
+
+#[tokio::test]
+async fn one_that_keeps_handles_without_end() {
+    hoards("hoarder", "pollables").await;
+    hoards("hoarder", "fields").await;
+}
+
+#[tokio::test]
+async fn one_that_writes_bodies_without_end() {
+    hoards("hoarder", "bodies").await;
+}
+
+#[tokio::test]
+async fn one_that_sends_without_end_what_nobody_reads() {
+    hoards("hoarder", "connections").await;
+    hoards("hoarder", "datagrams").await;
+}
+
+#[tokio::test]
+async fn one_that_makes_streams_without_end() {
+    hoards("async_hoarder", "streams").await;
 }
 
 /// Takes a hundred lines and then no more.

@@ -102,6 +102,7 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
             Poll::Ready(Ok((stream, _peer))) => {
                 let socket = TcpSocket::accepted(self.family, self.options.clone(), stream);
                 let view = (self.view)(store.data_mut());
+                socket.charge_to(view.purse);
                 let kept = view.table.push(Socket::new(socket))?;
                 destination.set_buffer(Some(guest(&kept)));
                 Poll::Ready(Ok(StreamResult::Completed))
@@ -244,13 +245,15 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
         poll_fn(|context| {
             store.with(|mut store| {
                 let mut view = store.get();
+                let purse = view.purse;
                 let socket = match view.async_socket(&socket) {
                     Ok(socket) => &mut socket.tcp,
                     Err(error) => return Poll::Ready(Err(error)),
                 };
                 socket
                     .poll_connect(context)
-                    .map(|()| socket.finish_connect().map(drop).map_err(error))
+                    .map(|()| socket.finish_connect().map_err(error))
+                    .map_ok(|_streams| socket.charge_to(purse))
             })
         })
         .await
@@ -366,13 +369,8 @@ impl HostTcpSocket for View<'_> {
     }
 
     fn set_listen_backlog_size(&mut self, this: Resource<Handle>, value: u64) -> SocketResult<()> {
-        let value = at_least_one(value).map_err(error)?;
         let socket = &mut self.async_socket(&this)?.tcp;
-        if !socket.may_set_backlog() {
-            return Err(ErrorCode::InvalidState.into());
-        }
-        socket.options.backlog = Some(usize::try_from(value).unwrap_or(usize::MAX));
-        Ok(())
+        socket.set_backlog(value).map_err(error)
     }
 
     fn get_keep_alive_enabled(&mut self, this: Resource<Handle>) -> SocketResult<bool> {

@@ -17,7 +17,11 @@ use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 use super::super::options::{Options, at_least_one};
 use super::super::{Sockets, View, address, code_of};
 use super::{error, family, old_family};
+use crate::budget::Purse;
 use crate::handle::{guest, host};
+
+/// A pod's network, and who pays for what is sent to it.
+type Paying<'a> = (&'a PodNetwork, &'a Arc<Purse>);
 
 /// Behind `udp-socket`.
 struct Socket {
@@ -28,17 +32,22 @@ struct Socket {
 }
 
 impl Socket {
-    fn bind(&mut self, network: &PodNetwork, to: SocketAddr) -> Result<&Arc<Mailbox>, OldCode> {
+    fn bind(
+        &mut self,
+        (network, purse): Paying<'_>,
+        to: SocketAddr,
+    ) -> Result<&Arc<Mailbox>, OldCode> {
         if self.mailbox.is_some() {
             return Err(OldCode::InvalidState);
         }
         address::check_local(self.family, to)?;
         let mailbox = network.bind_udp(to).map_err(code_of)?;
+        mailbox.charge_to(Arc::<Purse>::clone(purse));
         Ok(self.mailbox.insert(Arc::new(mailbox)))
     }
 
     /// Sockets that are not bound get any port when they need one.
-    fn bound(&mut self, network: &PodNetwork) -> Result<&Arc<Mailbox>, OldCode> {
+    fn bound(&mut self, network: Paying<'_>) -> Result<&Arc<Mailbox>, OldCode> {
         if self.mailbox.is_none() {
             let any = match self.family {
                 OldFamily::Ipv4 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
@@ -51,7 +60,7 @@ impl Socket {
 
     fn send(
         &mut self,
-        network: &PodNetwork,
+        network: Paying<'_>,
         data: Vec<u8>,
         to: Option<SocketAddr>,
     ) -> Result<(), OldCode> {
@@ -83,7 +92,7 @@ impl<T> HostUdpSocketWithStore<T> for Sockets {
     ) -> SocketResult<()> {
         store.with(|mut store| {
             let mut view = store.get();
-            let network = view.network;
+            let network = (view.network, view.purse);
             let to = remote_address.map(SocketAddr::from);
             if to.is_some_and(|to| !view.capabilities.may_connect(false, to)) {
                 return Err(ErrorCode::AccessDenied.into());
@@ -122,7 +131,7 @@ impl HostUdpSocket for View<'_> {
     }
 
     async fn bind(&mut self, this: Resource<Handle>, local: IpSocketAddress) -> SocketResult<()> {
-        let network = self.network;
+        let network = (self.network, self.purse);
         let socket = self.async_udp(&this)?;
         let bound = socket.bind(network, SocketAddr::from(local));
         bound.map(|_| ()).map_err(error)
@@ -133,10 +142,11 @@ impl HostUdpSocket for View<'_> {
         this: Resource<Handle>,
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
-        let (network, to) = (self.network, SocketAddr::from(remote));
+        let to = SocketAddr::from(remote);
         if !self.capabilities.may_connect(false, to) {
             return Err(ErrorCode::AccessDenied.into());
         }
+        let network = (self.network, self.purse);
         let socket = self.async_udp(&this)?;
         address::check_remote(socket.family, to).map_err(error)?;
         socket.bound(network).map_err(error)?.connect(Some(to));

@@ -2,21 +2,13 @@
 //! these functions themselves wait, and the streams that they give.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
-use vaquita_guest_fs::{
-    Entry, Kind, LARGEST_PIECE, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat,
-};
-use wasmtime::component::{
-    Access, Accessor, Destination, FutureReader, Linker, Resource, Source, StreamConsumer,
-    StreamProducer, StreamReader, StreamResult,
-};
-use wasmtime::{AsContextMut as _, StoreContextMut};
+use vaquita_guest_fs::{Kind, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat};
+use wasmtime::component::{Access, Accessor, FutureReader, Linker, Resource, StreamReader};
 use wasmtime_wasi::p3::bindings::clocks::system_clock::Instant;
 use wasmtime_wasi::p3::bindings::filesystem::preopens;
 use wasmtime_wasi::p3::bindings::filesystem::types::{
@@ -30,9 +22,12 @@ use super::{Opening, identity, open};
 use crate::handle::{guest, host};
 use crate::state::State;
 
+mod streams;
+
+use streams::{Listing, Reading, Writing};
+
 type Told = oneshot::Sender<Result<(), ErrorCode>>;
 type End = FutureReader<Result<(), ErrorCode>>;
-type Working<T> = Pin<Box<dyn Future<Output = Result<T, Errno>> + Send>>;
 
 /// Puts the process's files in the place of the host's.
 pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -162,7 +157,10 @@ impl<T: Send + 'static> types::HostDescriptorWithStore<T> for Filesystem {
     ) -> wasmtime::Result<(StreamReader<DirectoryEntry>, End)> {
         let (tell, told) = oneshot::channel();
         let stream = match store.get().opened(&handle)? {
-            Opened::Dir(dir) => StreamReader::new(&mut store, Listing::new(dir, tell))?,
+            Opened::Dir(dir) => {
+                let purse = Arc::clone(store.get().purse);
+                StreamReader::new(&mut store, Listing::new(dir, purse, tell))?
+            }
             Opened::File(_) => {
                 let _ = tell.send(Err(ErrorCode::NotDirectory));
                 StreamReader::new(&mut store, std::iter::empty())?
@@ -439,204 +437,6 @@ fn take<T: Send + 'static>(
         }
     }
     FutureReader::new(&mut store, told)
-}
-
-/// Tells how a stream ended, once.
-struct Ending(Option<Told>);
-
-impl Ending {
-    fn end(&mut self, result: Result<(), Errno>) -> Poll<wasmtime::Result<StreamResult>> {
-        if let Some(tell) = self.0.take() {
-            let _ = tell.send(result.map_err(code_of));
-        }
-        Poll::Ready(Ok(StreamResult::Dropped))
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let _ = self.end(Ok(()));
-    }
-}
-
-/// What is read of a file.
-struct Reading {
-    file: OpenFile,
-    at: u64,
-    under_way: Option<Working<Bytes>>,
-    ending: Ending,
-}
-
-impl Reading {
-    fn new(file: OpenFile, at: u64, tell: Told) -> Self {
-        Self {
-            file,
-            at,
-            under_way: None,
-            ending: Ending(Some(tell)),
-        }
-    }
-}
-
-impl<T> StreamProducer<T> for Reading {
-    type Item = u8;
-    type Buffer = BytesMut;
-
-    fn poll_produce<'a>(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut store: StoreContextMut<'a, T>,
-        mut destination: Destination<'a, u8, BytesMut>,
-        finish: bool,
-    ) -> Poll<wasmtime::Result<StreamResult>> {
-        let this = &mut *self;
-        if this.ending.0.is_none() {
-            return Poll::Ready(Ok(StreamResult::Dropped));
-        }
-        // A file can always be read.
-        if destination.remaining(store.as_context_mut()) == Some(0) {
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        let (file, at) = (&this.file, this.at);
-        let reading = this.under_way.get_or_insert_with(|| {
-            let file = file.clone();
-            Box::pin(async move { file.read(at, LARGEST_PIECE).await })
-        });
-        let read = match reading.as_mut().poll(context) {
-            Poll::Ready(read) => read,
-            Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
-            Poll::Pending => return Poll::Pending,
-        };
-        this.under_way = None;
-        match read {
-            Ok(bytes) if bytes.is_empty() => this.ending.end(Ok(())),
-            Ok(bytes) => {
-                this.at = at.saturating_add(bytes.len() as u64);
-                destination.set_buffer(bytes.into());
-                Poll::Ready(Ok(StreamResult::Completed))
-            }
-            Err(error) => this.ending.end(Err(error)),
-        }
-    }
-}
-
-/// What is written to a file.
-struct Writing {
-    file: OpenFile,
-    /// None for its end.
-    at: Option<u64>,
-    under_way: Option<Working<usize>>,
-    ending: Ending,
-}
-
-impl Writing {
-    fn new(file: OpenFile, at: Option<u64>, tell: Told) -> Self {
-        Self {
-            file,
-            at,
-            under_way: None,
-            ending: Ending(Some(tell)),
-        }
-    }
-}
-
-impl<T> StreamConsumer<T> for Writing {
-    type Item = u8;
-
-    fn poll_consume(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        store: StoreContextMut<T>,
-        source: Source<'_, u8>,
-        _finish: bool,
-    ) -> Poll<wasmtime::Result<StreamResult>> {
-        let this = &mut *self;
-        if this.ending.0.is_none() {
-            return Poll::Ready(Ok(StreamResult::Dropped));
-        }
-        let mut source = source.as_direct(store);
-        let left = source.remaining();
-        if left.is_empty() && this.under_way.is_none() {
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        let (file, at) = (&this.file, this.at);
-        let writing = this.under_way.get_or_insert_with(|| {
-            let (file, piece) = (file.clone(), &left[..left.len().min(LARGEST_PIECE)]);
-            let bytes = Bytes::copy_from_slice(piece);
-            Box::pin(async move {
-                match at {
-                    Some(at) => file.write(at, bytes).await,
-                    None => file.append(bytes).await,
-                }
-            })
-        });
-        // What is on its way to the disk is not called back.
-        let written = std::task::ready!(writing.as_mut().poll(context));
-        this.under_way = None;
-        match written {
-            Ok(written) => {
-                this.at = at.map(|at| at.saturating_add(written as u64));
-                source.mark_read(written);
-                Poll::Ready(Ok(StreamResult::Completed))
-            }
-            Err(error) => this.ending.end(Err(error)),
-        }
-    }
-}
-
-/// The entries of a directory.
-struct Listing {
-    under_way: Option<Working<Vec<Entry>>>,
-    entries: std::vec::IntoIter<Entry>,
-    ending: Ending,
-}
-
-impl Listing {
-    fn new(dir: OpenDir, tell: Told) -> Self {
-        Self {
-            under_way: Some(Box::pin(async move { dir.list().await })),
-            entries: Vec::new().into_iter(),
-            ending: Ending(Some(tell)),
-        }
-    }
-}
-
-impl<T> StreamProducer<T> for Listing {
-    type Item = DirectoryEntry;
-    type Buffer = Option<DirectoryEntry>;
-
-    fn poll_produce<'a>(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut store: StoreContextMut<'a, T>,
-        mut destination: Destination<'a, DirectoryEntry, Option<DirectoryEntry>>,
-        finish: bool,
-    ) -> Poll<wasmtime::Result<StreamResult>> {
-        let this = &mut *self;
-        if destination.remaining(store.as_context_mut()) == Some(0) {
-            return Poll::Ready(Ok(StreamResult::Completed));
-        }
-        if let Some(listing) = &mut this.under_way {
-            match listing.as_mut().poll(context) {
-                Poll::Ready(Ok(entries)) => this.entries = entries.into_iter(),
-                Poll::Ready(Err(error)) => {
-                    this.under_way = None;
-                    return this.ending.end(Err(error));
-                }
-                Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
-                Poll::Pending => return Poll::Pending,
-            }
-            this.under_way = None;
-        }
-        let Some(entry) = this.entries.next() else {
-            return this.ending.end(Ok(()));
-        };
-        destination.set_buffer(Some(DirectoryEntry {
-            type_: type_of(entry.kind),
-            name: entry.name,
-        }));
-        Poll::Ready(Ok(StreamResult::Completed))
-    }
 }
 
 fn follow(flags: PathFlags) -> bool {
