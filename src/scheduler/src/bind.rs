@@ -76,12 +76,23 @@ impl Speaker {
     /// it has its devices.
     pub(crate) async fn bind(&self, pod: &PodKey, node: &str, first: &Preparations) -> Outcome {
         let outcome = self.prepare_and_bind(pod, node, first).await;
-        if let Outcome::Failed(_) = &outcome {
+        let failed = matches!(outcome, Outcome::Failed(_));
+        if failed && !first.grants.is_empty() && self.still_waits(pod).await {
             for grant in &first.grants {
                 devices::take_back(&self.client, pod, grant).await;
             }
         }
         outcome
+    }
+
+    /// Whether the pod is there and has no node. An answer may have been lost of what was done after all.
+    async fn still_waits(&self, pod: &PodKey) -> bool {
+        let found = self.pods(pod).get_opt(&pod.name).await;
+        let found = found.ok().flatten();
+        found.is_some_and(|found| {
+            let node = found.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+            found.metadata.uid.as_ref() == Some(&pod.uid) && node.is_none()
+        })
     }
 
     async fn prepare_and_bind(&self, pod: &PodKey, node: &str, first: &Preparations) -> Outcome {
