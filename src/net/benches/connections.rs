@@ -14,9 +14,9 @@ use tokio::{
     runtime::{Builder, Runtime},
 };
 use vaquita_net::{
-    Attempt, ConnectPolicy as _, Fabric, FabricConfig, Labels, Listener, Origin, Peer, PodNetwork,
-    Policies, PolicyPod, PolicySpec, Requirement, Rule, Selector, ServiceKey, ServicePort,
-    ServiceSpec, Stream,
+    Attempt, ConnectPolicy as _, Fabric, FabricConfig, Labels, Listener, Origin, Peer, PodIdentity,
+    PodNetwork, Policies, PolicyPod, PolicySpec, Requirement, Rule, Selector, ServiceKey,
+    ServicePort, ServiceSpec, Stream,
 };
 
 const ROUND_TRIPS: u32 = 200_000;
@@ -138,7 +138,7 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let fabric = Fabric::new(FabricConfig::default()).expect("the defaults");
-        let (client, server) = (attach(&fabric), attach(&fabric));
+        let (client, server) = (named(&fabric, "client"), named(&fabric, "server"));
         let to = SocketAddr::new(server.ip(), 80);
         let by_service = SocketAddr::from(([10, 96, 0, 1], 80));
         let port = ServicePort {
@@ -175,16 +175,21 @@ impl Pair {
     /// Has 100 policies for all pods, of which the last lets the client in.
     fn police(&self) {
         let policies = Policies::new();
-        for (name, network) in [("client", &self.client), ("server", &self.server)] {
+        let stranger = IpAddr::from([10, 244, 200, 1]);
+        for (name, ip) in [
+            ("client", self.client.ip()),
+            ("server", self.server.ip()),
+            ("stranger", stranger),
+        ] {
             let pod = PolicyPod {
-                ips: vec![network.ip()],
+                ips: vec![ip],
                 labels: Labels::from([("app".to_owned(), name.to_owned())]),
                 ports: Vec::new(),
             };
             policies.set_pod("default", name, pod);
         }
         for number in 0..100 {
-            let wanted = if number == 99 { "client" } else { "nobody" };
+            let wanted = if number == 99 { "client" } else { "stranger" };
             let from = Selector(vec![Requirement::In(
                 "app".to_owned(),
                 vec![wanted.to_owned()],
@@ -203,6 +208,13 @@ impl Pair {
             };
             policies.set_policy("default", &format!("policy-{number:02}"), spec);
         }
+        let attempt = |from| Attempt {
+            from: Origin::Pod(from),
+            to: self.to,
+            protocol: vaquita_net::Protocol::Tcp,
+        };
+        assert!(policies.allows(&attempt(self.client.ip())));
+        assert!(!policies.allows(&attempt(self.server.ip())));
         self.fabric.set_policy(Some(Box::new(policies)));
     }
 
@@ -211,6 +223,15 @@ impl Pair {
         let (far, _) = self.listener.accept().await.expect("a connection");
         (near, far)
     }
+}
+
+fn named(fabric: &Fabric, name: &str) -> PodNetwork {
+    let identity = PodIdentity {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        ..PodIdentity::default()
+    };
+    fabric.attach_as(identity, None).expect("a free address")
 }
 
 fn attach(fabric: &Fabric) -> PodNetwork {

@@ -14,6 +14,14 @@ use crate::{
 /// Of how many changed nodes or pods each is looked at. When more have changed, it is assumed that they help.
 const LOOKED_AT: usize = 64;
 
+/// The plugins that go by claims and volumes.
+const STORAGE: [Plugin; 4] = [
+    Plugin::VolumeRestrictions,
+    Plugin::NodeVolumeLimits,
+    Plugin::VolumeBinding,
+    Plugin::VolumeZone,
+];
+
 /// What has changed since the stuck were asked last.
 #[derive(Debug, Default)]
 pub(crate) struct News {
@@ -22,8 +30,8 @@ pub(crate) struct News {
     /// Pods that came to a node, or left one.
     pods: Vec<Arc<PodInfo>>,
     too_many_pods: bool,
-    storage: bool,
-    devices: bool,
+    /// What those plugins go by that are about neither nodes nor pods.
+    about: PluginSet,
     /// Something that may matter to anybody.
     everything: bool,
 }
@@ -47,11 +55,11 @@ impl News {
     }
 
     pub(crate) fn storage_changed(&mut self) {
-        self.storage = true;
+        self.about.insert_all(&STORAGE);
     }
 
     pub(crate) fn devices_changed(&mut self) {
-        self.devices = true;
+        self.about.insert(Plugin::DynamicResources);
     }
 
     pub(crate) fn everything_changed(&mut self) {
@@ -66,17 +74,8 @@ impl News {
         pod: &PodInfo,
         refused_by: PluginSet,
     ) -> bool {
-        let storage = [
-            Plugin::VolumeRestrictions,
-            Plugin::NodeVolumeLimits,
-            Plugin::VolumeBinding,
-            Plugin::VolumeZone,
-        ];
         let is_about = |plugins: &[Plugin]| plugins.iter().any(|it| refused_by.has(*it));
-        if self.everything
-            || (self.storage && is_about(&storage))
-            || (self.devices && refused_by.has(Plugin::DynamicResources))
-        {
+        if self.everything || refused_by.meets(self.about) {
             return true;
         }
         let others = is_about(&[

@@ -83,6 +83,17 @@ impl PluginSet {
         self.0 |= Self::bit(plugin);
     }
 
+    pub(crate) fn insert_all(&mut self, plugins: &[Plugin]) {
+        for plugin in plugins {
+            self.insert(*plugin);
+        }
+    }
+
+    /// Whether some plugin is in both.
+    pub(crate) fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     pub(crate) fn remove(&mut self, plugin: Plugin) {
         self.0 &= !Self::bit(plugin);
     }

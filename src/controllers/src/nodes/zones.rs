@@ -50,10 +50,10 @@ struct Zone {
 }
 
 impl Zone {
-    fn health(&self, loss: &NodeLoss) -> Health {
+    fn health(&self, rules: &NodeLoss) -> Health {
         match (self.ready, self.not_ready) {
             (0, 1..) => Health::Full,
-            (ready, lost) if lost > 2 && share(lost, ready + lost) >= loss.unhealthy_zone => {
+            (ready, lost) if lost > 2 && share(lost, ready + lost) >= rules.unhealthy_zone => {
                 Health::Partial
             }
             _ => Health::Normal,
@@ -61,11 +61,11 @@ impl Zone {
     }
 
     /// How long there must be between two nodes; none are given up without one.
-    fn pace(&self, loss: &NodeLoss) -> Option<Duration> {
-        match self.health(loss) {
-            Health::Normal | Health::Full => pace(loss.rate),
-            Health::Partial if self.ready + self.not_ready > loss.large_zone => {
-                pace(loss.secondary_rate)
+    fn pace(&self, rules: &NodeLoss) -> Option<Duration> {
+        match self.health(rules) {
+            Health::Normal | Health::Full => pace(rules.rate),
+            Health::Partial if self.ready + self.not_ready > rules.large_zone => {
+                pace(rules.secondary_rate)
             }
             Health::Partial => None,
         }
@@ -110,7 +110,7 @@ pub(super) enum News {
 /// All zones.
 #[derive(Debug)]
 pub(super) struct Zones {
-    loss: NodeLoss,
+    rules: NodeLoss,
     known: Mutex<Known>,
 }
 
@@ -126,8 +126,8 @@ impl Known {
         !self.zones.is_empty() && self.zones.values().all(|zone| zone.ready == 0)
     }
 
-    fn health(&self, place: &Place, loss: &NodeLoss) -> Option<Health> {
-        Some(self.zones.get(place)?.health(loss))
+    fn health(&self, place: &Place, rules: &NodeLoss) -> Option<Health> {
+        Some(self.zones.get(place)?.health(rules))
     }
 
     fn uncount(&mut self, name: &str) -> Option<Place> {
@@ -149,9 +149,9 @@ impl Known {
 
 impl Zones {
     /// No zone is known yet.
-    pub(super) fn new(loss: NodeLoss) -> Self {
+    pub(super) fn new(rules: NodeLoss) -> Self {
         Self {
-            loss,
+            rules,
             known: Mutex::default(),
         }
     }
@@ -180,7 +180,7 @@ impl Zones {
         let healths = |known: &Known| {
             places
                 .each_ref()
-                .map(|place| known.health(place.as_ref()?, &self.loss))
+                .map(|place| known.health(place.as_ref()?, &self.rules))
         };
         let before = healths(&known);
         known.uncount(name);
@@ -212,7 +212,7 @@ impl Zones {
         let Some(zone) = known.zones.get_mut(&place(node)) else {
             return Turn::NotNow;
         };
-        let Some(pace) = zone.pace(&self.loss) else {
+        let Some(pace) = zone.pace(&self.rules) else {
             return Turn::NotNow;
         };
         let passed = zone.last.map(|last| now.duration_since(last));
@@ -253,8 +253,8 @@ mod tests {
         zones_by(NodeLoss::default(), all, lost)
     }
 
-    fn zones_by(loss: NodeLoss, all: usize, lost: usize) -> Zones {
-        let zones = Zones::new(loss);
+    fn zones_by(rules: NodeLoss, all: usize, lost: usize) -> Zones {
+        let zones = Zones::new(rules);
         zones.count(&node(9999, "elsewhere", true));
         for index in 0..all {
             zones.count(&node(index, "here", index >= lost));
@@ -266,8 +266,8 @@ mod tests {
         pace_by(NodeLoss::default(), all, lost)
     }
 
-    fn pace_by(loss: NodeLoss, all: usize, lost: usize) -> Turn {
-        let (zones, now) = (zones_by(loss, all, lost), Instant::now());
+    fn pace_by(rules: NodeLoss, all: usize, lost: usize) -> Turn {
+        let (zones, now) = (zones_by(rules, all, lost), Instant::now());
         assert!(matches!(
             zones.turn(&node(0, "here", false), now),
             Turn::Now | Turn::NotNow
@@ -288,14 +288,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_pace_can_be_set() {
-        let loss = NodeLoss {
+        let slow = NodeLoss {
             rate: 0.5,
             secondary_rate: 0.25,
             unhealthy_zone: 0.3,
             large_zone: 9,
             ..NodeLoss::default()
         };
-        let pace = |all, lost| pace_by(loss.clone(), all, lost);
+        let pace = |all, lost| pace_by(slow.clone(), all, lost);
         assert_eq!(pace(10, 2), Turn::In(Duration::from_secs(2)));
         assert_eq!(pace(10, 3), Turn::In(Duration::from_secs(4)));
         assert_eq!(pace(9, 3), Turn::NotNow);

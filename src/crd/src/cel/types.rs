@@ -231,7 +231,7 @@ impl fmt::Display for Opaque {
 impl fmt::Display for Ty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dyn => f.write_str("dyn"),
+            Self::Dyn | Self::Tagged => f.write_str("dyn"),
             Self::Null => f.write_str("null"),
             Self::Bool => f.write_str("bool"),
             Self::Int => f.write_str("int"),
@@ -247,7 +247,6 @@ impl fmt::Display for Ty {
             Self::Object(_) => f.write_str("object"),
             Self::Optional(inner) => write!(f, "optional_type({inner})"),
             Self::Opaque(opaque) => opaque.fmt(f),
-            Self::Tagged => f.write_str("dyn"),
             Self::Complete(value) => write!(f, "map(string, {value})"),
         }
     }

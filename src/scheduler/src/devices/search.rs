@@ -221,7 +221,7 @@ struct Search<'s, 'd> {
     tries: &'s Cell<u64>,
 }
 
-impl<'d> Search<'_, 'd> {
+impl Search<'_, '_> {
     /// Fills this place and all after it. `from` is the first candidate that is tried: the devices of one request are
     /// taken in order, as any other order of them is the same.
     fn go(&mut self, from: usize) -> Result<bool, Fault> {
