@@ -2,6 +2,10 @@
 //! does so by WASI 0.2, `async-socket-cases` by 0.3.
 
 #![allow(async_fn_in_trait, reason = "the guests have one thread")]
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what is expected reads better as it is"
+)]
 
 use std::net::SocketAddr;
 

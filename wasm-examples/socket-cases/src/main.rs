@@ -1,5 +1,7 @@
 //! Tries what sockets must do by WASI 0.2, and prints what came of it.
 
+#![allow(clippy::many_single_char_names, reason = "they are parts of addresses")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -47,7 +49,6 @@ struct Datagrams {
     socket: UdpSocket,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it is mapped by it")]
 fn name(code: ErrorCode) -> String {
     let words = code.name().split('-').map(|word| {
         let (first, rest) = word.split_at(word.len().min(1));

@@ -6,7 +6,7 @@ pub(crate) async fn run<N: Net>(lines: &mut Vec<String>) {
     tell(lines, "udp addresses", addresses::<N>().await);
     tell(lines, "udp bind", bind::<N>().await);
     tell(lines, "udp states", states::<N>().await);
-    tell(lines, "udp settings", options::<N>().await);
+    tell(lines, "udp settings", options::<N>());
     tell(lines, "udp talk", talk::<N>("127.0.0.1:0").await);
     tell(lines, "udp talk v6", talk::<N>("[::1]:0").await);
     tell(lines, "udp connected", connected::<N>().await);
@@ -76,7 +76,7 @@ async fn states<N: Net>() -> Answer<()> {
     fails("to nobody", sent, "InvalidArgument")
 }
 
-async fn options<N: Net>() -> Answer<()> {
+fn options<N: Net>() -> Answer<()> {
     let all = [
         (Setting::HopLimit, 42),
         (Setting::ReceiveBufferSize, 65_536),

@@ -1,4 +1,4 @@
-//! What outgoing requests must do, tried by a guest: `wasm-examples/fixtures`' `http-cases`.
+//! What outgoing requests must do, tried by guests of WASI 0.2 and 0.3 alike: `wasm-examples/request-cases`.
 
 use std::convert::Infallible;
 
@@ -69,18 +69,17 @@ async fn serve(_network: PodNetwork, listener: Listener) {
     }
 }
 
-#[tokio::test]
-async fn of_wasi_0_2() {
+async fn tries(guest: &str) {
     let host = Host::new();
     let network = host.fabric.attach(None).expect("an address");
     let at_80 = (network.ip(), 80).into();
     let listener = network.listen(at_80).expect("free");
     let server = network.ip().to_string();
     tokio::spawn(serve(network, listener));
-    let module = host.example("wasm32-wasip2", "http-cases").await;
+    let module = host.example("wasm32-wasip2", guest).await;
     let pod = host.pod("pod");
     let (process, log) = start(&pod, module, |config| {
-        config.args = vec!["http-cases".into(), server];
+        config.args = vec![guest.into(), server];
     })
     .await;
     let exit = process.wait().await;
@@ -92,8 +91,18 @@ async fn of_wasi_0_2() {
     assert!(failed.is_empty(), "{failed:#?}");
     assert_eq!(
         (exit, text.lines().count()),
-        (Exit::Exited(0), 17),
+        (Exit::Exited(0), 16),
         "{text}"
     );
     assert_eq!(process.usage().memory, 0);
+}
+
+#[tokio::test]
+async fn of_wasi_0_2() {
+    tries("request-cases").await;
+}
+
+#[tokio::test]
+async fn of_wasi_0_3() {
+    tries("async_request_cases").await;
 }

@@ -8,8 +8,10 @@ use crate::support::{Host, start};
 async fn tries(guest: &str) {
     let mut host = Host::new();
     // Few, since one case takes all there are.
-    let mut network = FabricConfig::default();
-    network.ephemeral_ports = 50_000..=50_099;
+    let network = FabricConfig {
+        ephemeral_ports: 50_000..=50_099,
+        ..FabricConfig::default()
+    };
     host.fabric = Fabric::new(network).expect("a fabric");
     let module = host.example("wasm32-wasip2", guest).await;
     let pod = host.pod("pod");

@@ -1,5 +1,7 @@
 //! Tries what sockets must do by WASI 0.3, and prints what came of it.
 
+#![allow(clippy::many_single_char_names, reason = "they are parts of addresses")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use socket_cases::{Answer, Net, Setting, Socket, Tcp, Udp};

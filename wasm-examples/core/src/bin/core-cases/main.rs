@@ -1,6 +1,11 @@
 //! What WASI 0.1 must do with files, descriptors, clocks and random numbers, tried function by function in the directory that it is
 //! given first. Prints a line for each case: its name and `ok`, or what went wrong.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "what is expected reads better as it is"
+)]
+
 use std::fmt::Debug;
 
 use wasi::{Answer, Fd, How};
@@ -14,9 +19,12 @@ mod wasi;
 /// What a case comes to.
 type Tried = Result<(), String>;
 
+/// A case, in a directory that is its own.
+type Case = fn(Fd) -> Tried;
+
 fn main() {
-    let root = (3..).find(|fd| wasi::prestat(*fd).is_ok());
-    let cases: &[(&str, fn(Fd) -> Tried)] = &[
+    let root = (3..100).find(|fd| wasi::prestat(*fd).is_ok());
+    let cases: &[(&str, Case)] = &[
         ("random", others::random),
         ("clocks", others::clocks),
         ("standard streams", others::standard_streams),
@@ -60,7 +68,7 @@ fn main() {
 }
 
 /// Tries a case in a directory of its own, of which it leaves nothing.
-fn try_in(root: Fd, name: &str, case: fn(Fd) -> Tried) -> Tried {
+fn try_in(root: Fd, name: &str, case: Case) -> Tried {
     done("its directory", wasi::make_dir(root, name))?;
     let dir = done("its directory", plain(root, name))?;
     case(dir)?;
