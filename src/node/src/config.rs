@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, time::Duration}
 use bytes::Bytes;
 use vaquita_docker::Shim;
 use vaquita_image::{ImageStore, Registries};
+use vaquita_logs::LogLimits;
+use vaquita_manifest::Capacity;
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
 
@@ -61,46 +63,15 @@ pub struct Containers {
     pub dns: Option<IpAddr>,
 }
 
-/// What the pods of a node can have together.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Capacity {
-    /// Cores.
-    pub cpus: u32,
-    /// Bytes.
-    pub memory: u64,
-    /// How many pods; more are refused.
-    pub pods: u32,
-}
+/// Pods of a node by default. An idle Wasm pod costs some kilobytes.
+const DEFAULT_PODS: u32 = 4096;
 
-/// How much of a container's log is kept on disk. The log of the instance before the running one counts for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLimits {
-    /// A file that has grown beyond this many bytes is put aside and a new one begun. Default 10 MiB.
-    pub file_bytes: u64,
-    /// Files of one container instance, the current one included; the oldest are removed. Default 5, at least 2.
-    pub files: u32,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self {
-            file_bytes: 10 << 20,
-            files: 5,
-        }
-    }
-}
-
-impl Capacity {
-    /// Pods of a node by default. An idle Wasm pod costs some kilobytes.
-    pub const DEFAULT_PODS: u32 = 4096;
-
-    /// What this machine has, as far as this process may use it.
-    pub fn of_host() -> Self {
-        Self {
-            cpus: host::cpus(),
-            memory: host::memory_total(),
-            pods: Self::DEFAULT_PODS,
-        }
+/// What this machine has, as far as this process may use it.
+fn capacity_of_host() -> Capacity {
+    Capacity {
+        cpus: host::cpus(),
+        memory: host::memory_total(),
+        pods: DEFAULT_PODS,
     }
 }
 
@@ -117,7 +88,7 @@ impl NodeConfig {
         Self {
             name: name.into(),
             addresses: vec![IpAddr::from([127, 0, 0, 1])],
-            capacity: Capacity::of_host(),
+            capacity: capacity_of_host(),
             labels: BTreeMap::new(),
             fabric,
             images,

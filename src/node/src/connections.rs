@@ -15,6 +15,8 @@ use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use vaquita_backends::Connection;
+use vaquita_logs::PodKey;
 use vaquita_net::Fabric;
 use vaquita_streams::{
     ExecSession, ForwardSession, Limits, Wanted,
@@ -23,10 +25,8 @@ use vaquita_streams::{
 };
 
 use crate::{
-    backend::Connection,
     exec::serve,
     http::{Kubelet, Refusal},
-    logs::PodKey,
     pod::board::{Board, State},
     pods::Entry,
 };

@@ -16,12 +16,12 @@ use http::{StatusCode, header};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{List, api::core::v1::Pod};
 use tokio_stream::wrappers::ReceiverStream;
+use vaquita_logs::{LogStore, PodKey, Query, Streams};
 use vaquita_runtime::LogStream;
 
 use crate::{
     connections::{self, Connections},
     exec::Executor,
-    logs::{LogStore, PodKey, Query, Streams},
     pod::board::{Record, State},
     pods::{Entry, Registry},
     stats,

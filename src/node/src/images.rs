@@ -22,6 +22,8 @@ use vaquita_image::{
     TransferError,
 };
 
+use vaquita_backends::with_causes;
+
 use crate::refused;
 use policy::Requirement;
 
@@ -163,22 +165,6 @@ async fn own_credential(reference: &Reference) -> Option<Credential> {
         }
         Err(_) => None,
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Some errors already say their cause.
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl Images {

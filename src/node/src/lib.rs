@@ -6,12 +6,12 @@
 //! cluster. Reasons and messages are upstream's kubelet's, because people and tools look for them.
 //!
 //! Where things are: `registration` the Node object and its lease; `pods` which pods there are; `pod` one pod's life;
-//! `backend` what runs containers; `images` from a name to an image; `logs` files and how they are read; `exec` commands
-//! in containers; `refused` images that it cannot run; `eviction` what ends pods when
+//! `images` from a name to an image; `exec` commands in containers; `refused` images that it cannot run; `eviction` what ends pods when
 //! the machine runs out; `events`; `persistent` volumes that outlive pods; `stats` what all of it uses;
-//! `http` what the node answers, `connections` that of it which lasts.
+//! `http` what the node answers, `connections` that of it which lasts. What it stands on are crates of their own: what runs
+//! containers (`vaquita-backends`), what a manifest says (`vaquita-manifest`), probes and hooks (`vaquita-checks`), logs
+//! (`vaquita-logs`), volumes (`vaquita-volumes`).
 
-mod backend;
 mod config;
 mod connections;
 mod events;
@@ -20,7 +20,6 @@ mod exec;
 mod host;
 mod http;
 mod images;
-mod logs;
 mod node;
 mod persistent;
 mod pod;
@@ -31,7 +30,9 @@ mod stats;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Capacity, Containers, LogLimits, NodeConfig, StartError};
+pub use config::{Containers, NodeConfig, StartError};
 pub use eviction::{EvictionThresholds, ThresholdError};
 pub use images::gc::ImageGc;
 pub use node::Node;
+pub use vaquita_logs::LogLimits;
+pub use vaquita_manifest::Capacity;

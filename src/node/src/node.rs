@@ -7,18 +7,18 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use vaquita_backends::{Backend, DockerBackend, WasmBackend};
+use vaquita_logs::{LogLimits, LogStore};
 use vaquita_volumes::{Store, claims::Claims};
 
 use crate::{
-    Containers, LogLimits, NodeConfig, StartError,
-    backend::{Backend, DockerBackend, WasmBackend},
+    Containers, NodeConfig, StartError,
     connections::Connections,
     events,
     eviction::{Evictor, Pressure},
     exec::Executor,
     host, http,
     images::{Images, compile, gc::Gc},
-    logs::LogStore,
     persistent,
     pod::{Context, Follower, resize::Ledger},
     pods::{Manager, Registry},

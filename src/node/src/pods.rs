@@ -17,10 +17,10 @@ use kube::{
 };
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
+use vaquita_logs::PodKey;
 
 use crate::{
     eviction::rank::EVICTED,
-    logs::PodKey,
     pod::{
         Context, Feed, Worker,
         board::{Board, Verdict},

@@ -21,14 +21,12 @@ use axum::{Json, extract::State as Shared, response::IntoResponse};
 use http::header;
 use jiff::Timestamp;
 use kube::ResourceExt as _;
+use vaquita_backends::{Instance, Usage};
 
 use disk::{FileSystem, Places, PodDisk};
 pub(crate) use machine::Machine;
 
-use crate::{
-    backend::{Instance, Usage},
-    http::Kubelet,
-};
+use crate::http::Kubelet;
 
 /// The shortest time that a rate is a mean over, once a container is older than that.
 const WINDOW: Duration = Duration::from_secs(10);

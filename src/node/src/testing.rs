@@ -14,19 +14,19 @@ use http_body_util::BodyExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
+use vaquita_backends::{
+    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Resources, Sandbox,
+    SandboxConfig, SandboxError, StartError, Usage,
+};
 use vaquita_image::ImageStore;
+use vaquita_logs::{LogLimits, LogStore};
+use vaquita_manifest::Capacity;
 use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::Store;
 
 use crate::{
-    Capacity, LogLimits,
-    backend::{
-        Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, Resources, Sandbox,
-        SandboxConfig, SandboxError, StartError, Usage,
-    },
     events::{Occurrence, Recorder},
     images::Images,
-    logs::LogStore,
     pod::{Context, Feed, Follower},
 };
 

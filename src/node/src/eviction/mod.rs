@@ -18,6 +18,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Resource as _, ResourceExt as _};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+use vaquita_logs::PodKey;
 
 pub use thresholds::{EvictionThresholds, ThresholdError};
 
@@ -27,7 +28,6 @@ use self::{
 };
 use crate::{
     host,
-    logs::PodKey,
     pod::{Context, board::Verdict, status::Phase},
     pods::{Entry, Registry},
 };

@@ -17,20 +17,19 @@ use std::{
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::io::{AsyncRead, AsyncWrite};
+use vaquita_backends::{
+    ContainerConfig, ExecConfig, HttpSettings, Instance, Native, Program, Runnable, Sandbox,
+};
 use vaquita_image::MAX_MODULE_BYTES;
+use vaquita_manifest::{add_image_variables, ephemeral_containers};
 use vaquita_runtime::{Discard, OutputSink};
 
 use self::outlet::{Hub, Outlet};
-use crate::{
-    backend::{ContainerConfig, ExecConfig, Instance, Native, Program, Runnable, Sandbox},
-    pod::{
-        Context, HttpSettings,
-        board::Board,
-        container_settings,
-        environment::add_image_variables,
-        manifest::ephemeral_containers,
-        storage::{MountPoint, Storage},
-    },
+use crate::pod::{
+    Context,
+    board::Board,
+    container_settings,
+    storage::{MountPoint, Storage},
 };
 
 /// Bytes of a probe's or hook's output that are kept: upstream's.
@@ -80,7 +79,7 @@ pub(crate) enum ExecError {
     #[error("{0}")]
     Configuration(String),
     #[error("{0}")]
-    Start(#[from] crate::backend::StartError),
+    Start(#[from] vaquita_backends::StartError),
 }
 
 /// Runs commands in containers.

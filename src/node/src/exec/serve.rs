@@ -5,6 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
+use vaquita_backends::{ExitReason, Instance};
 use vaquita_runtime::LogStream;
 use vaquita_streams::{ExecSession, Outcome, Resizes, Stream};
 
@@ -13,10 +14,7 @@ use super::{
     outlet::Outlet,
     tty::{Typed, to_terminal},
 };
-use crate::{
-    backend::{ExitReason, Instance},
-    pod::board::Board,
-};
+use crate::pod::board::Board;
 
 /// The code of a process that Ctrl-C ended: 128 and the signal's number.
 const INTERRUPTED: i32 = 130;

@@ -11,13 +11,11 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use tokio::sync::watch;
+use vaquita_backends::Sandbox;
+use vaquita_manifest::{RestartPolicy, Restarting, Role, init_containers, init_role};
 
-use super::{
-    manifest::{RestartPolicy, Restarting, Role, init_containers, init_role},
-    resize::Pending,
-};
+use super::resize::Pending;
 use crate::{
-    backend::Sandbox,
     exec::Live,
     stats::{Meter, disk::Place},
 };

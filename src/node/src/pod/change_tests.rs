@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use vaquita_backends::Resources;
 
 use super::Worker;
-use crate::{
-    backend::Resources,
-    testing::{Bench, Order, container, pod},
-};
+use crate::testing::{Bench, Order, container, pod};
 
 fn run(bench: &Bench) -> JoinHandle<()> {
     let worker = Worker::new(bench.context.clone(), bench.api.feed.subscribe(), None);

@@ -19,25 +19,24 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
+use vaquita_backends::{
+    ContainerConfig, Grants, Instance, LastWords, Native, Program, Runnable, Sandbox, StartError,
+};
+use vaquita_logs::{ContainerLog, PodKey};
+use vaquita_manifest::{
+    Role, add_image_variables, arguments, ephemeral_containers, full_name, http_settings,
+    init_containers, native, native_arguments, tcp_ports, unsupported,
+};
 
 use super::{
     Context, Feed,
     backoff::{BackOff, Doubling},
     board::{Board, Record, State},
-    environment, features,
-    http_settings::http_settings,
-    manifest::{Role, ephemeral_containers, full_name, init_containers, tcp_ports},
-    native,
     settings::container_settings,
     storage::Storage,
-    wasm_policy::Grants,
 };
 use crate::{
-    backend::{
-        ContainerConfig, Instance, LastWords, Native, Program, Runnable, Sandbox, StartError,
-    },
     exec::{Live, Stdin, outlet::Hub},
-    logs::{ContainerLog, PodKey},
     stats::Meter,
 };
 
@@ -266,8 +265,7 @@ impl Runner {
             message,
             is_config: true,
         };
-        if let Some(message) = features::unsupported(&pod, container).filter(|_| !image.is_native())
-        {
+        if let Some(message) = unsupported(&pod, container).filter(|_| !image.is_native()) {
             return Err(Problem {
                 is_config: false,
                 ..config_problem(message)
@@ -282,11 +280,11 @@ impl Runner {
         );
         let mut settings = settings.await.map_err(config_problem)?;
         let args = if image.is_native() {
-            environment::native_arguments(container, image.start(), &settings.env)
+            native_arguments(container, image.start(), &settings.env)
         } else {
-            environment::arguments(container, image.start(), &settings.env)
+            arguments(container, image.start(), &settings.env)
         };
-        environment::add_image_variables(image.start(), &mut settings.env);
+        add_image_variables(image.start(), &mut settings.env);
         if !image.is_native() {
             settings.grants.filter(&mut settings.env);
         }
@@ -299,7 +297,7 @@ impl Runner {
             .logs
             .begin(&PodKey::of(&pod), &container.name, attempt);
         let native = if image.is_native() {
-            let native = native::native(&pod, container, &settings, attempt, image.start());
+            let native = native(&pod, container, settings.binds, attempt, image.start());
             native.map_err(config_problem)?
         } else {
             Native::default()

@@ -4,20 +4,12 @@
 //! - [`board`]: what is known of the pod, shared by all of these; [`status`] makes the pod's status of it, and [`publish`]
 //!   writes that to the API server.
 //! - [`storage`] has the pod's volumes, kept current by [`follow`].
-//! - [`manifest`], [`environment`], [`features`], [`probe`], [`backoff`], [`restore`]: the parts, mostly pure.
+//! - [`backoff`], [`resize`], [`restore`]: the parts, mostly pure.
 
-mod action;
 mod backoff;
 pub(crate) mod board;
 mod container;
-pub(crate) mod environment;
-mod features;
 mod follow;
-mod http_settings;
-pub(crate) mod manifest;
-pub(crate) mod names;
-mod native;
-mod probe;
 mod publish;
 mod pull;
 pub(crate) mod resize;
@@ -34,24 +26,22 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::watch;
+use vaquita_backends::{Backend, Runnable};
 use vaquita_docker::Login;
 use vaquita_image::{Credential, Credentials, Reference};
+use vaquita_logs::LogStore;
+use vaquita_manifest::{Capacity, own_grace};
 use vaquita_service_proxy::ServiceLinks;
 use vaquita_volumes::{Sources, Store, claims::Claims};
 
 pub(crate) use follow::Follower;
-pub(crate) use http_settings::HttpSettings;
 pub(crate) use settings::container_settings;
-pub(crate) use wasm_policy::Grants;
 pub(crate) use worker::Worker;
 
 use crate::{
-    Capacity,
-    backend::{Backend, Runnable},
     events::Recorder,
     eviction::Pressure,
     images::{ImageProblem, Images},
-    logs::LogStore,
     refused::Refused,
 };
 
@@ -148,7 +138,7 @@ impl Feed {
         self.pod.metadata.deletion_timestamp.as_ref()?;
         let granted = self.pod.metadata.deletion_grace_period_seconds;
         let granted = granted.and_then(|seconds| u64::try_from(seconds).ok());
-        Some(granted.map_or_else(|| manifest::own_grace(&self.pod), Duration::from_secs))
+        Some(granted.map_or_else(|| own_grace(&self.pod), Duration::from_secs))
     }
 }
 

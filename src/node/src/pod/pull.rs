@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::{ByteString, api::core::v1::Container};
 use kube::ResourceExt as _;
 use tokio::time::{Instant, sleep};
+use vaquita_backends::Runnable;
 use vaquita_image::{Credentials, CredentialsError};
 
 use super::{
@@ -13,10 +14,7 @@ use super::{
     board::Verdict,
     container::{Runner, go_duration},
 };
-use crate::{
-    backend::Runnable,
-    images::{ImageProblem, is_local_only, policy},
-};
+use crate::images::{ImageProblem, is_local_only, policy};
 
 /// How long a container shows that its image could not be pulled before it shows that it waits to try again.
 const SHOW_PULL_ERROR: Duration = Duration::from_secs(1);

@@ -17,12 +17,9 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use tokio::sync::watch;
 use vaquita_api::quantity::Quantity;
+use vaquita_manifest::{Capacity, Role, init_containers};
 
-use super::{
-    board::{Facts, Record},
-    manifest::{Role, init_containers},
-};
-use crate::Capacity;
+use super::board::{Facts, Record};
 
 /// What the pods of the node were given, by their uids. Cheap to clone.
 #[derive(Debug, Clone, Default)]

@@ -6,12 +6,10 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
+use vaquita_backends::Survivor;
+use vaquita_manifest::Role;
 
-use super::{
-    board::{Facts, Record, State, Termination},
-    manifest::Role,
-};
-use crate::backend::Survivor;
+use super::board::{Facts, Record, State, Termination};
 
 /// Upstream's words for an instance that is gone without a trace.
 const LOST_REASON: &str = "ContainerStatusUnknown";

@@ -2,17 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt as _;
+use vaquita_backends::{Grants, Resources, Sandbox};
 use vaquita_docker::Bind;
+use vaquita_manifest::{Place, resources};
 use vaquita_runtime::Mount;
 
-use super::{
-    Context,
-    environment::{self, Place},
-    manifest::resources,
-    storage::Storage,
-    wasm_policy::{self, Grants},
-};
-use crate::backend::{Resources, Sandbox};
+use super::{Context, storage::Storage, wasm_policy};
 
 /// A container's configuration, with everything that its manifest refers to.
 pub(crate) struct Settings {
@@ -70,6 +65,6 @@ async fn environment(
         capacity: &context.capacity,
     };
     let resolved =
-        environment::environment(pod, container, place, services, &*context.sources).await;
+        vaquita_manifest::environment(pod, container, place, services, &*context.sources).await;
     resolved.map_err(|problem| problem.to_string())
 }

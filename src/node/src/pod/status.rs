@@ -12,11 +12,9 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use vaquita_manifest::Role;
 
-use super::{
-    board::{Facts, Record, State, Termination},
-    manifest::Role,
-};
+use super::board::{Facts, Record, State, Termination};
 
 use crate::eviction::rank::EVICTED;
 

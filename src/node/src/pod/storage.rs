@@ -20,22 +20,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
+use vaquita_backends::with_causes;
 use vaquita_docker::{Bind, Source};
+use vaquita_manifest::{expand_strictly, memory_limit, part, propagation};
 use vaquita_runtime::{Mount, Volume};
 use vaquita_volumes::{Mounted, Place, PodVolumes, fields::Machine};
 
-use super::{
-    Context, Feed,
-    backoff::Doubling,
-    environment::expand_strictly,
-    follow::News,
-    manifest::memory_limit,
-    native::{part, propagation},
-};
-use crate::{
-    images::with_causes,
-    stats::disk::{self, PlaceKind},
-};
+use super::{Context, Feed, backoff::Doubling, follow::News};
+use crate::stats::disk::{self, PlaceKind};
 
 /// How soon a volume that could not be set up is tried again at first, then twice as long each time: upstream's.
 const RETRY: Duration = Duration::from_millis(500);

@@ -4,13 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
+use vaquita_backends::{Program, Runnable, StartError};
 
 use super::*;
-use crate::{
-    backend::Runnable,
-    backend::{Program, StartError},
-    testing::{Bench, Order, container, pod},
-};
+use crate::testing::{Bench, Order, container, pod};
 
 /// Starts the pod's worker.
 fn run(bench: &Bench) -> JoinHandle<()> {

@@ -17,9 +17,7 @@ use kube::{
 };
 use serde::Deserialize;
 use vaquita_api::quantity::Quantity;
-use vaquita_runtime::Capabilities;
-
-use crate::backend::Resources;
+use vaquita_backends::Grants;
 
 /// The most policies that a namespace may have, or the cluster: all of them have to be looked at.
 const MOST: u32 = 100;
@@ -78,90 +76,22 @@ struct Bounds {
     open_files: Option<u32>,
 }
 
-/// What the modules of a pod may do. Each list is of patterns; `None` grants all that there is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Grants {
-    imports: Option<Vec<String>>,
-    hosts: Option<Vec<String>>,
-    names: Option<Vec<String>>,
-    /// Names of environment variables.
-    environment: Option<Vec<String>>,
-    /// Bytes.
-    memory: Option<u64>,
-    open_files: Option<u32>,
-    /// Kind and names of the policies, for messages.
-    by: String,
-}
-
-impl Grants {
-    /// What policies of a kind grant together.
-    fn of(kind: &str, policies: Vec<(String, Spec)>) -> Self {
-        let mut grants = Self::default();
-        let mut names = Vec::new();
-        for (name, spec) in policies {
-            names.push(name);
-            add(&mut grants.imports, spec.imports);
-            add(&mut grants.hosts, spec.hosts);
-            add(&mut grants.names, spec.names);
-            add(&mut grants.environment, spec.environment);
-            let memory = spec.bounds.memory.map(|memory| bytes(&memory));
-            grants.memory = least(grants.memory, memory);
-            grants.open_files = least(grants.open_files, spec.bounds.open_files);
-        }
-        grants.by = format!("{kind} {}", names.join(", "));
-        grants
+/// What policies of a kind grant together.
+fn granted_by(kind: &str, policies: Vec<(String, Spec)>) -> Grants {
+    let mut grants = Grants::default();
+    let mut names = Vec::new();
+    for (name, spec) in policies {
+        names.push(name);
+        add(&mut grants.imports, spec.imports);
+        add(&mut grants.hosts, spec.hosts);
+        add(&mut grants.names, spec.names);
+        add(&mut grants.environment, spec.environment);
+        let memory = spec.bounds.memory.map(|memory| bytes(&memory));
+        grants.memory = least(grants.memory, memory);
+        grants.open_files = least(grants.open_files, spec.bounds.open_files);
     }
-
-    /// Refuses the first import that is not granted, in words for the module's author.
-    pub(crate) fn check(&self, imports: &[String]) -> Result<(), String> {
-        let Some(granted) = &self.imports else {
-            return Ok(());
-        };
-        let is_granted = |import: &String| granted.iter().any(|pattern| matches(pattern, import));
-        match imports.iter().find(|import| !is_granted(import)) {
-            Some(refused) => Err(format!("import {refused} is not granted by {}", self.by)),
-            None => Ok(()),
-        }
-    }
-
-    /// What is left to the runtime to enforce.
-    pub(crate) fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::default();
-        capabilities.hosts.clone_from(&self.hosts);
-        capabilities.names.clone_from(&self.names);
-        capabilities.granted_by.clone_from(&self.by);
-        capabilities
-    }
-
-    /// How many files may be open, if that is bounded.
-    pub(crate) fn open_files(&self) -> Option<u32> {
-        self.open_files
-    }
-
-    /// Removes the variables that the modules are not to see.
-    pub(crate) fn filter(&self, environment: &mut Vec<(String, String)>) {
-        if let Some(granted) = &self.environment {
-            environment.retain(|(name, _)| granted.iter().any(|pattern| begins(pattern, name)));
-        }
-    }
-
-    /// Bounds what a container gets. Who asks for more than there may be gets nothing, and is told.
-    pub(crate) fn bound(&self, mut resources: Resources) -> Result<Resources, String> {
-        let Some(bound) = self.memory else {
-            return Ok(resources);
-        };
-        match resources.memory_limit {
-            Some(limit) if limit > bound => {
-                return Err(format!(
-                    "a memory limit of {limit} bytes is more than the {bound} that {} allows",
-                    self.by
-                ));
-            }
-            Some(_) => {}
-            None => resources.memory_limit = Some(bound),
-        }
-        Ok(resources)
-    }
+    grants.by = format!("{kind} {}", names.join(", "));
+    grants
 }
 
 /// What is granted by one policy is granted; what none speaks of is not restricted.
@@ -190,27 +120,13 @@ fn bytes(quantity: &IntOrString) -> u64 {
     u64::try_from(bytes).unwrap_or(0)
 }
 
-/// A pattern is an import's name, or its beginning followed by `*`. The version may be left away.
-fn matches(pattern: &str, import: &str) -> bool {
-    let unversioned = import.split_once('@').map_or(import, |(name, _)| name);
-    begins(pattern, import) || pattern == unversioned
-}
-
-/// A pattern is a name, or its beginning followed by `*`.
-fn begins(pattern: &str, name: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(start) => name.starts_with(start),
-        None => pattern == name,
-    }
-}
-
 /// Finds the policies that select a pod, and what they grant.
 pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, GrantsError> {
     let namespace = pod.namespace().unwrap_or_default();
     let own = Api::namespaced_with(client.clone(), &namespace, &*OF_NAMESPACES);
     let selecting = of_pod(list(&own, &OF_NAMESPACES).await?, pod);
     if !selecting.is_empty() {
-        return Ok(Grants::of("WasmPolicy", selecting));
+        return Ok(granted_by("WasmPolicy", selecting));
     }
     let defaults = Api::all_with(client.clone(), &*OF_CLUSTER);
     let mut selecting = of_pod(list(&defaults, &OF_CLUSTER).await?, pod);
@@ -227,7 +143,7 @@ pub(crate) async fn grants(client: &Client, pod: &Pod) -> Result<Grants, GrantsE
     if selecting.is_empty() {
         return Ok(Grants::default());
     }
-    Ok(Grants::of("ClusterWasmPolicy", selecting))
+    Ok(granted_by("ClusterWasmPolicy", selecting))
 }
 
 async fn list(
@@ -282,6 +198,8 @@ fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool 
 mod tests {
     use serde_json::{Value, json};
 
+    use vaquita_backends::Resources;
+
     use super::*;
 
     /// What policies with these specs grant a pod of the application `web`; `None` if none selects it.
@@ -293,7 +211,7 @@ mod tests {
         let pod = json!({"metadata": {"name": "p", "labels": {"app": "web"}}});
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let selecting = of_pod(policies.collect(), &pod);
-        (!selecting.is_empty()).then(|| Grants::of("WasmPolicy", selecting))
+        (!selecting.is_empty()).then(|| granted_by("WasmPolicy", selecting))
     }
 
     #[test]
@@ -353,7 +271,7 @@ mod tests {
             json!({"bounds": {"memory": "32Mi"}, "environment": ["HOME"]}),
         ]);
         let grants = grants.unwrap();
-        assert_eq!(grants.open_files(), Some(8));
+        assert_eq!(grants.open_files, Some(8));
         let limited = |memory_limit| {
             let resources = Resources {
                 memory_limit,

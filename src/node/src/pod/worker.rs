@@ -15,23 +15,22 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::{Resource as _, ResourceExt as _};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use vaquita_backends::{Nowhere, Runnable, Sandbox};
+use vaquita_logs::PodKey;
+use vaquita_manifest::{
+    RestartPolicy, Role, ephemeral_containers, init_containers, own_grace, sandbox_config,
+};
 
 use super::{
     Context, Feed,
     backoff::Doubling,
     board::{Board, Facts, Record, State, Verdict},
     container::{Memory, Runner},
-    manifest::{RestartPolicy, Role, ephemeral_containers, init_containers, own_grace},
-    names::sandbox_config,
     publish::{self, Publisher},
     resize::{self, Decision},
     restore,
     status::Phase,
     storage::Storage,
-};
-use crate::{
-    backend::{Nowhere, Runnable, Sandbox},
-    logs::PodKey,
 };
 
 /// How soon a network is tried to get again at first; then twice as long each time.

@@ -35,7 +35,7 @@ use crate::{
     images::Images,
     refused::{self, Refused},
 };
-pub(crate) use object::{Machine, image_id};
+pub(crate) use object::Machine;
 use object::{Measures, says_the_same};
 
 /// Where leases of nodes are.

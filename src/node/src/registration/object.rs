@@ -11,9 +11,11 @@ use k8s_openapi::{
     },
 };
 use vaquita_api::quantity::Format;
+use vaquita_backends::image_id;
 use vaquita_image::Image;
+use vaquita_manifest::Capacity;
 
-use crate::{Capacity, eviction::Pressure, host};
+use crate::{eviction::Pressure, host};
 
 /// Images that the status lists at most, as upstream's kubelet has it.
 const MAX_IMAGES: usize = 50;
@@ -144,15 +146,6 @@ fn images(images: &[Image]) -> Vec<ContainerImage> {
         size_bytes: i64::try_from(image.size).ok(),
     };
     images.iter().take(MAX_IMAGES).map(describe).collect()
-}
-
-/// `registry/repository@sha256:...`: what `imageID` in a container's status says.
-pub(crate) fn image_id(image: &Image) -> String {
-    let name = image
-        .reference
-        .rsplit_once(':')
-        .map_or(image.reference.as_str(), |(name, _tag)| name);
-    format!("{name}@{}", image.digest)
 }
 
 /// A condition without its times.

@@ -9,13 +9,9 @@ use std::{
 };
 
 use kube::ResourceExt as _;
+use vaquita_logs::{LogStore, PodKey};
 
-use crate::{
-    eviction::bytes_below,
-    host,
-    logs::{LogStore, PodKey},
-    pods::Entry,
-};
+use crate::{eviction::bytes_below, host, pods::Entry};
 
 /// How long figures are good for.
 const GOOD_FOR: Duration = Duration::from_mins(1);

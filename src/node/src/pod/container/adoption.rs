@@ -1,12 +1,14 @@
 //! Taking over a container that runs on from before the node was started.
 
 use std::{sync::Arc, time::SystemTime};
+use vaquita_backends::AdoptConfig;
+use vaquita_logs::PodKey;
 
 use super::{
     super::{board::State, wasm_policy},
     Runner, Running, standard_input,
 };
-use crate::{backend::AdoptConfig, exec::outlet::Hub, logs::PodKey};
+use crate::exec::outlet::Hub;
 
 impl Runner {
     /// The container that the board says is running, although this runner has not started it. `None`: there is none, or it

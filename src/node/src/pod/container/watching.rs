@@ -10,22 +10,19 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep, sleep_until},
 };
+use vaquita_backends::Exit;
+use vaquita_checks::{Action, Checks, Commands, Kind, Outcome, Signal, Target};
+use vaquita_logs::{PodKey, Query};
+use vaquita_manifest::{own_grace, resources};
 
 use super::{
     super::{
-        action::{Action, Commands, Outcome, Target},
         board::{Facts, State, Termination},
-        manifest::{own_grace, resources},
-        probe::{self, Checks, Kind, Signal},
         resize::Change,
     },
     Runner, Running,
 };
-use crate::{
-    backend::Exit,
-    exec::Executor,
-    logs::{PodKey, Query},
-};
+use crate::exec::Executor;
 
 /// How much longer than its grace an instance may take to end before it is killed from outside.
 const SLACK: Duration = Duration::from_secs(1);
@@ -393,7 +390,7 @@ async fn course(
             return;
         }
     }
-    probe::run(checks, target, signals).await;
+    vaquita_checks::run(checks, target, signals).await;
 }
 
 /// Asks an instance to end within that time, and has it killed some time later.

@@ -10,11 +10,10 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, Capabilities, Container, Pod, PodSecurityContext, SeccompProfile,
     SecurityContext,
 };
-use vaquita_docker::{Profile, Security};
+use vaquita_docker::{Bind, Profile, Security};
 use vaquita_image::StartConfig;
 
-use super::settings::Settings;
-use crate::backend::Native;
+use vaquita_backends::Native;
 
 /// What the kernel would kill last, first, and what it is told of pods in between: upstream's.
 const GUARANTEED_OOM_SCORE: i32 = -997;
@@ -22,11 +21,11 @@ const BEST_EFFORT_OOM_SCORE: i32 = 1000;
 /// Where users of images are no numbers, nobody knows whether one is the superuser.
 const NOT_A_NUMBER: &str = "container has runAsNonRoot and image has non-numeric user";
 
-/// All of it; or what is wrong with it.
-pub(super) fn native(
+/// All of it; or what is wrong with it. `binds` are its volumes, `start` is what its image says.
+pub fn native(
     pod: &Pod,
     container: &Container,
-    settings: &Settings,
+    binds: Result<Vec<Bind>, String>,
     attempt: u32,
     start: Option<&StartConfig>,
 ) -> Result<Native, String> {
@@ -39,7 +38,7 @@ pub(super) fn native(
     check_not_root(shared, own, user.as_deref(), start)?;
     Ok(Native {
         attempt,
-        binds: settings.binds.clone()?,
+        binds: binds?,
         pids: None,
         oom_score: oom_score(pod),
         security: security(shared, own, user)?,
@@ -190,7 +189,7 @@ fn selinux(shared: Option<&PodSecurityContext>, own: Option<&SecurityContext>) -
 }
 
 /// How mounts pass through a volume's mount, in the engine's words.
-pub(super) fn propagation(mode: Option<&str>) -> Option<&'static str> {
+pub fn propagation(mode: Option<&str>) -> Option<&'static str> {
     match mode {
         Some("HostToContainer") => Some("rslave"),
         Some("Bidirectional") => Some("rshared"),
@@ -200,7 +199,7 @@ pub(super) fn propagation(mode: Option<&str>) -> Option<&'static str> {
 
 /// The path of a directory's part, which no link leads out of it. Another process can still put a link in its place before
 /// the engine mounts it.
-pub(super) fn part(directory: &Path, sub_path: &str) -> io::Result<PathBuf> {
+pub fn part(directory: &Path, sub_path: &str) -> io::Result<PathBuf> {
     let root = directory.canonicalize()?;
     let path = root.join(sub_path).canonicalize()?;
     if path.starts_with(&root) {

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The machine cannot give a port to a pod.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on the host's {address}: {source}")]
-pub(crate) struct HostPortError {
+pub struct HostPortError {
     address: SocketAddr,
     source: io::Error,
 }

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::{LONGEST_BODY, Outcome, authority};
-use crate::{backend::Sandbox, images::with_causes};
+use vaquita_backends::{Sandbox, with_causes};
 
 /// The status of a service that works: `SERVING`.
 const SERVING: u64 = 1;

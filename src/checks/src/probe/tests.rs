@@ -9,8 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use std::net::IpAddr;
 
-use super::{super::action::Commands, *};
-use crate::backend::{Connection, ContainerConfig, Instance, Sandbox, StartError};
+use super::*;
+use crate::action::Commands;
+use vaquita_backends::{Connection, ContainerConfig, Instance, Sandbox, StartError};
 
 /// A container in which `true` succeeds and other commands fail.
 struct Shell;

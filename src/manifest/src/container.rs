@@ -1,4 +1,4 @@
-//! What a manifest says, read with its defaults. Pure.
+//! What containers are for, when they are started again, and what they may use.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodSpec};
 use kube::ResourceExt as _;
 use vaquita_api::quantity::Quantity;
 
-use crate::backend::Resources;
+use vaquita_backends::Resources;
 
 /// The grace of a pod that says none. Upstream's default.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// What a container is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub enum Role {
     /// Runs to its end before the next one begins.
     Init,
     /// An init container that stays (`restartPolicy: Always`): the next one begins when it has started.
@@ -26,14 +26,18 @@ pub(crate) enum Role {
 
 /// What happens to containers that end: `spec.restartPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RestartPolicy {
+pub enum RestartPolicy {
+    /// However it ended.
     Always,
+    /// If it failed.
     OnFailure,
+    /// It stays ended.
     Never,
 }
 
 impl RestartPolicy {
-    pub(crate) fn of(pod: &Pod) -> Self {
+    /// That of a pod: `Always` if it says none.
+    pub fn of(pod: &Pod) -> Self {
         let policy = pod
             .spec
             .as_ref()
@@ -62,7 +66,7 @@ impl RestartPolicy {
 /// Whether a container starts again: as its own rules say (`restartPolicyRules`), or else its own policy
 /// (`restartPolicy`), or else the pod's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Restarting {
+pub struct Restarting {
     pod: RestartPolicy,
     own: Option<RestartPolicy>,
     rules: Vec<Rule>,
@@ -93,7 +97,8 @@ impl Rule {
 }
 
 impl Restarting {
-    pub(crate) fn of(pod: RestartPolicy, container: &Container) -> Self {
+    /// What the manifest says of a container of a pod with that policy.
+    pub fn of(pod: RestartPolicy, container: &Container) -> Self {
         let rules = container.restart_policy_rules.iter().flatten();
         let own = container.restart_policy.as_deref();
         Self {
@@ -104,7 +109,7 @@ impl Restarting {
     }
 
     /// Whether the container, of that role, starts again after it ended with that code.
-    pub(crate) fn after(&self, role: Role, code: i32) -> bool {
+    pub fn after(&self, role: Role, code: i32) -> bool {
         if matches!(role, Role::Ephemeral | Role::Sidecar) {
             return self.pod.restarts(role, code);
         }
@@ -120,12 +125,12 @@ impl Restarting {
 }
 
 /// The init containers, sidecars among them.
-pub(crate) fn init_containers(spec: &PodSpec) -> &[Container] {
+pub fn init_containers(spec: &PodSpec) -> &[Container] {
     spec.init_containers.as_deref().unwrap_or_default()
 }
 
 /// The ephemeral containers, as if they were ordinary ones.
-pub(crate) fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
+pub fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
     let all = spec.ephemeral_containers.iter().flatten();
     // They have the same fields, but for the one that says what they are to look at.
     all.filter_map(|container| serde_json::from_value(serde_json::to_value(container).ok()?).ok())
@@ -133,7 +138,7 @@ pub(crate) fn ephemeral_containers(spec: &PodSpec) -> Vec<Container> {
 }
 
 /// What an init container is.
-pub(crate) fn init_role(container: &Container) -> Role {
+pub fn init_role(container: &Container) -> Role {
     if container.restart_policy.as_deref() == Some("Always") {
         Role::Sidecar
     } else {
@@ -142,7 +147,7 @@ pub(crate) fn init_role(container: &Container) -> Role {
 }
 
 /// What the manifest says how long the pod may take to end.
-pub(super) fn own_grace(pod: &Pod) -> Duration {
+pub fn own_grace(pod: &Pod) -> Duration {
     let wanted = pod
         .spec
         .as_ref()
@@ -153,7 +158,7 @@ pub(super) fn own_grace(pod: &Pod) -> Duration {
 }
 
 /// `NAME_NAMESPACE(UID)`, as upstream's messages name pods.
-pub(super) fn full_name(pod: &Pod) -> String {
+pub fn full_name(pod: &Pod) -> String {
     format!(
         "{}_{}({})",
         pod.name_any(),
@@ -163,7 +168,7 @@ pub(super) fn full_name(pod: &Pod) -> String {
 }
 
 /// `resources.limits.memory` in bytes.
-pub(super) fn memory_limit(container: &Container) -> Option<u64> {
+pub fn memory_limit(container: &Container) -> Option<u64> {
     let limit = container
         .resources
         .as_ref()?
@@ -176,13 +181,15 @@ pub(super) fn memory_limit(container: &Container) -> Option<u64> {
 
 /// Which of a container's two amounts of a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Amount {
+pub enum Amount {
+    /// What it may use.
     Limit,
+    /// What it is promised.
     Request,
 }
 
 /// `resources.limits.cpu` or `resources.requests.cpu` in thousandths of a core, rounded up.
-pub(super) fn millicores(container: &Container, amount: Amount) -> Option<u32> {
+pub fn millicores(container: &Container, amount: Amount) -> Option<u32> {
     let resources = container.resources.as_ref()?;
     let amounts = match amount {
         Amount::Limit => resources.limits.as_ref(),
@@ -199,7 +206,7 @@ pub(super) fn millicores(container: &Container, amount: Amount) -> Option<u32> {
 }
 
 /// What a container may use.
-pub(super) fn resources(container: &Container) -> Resources {
+pub fn resources(container: &Container) -> Resources {
     Resources {
         memory_limit: memory_limit(container),
         cpu_limit: millicores(container, Amount::Limit),
@@ -208,7 +215,7 @@ pub(super) fn resources(container: &Container) -> Resources {
 }
 
 /// The TCP ports that the manifest declares, each once.
-pub(super) fn tcp_ports(container: &Container) -> Vec<u16> {
+pub fn tcp_ports(container: &Container) -> Vec<u16> {
     let mut ports = Vec::new();
     for declared in container.ports.iter().flatten() {
         let port = u16::try_from(declared.container_port)

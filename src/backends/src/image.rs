@@ -3,11 +3,9 @@
 use vaquita_docker::EngineImage;
 use vaquita_image::{Image, StartConfig};
 
-use crate::registration::image_id;
-
 /// What a container can be started from.
 #[derive(Debug, Clone)]
-pub(crate) enum Runnable {
+pub enum Runnable {
     /// An image of the node's store.
     Stored(Box<Image>),
     /// One of the Docker engine.
@@ -16,7 +14,7 @@ pub(crate) enum Runnable {
 
 impl Runnable {
     /// How it wants to be started, if it says so.
-    pub(crate) fn start(&self) -> Option<&StartConfig> {
+    pub fn start(&self) -> Option<&StartConfig> {
         match self {
             Self::Stored(image) => image.start.as_ref(),
             Self::Engine(_, start) => Some(start),
@@ -24,7 +22,7 @@ impl Runnable {
     }
 
     /// What `imageID` in a container's status says.
-    pub(crate) fn id(&self) -> String {
+    pub fn id(&self) -> String {
         match self {
             Self::Stored(image) => image_id(image),
             Self::Engine(image, _) => match &image.digest {
@@ -35,7 +33,7 @@ impl Runnable {
     }
 
     /// What tells it from any other, whatever it is called.
-    pub(crate) fn digest(&self) -> String {
+    pub fn digest(&self) -> String {
         match self {
             Self::Stored(image) => image.digest.to_string(),
             Self::Engine(image, _) => image.id.clone(),
@@ -43,7 +41,7 @@ impl Runnable {
     }
 
     /// Bytes.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         match self {
             Self::Stored(image) => image.size,
             Self::Engine(image, _) => image.size,
@@ -51,7 +49,7 @@ impl Runnable {
     }
 
     /// Whether a program of the machine's own kind is in it, and no module.
-    pub(crate) fn is_native(&self) -> bool {
+    pub fn is_native(&self) -> bool {
         matches!(self, Self::Engine(..))
     }
 }
@@ -74,4 +72,13 @@ impl From<EngineImage> for Runnable {
         };
         Self::Engine(Box::new(image), Box::new(start))
     }
+}
+
+/// `registry/repository@sha256:...`: what `imageID` in a container's status says.
+pub fn image_id(image: &Image) -> String {
+    let name = image
+        .reference
+        .rsplit_once(':')
+        .map_or(image.reference.as_str(), |(name, _tag)| name);
+    format!("{name}@{}", image.digest)
 }

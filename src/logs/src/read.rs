@@ -27,30 +27,33 @@ const QUEUE: usize = 4;
 
 /// Which output streams are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Streams {
+pub enum Streams {
+    /// Both.
     #[default]
     All,
+    /// One of them.
     Only(LogStream),
 }
 
 /// What of a log is wanted. The default is all that there is.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Query {
+pub struct Query {
     /// Go on until the container ends.
-    pub(crate) follow: bool,
+    pub follow: bool,
     /// Only so many lines from the end.
-    pub(crate) tail: Option<u64>,
+    pub tail: Option<u64>,
     /// Only lines since then.
-    pub(crate) since: Option<Timestamp>,
+    pub since: Option<Timestamp>,
     /// Put its time before each line.
-    pub(crate) timestamps: bool,
+    pub timestamps: bool,
     /// End after so many bytes.
-    pub(crate) limit: Option<u64>,
-    pub(crate) streams: Streams,
+    pub limit: Option<u64>,
+    /// Lines of these output streams.
+    pub streams: Streams,
 }
 
 /// The log of one instance of a container.
-pub(crate) struct LogReader {
+pub struct LogReader {
     files: Files,
     live: Option<Arc<ContainerLog>>,
 }
@@ -61,7 +64,7 @@ impl LogReader {
     }
 
     /// Starts reading. The stream ends with the log; dropping it ends the reading.
-    pub(crate) fn read(self, query: Query) -> mpsc::Receiver<io::Result<Bytes>> {
+    pub fn read(self, query: Query) -> mpsc::Receiver<io::Result<Bytes>> {
         let (pieces, stream) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let output = Output {

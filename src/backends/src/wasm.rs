@@ -15,14 +15,10 @@ use vaquita_runtime::{
     HttpConfig, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig, Runtime, Volume,
 };
 
-use super::{
-    Backend, Connection, ContainerConfig, Exit, ExitReason, Instance, LastWords, Program,
-    Resources, Runnable, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
-    host_ports::HostPorts,
-};
 use crate::{
-    images::with_causes,
-    pod::{HttpSettings, names::hosts_file},
+    Backend, Connection, ContainerConfig, Exit, ExitReason, HttpSettings, Instance, LastWords,
+    Program, Resources, Runnable, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
+    files::hosts_file, host_ports::HostPorts, with_causes,
 };
 
 /// Modules that are kept ready although nothing runs them at the moment.
@@ -37,7 +33,7 @@ type Key = (Digest, Option<String>);
 
 /// Pods of WebAssembly modules.
 #[derive(Clone)]
-pub(crate) struct WasmBackend {
+pub struct WasmBackend {
     fabric: Fabric,
     runtime: Runtime,
     images: ImageStore,
@@ -46,7 +42,8 @@ pub(crate) struct WasmBackend {
 }
 
 impl WasmBackend {
-    pub(crate) fn new(fabric: Fabric, runtime: Runtime, images: ImageStore) -> Self {
+    /// Pods in the network of `fabric`, their modules from `images`, run by `runtime`.
+    pub fn new(fabric: Fabric, runtime: Runtime, images: ImageStore) -> Self {
         Self {
             fabric,
             runtime,
@@ -84,7 +81,7 @@ impl WasmBackend {
     }
 
     /// Compiles an image, so that it is in the cache when a container needs it.
-    pub(crate) async fn prepare(&self, image: Image) {
+    pub async fn prepare(&self, image: Image) {
         let (images, wanted) = (self.images.clone(), image.clone());
         let read = tokio::task::spawn_blocking(move || images.read(&wanted)).await;
         if let Ok(Ok(bytes)) = read
@@ -208,7 +205,7 @@ fn process_config(module: Module, container: ContainerConfig) -> Result<ProcessC
     config.cpu_request = container.cpu_request;
     config.log = container.log;
     config.capabilities = container.grants.capabilities();
-    if let Some(bound) = container.grants.open_files() {
+    if let Some(bound) = container.grants.open_files {
         config.max_open_files = config.max_open_files.min(bound);
     }
     config.mounts = container.mounts;

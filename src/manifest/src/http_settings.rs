@@ -7,6 +7,7 @@ use std::{net::SocketAddr, num::NonZero, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use vaquita_backends::HttpSettings;
 
 /// Requests that an instance answers, one after another, before it is dropped.
 const REUSE: &str = "vaquita.dev/http-requests-per-instance";
@@ -20,19 +21,8 @@ const TIMEOUT: &str = "vaquita.dev/http-request-timeout-seconds";
 /// Variables that say where to listen, as `ADDRESS:PORT`.
 const LISTEN: [&str; 2] = ["WASMTIME_HTTP_PROXY_SOCKET_ADDR", "SPIN_HTTP_LISTEN_ADDR"];
 
-/// What a manifest says about serving HTTP; what it does not say is the runtime's to know.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct HttpSettings {
-    /// Where to listen, whatever ports the manifest declares.
-    pub(crate) port: Option<u16>,
-    pub(crate) requests_per_instance: Option<u32>,
-    pub(crate) concurrent_requests_per_instance: Option<u32>,
-    pub(crate) max_concurrent_requests: Option<u32>,
-    pub(crate) request_timeout: Option<Duration>,
-}
-
 /// Reads the pod's annotations and the container's environment; or says which annotation makes no sense.
-pub(super) fn http_settings(pod: &Pod, env: &[(String, String)]) -> Result<HttpSettings, String> {
+pub fn http_settings(pod: &Pod, env: &[(String, String)]) -> Result<HttpSettings, String> {
     let number = |name: &str| match pod.annotations().get(name) {
         None => Ok(None),
         Some(text) => match text.parse::<NonZero<u32>>() {

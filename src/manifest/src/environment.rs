@@ -20,50 +20,88 @@ use crate::Capacity;
 
 /// Why a container's configuration is not complete; the texts are upstream's where it has some.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigProblem {
+pub enum ConfigProblem {
+    /// The object is not there.
     #[error("{kind} \"{name}\" not found")]
-    Absent { kind: &'static str, name: String },
+    Absent {
+        /// What sort of object it is.
+        kind: &'static str,
+        /// The object's name.
+        name: String,
+    },
+    /// The object does not have the key.
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey {
+        /// What sort of object it is.
         kind: &'static str,
+        /// The object's namespace.
         namespace: String,
+        /// The object's name.
         name: String,
+        /// The key in it.
         key: String,
     },
+    /// The object cannot be read.
     #[error("cannot read {kind} {namespace}/{name}: {source}")]
     Api {
+        /// What sort of object it is.
         kind: &'static str,
+        /// The object's namespace.
         namespace: String,
+        /// The object's name.
         name: String,
+        /// What the API server said.
         source: Box<kube::Error>,
     },
+    /// The value is no text.
     #[error("environment variable {variable}: the value of {kind} {name} is not valid UTF-8")]
     NotText {
+        /// For which variable.
         variable: String,
+        /// What sort of object it is.
         kind: &'static str,
+        /// The object's name.
         name: String,
     },
+    /// There is no such field.
     #[error("environment variable {variable}: unsupported fieldPath: {path}")]
-    Field { variable: String, path: String },
+    Field {
+        /// For which variable.
+        variable: String,
+        /// The path of the field.
+        path: String,
+    },
+    /// There is no such resource.
     #[error("environment variable {variable}: unsupported container resource: {resource}")]
-    Resource { variable: String, resource: String },
+    Resource {
+        /// For which variable.
+        variable: String,
+        /// The resource's name.
+        resource: String,
+    },
+    /// There is no such source.
     #[error("environment variable {variable}: {what} is not supported")]
     Unsupported {
+        /// For which variable.
         variable: String,
+        /// What it is.
         what: &'static str,
     },
 }
 
 /// What fields of the pod can refer to beyond its object.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Place<'a> {
-    pub(crate) pod_ip: IpAddr,
-    pub(crate) host_ips: &'a [IpAddr],
-    pub(crate) capacity: &'a Capacity,
+pub struct Place<'a> {
+    /// The pod's address.
+    pub pod_ip: IpAddr,
+    /// The machine's addresses, the preferred one first.
+    pub host_ips: &'a [IpAddr],
+    /// What the node's pods can have together: the limit of a container without one.
+    pub capacity: &'a Capacity,
 }
 
 /// The environment. `services` are the variables of Services.
-pub(super) async fn environment(
+pub async fn environment(
     pod: &Pod,
     container: &Container,
     place: Place<'_>,
@@ -112,10 +150,7 @@ pub(super) async fn environment(
 }
 
 /// The variables of an image that nothing else has set.
-pub(crate) fn add_image_variables(
-    start: Option<&StartConfig>,
-    variables: &mut Vec<(String, String)>,
-) {
+pub fn add_image_variables(start: Option<&StartConfig>, variables: &mut Vec<(String, String)>) {
     for variable in start.into_iter().flat_map(|start| &start.env) {
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         if !name.is_empty() && variables.iter().all(|(known, _)| known != name) {
@@ -126,7 +161,7 @@ pub(crate) fn add_image_variables(
 
 /// The argument vector: what the manifest says, in place of what the image says. A module is its own entry point, so
 /// where neither says a command the program is called by the container's name.
-pub(super) fn arguments(
+pub fn arguments(
     container: &Container,
     start: Option<&StartConfig>,
     environment: &[(String, String)],
@@ -167,7 +202,7 @@ pub(super) fn arguments(
 }
 
 /// The argument vector of a Linux image: as above, but what neither says, nobody says.
-pub(super) fn native_arguments(
+pub fn native_arguments(
     container: &Container,
     start: Option<&StartConfig>,
     environment: &[(String, String)],
@@ -242,10 +277,7 @@ fn expand<'a>(text: &str, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> St
 }
 
 /// Replaces `$(NAME)` by its value. What has no value is an error, which is its name.
-pub(super) fn expand_strictly(
-    text: &str,
-    environment: &[(String, String)],
-) -> Result<String, String> {
+pub fn expand_strictly(text: &str, environment: &[(String, String)]) -> Result<String, String> {
     let mut missing = None;
     let expanded = expand(text, |name| {
         let found = environment.iter().find(|(key, _)| key == name);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use vaquita_docker::{Login, Network, PodSpec, Shim};
 
 use super::{Backend, Runnable, Sandbox, SandboxConfig, SandboxError, Survivor, wasm::WasmBackend};
-use crate::pod::names::{host_hosts_file, hosts_file, native_resolv_conf};
+use crate::files::{host_hosts_file, hosts_file, native_resolv_conf};
 use sandbox::DockerSandbox;
 
 /// The files that every container of a pod sees.
@@ -19,7 +19,7 @@ const HOSTS: &str = "etc-hosts";
 const RESOLV_CONF: &str = "resolv.conf";
 
 /// Pods of both kinds.
-pub(crate) struct DockerBackend {
+pub struct DockerBackend {
     shim: Shim,
     modules: WasmBackend,
     /// Where the cluster answers for names.
@@ -27,7 +27,8 @@ pub(crate) struct DockerBackend {
 }
 
 impl DockerBackend {
-    pub(crate) fn new(shim: Shim, modules: WasmBackend, dns: Option<IpAddr>) -> Self {
+    /// Containers by the engine of `shim`, modules by `modules`. `dns` answers containers for names of the cluster.
+    pub fn new(shim: Shim, modules: WasmBackend, dns: Option<IpAddr>) -> Self {
         Self { shim, modules, dns }
     }
 

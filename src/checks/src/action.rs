@@ -12,42 +12,53 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use self::http::Get;
-use crate::backend::Sandbox;
+pub use self::http::Get;
+use vaquita_backends::Sandbox;
 
 /// Bytes of an answer that are read at most, as upstream does.
 const LONGEST_BODY: usize = 10 << 10;
 
 /// Runs commands in a container.
 #[async_trait]
-pub(super) trait Commands: Send + Sync {
+pub trait Commands: Send + Sync {
     /// Runs a command to its end: its exit code, and the beginning of what it wrote. Dropping the future ends it.
     async fn run(&self, command: Vec<String>) -> Result<(i32, String), String>;
 }
 
 /// Whom it is done to.
 #[derive(Clone, Copy)]
-pub(super) struct Target<'a> {
-    pub(super) sandbox: &'a dyn Sandbox,
-    pub(super) commands: &'a dyn Commands,
+pub struct Target<'a> {
+    /// Its pod.
+    pub sandbox: &'a dyn Sandbox,
+    /// Its container.
+    pub commands: &'a dyn Commands,
 }
 
 /// What is done.
 #[derive(Debug, Clone)]
-pub(super) enum Action {
+pub enum Action {
+    /// A GET over HTTP, which an answer below 400 succeeds.
     HttpGet(Get),
+    /// A connection, nothing more.
     TcpSocket {
         /// Whom to connect to, if not the pod itself.
         host: Option<String>,
+        /// The port there.
         port: u16,
     },
+    /// A command in the container.
     Exec {
+        /// The whole argument vector, the program first.
         command: Vec<String>,
     },
+    /// gRPC's health checking protocol.
     Grpc {
+        /// The pod's port.
         port: u16,
+        /// Which service is asked about; empty: all of it.
         service: String,
     },
+    /// Nothing, for so long.
     Sleep(Duration),
     /// Something that cannot be done here, and why.
     Impossible(String),
@@ -55,10 +66,12 @@ pub(super) enum Action {
 
 /// How one attempt went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
+    /// It succeeded.
     Success,
     /// It succeeded, but there is something to say about it.
     Warning(String),
+    /// It failed, for that reason.
     Failure(String),
     /// It could not be made.
     Unknown(String),
@@ -66,7 +79,7 @@ pub(super) enum Outcome {
 
 impl Action {
     /// What a probe does; or why it cannot be done.
-    pub(super) fn of_probe(probe: &Probe, container: &Container) -> Result<Self, String> {
+    pub fn of_probe(probe: &Probe, container: &Container) -> Result<Self, String> {
         if let Some(get) = &probe.http_get {
             return Self::http_get(get, container);
         }
@@ -90,7 +103,7 @@ impl Action {
     }
 
     /// What a hook does; or why it cannot be done.
-    pub(super) fn of_hook(hook: &LifecycleHandler, container: &Container) -> Result<Self, String> {
+    pub fn of_hook(hook: &LifecycleHandler, container: &Container) -> Result<Self, String> {
         if let Some(exec) = &hook.exec {
             return Self::exec(exec);
         }
@@ -174,7 +187,7 @@ fn port(wanted: &IntOrString, container: &Container) -> Result<u16, String> {
 
 impl Action {
     /// Does it once.
-    pub(super) async fn attempt(&self, target: Target<'_>) -> Outcome {
+    pub async fn attempt(&self, target: Target<'_>) -> Outcome {
         let ip = target.sandbox.ip();
         match self {
             Self::HttpGet(get) => get.attempt(target.sandbox).await,
@@ -203,7 +216,7 @@ impl Action {
     }
 
     /// What there is to say when it took too long.
-    pub(super) fn timed_out(&self, target: Target<'_>, limit: Duration) -> String {
+    pub fn timed_out(&self, target: Target<'_>, limit: Duration) -> String {
         let ip = target.sandbox.ip();
         match self {
             Self::Exec { command } => {
@@ -237,6 +250,6 @@ impl Action {
     }
 }
 
-pub(super) fn authority(ip: IpAddr, port: u16) -> String {
+pub(crate) fn authority(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }

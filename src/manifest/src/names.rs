@@ -1,4 +1,4 @@
-//! By which names a pod knows itself and others: its hostname, and the files that tell them. Pure.
+//! By which names a pod knows itself and others: its hostname, and whom it asks for others.
 
 use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr, path::PathBuf};
 
@@ -8,7 +8,7 @@ use vaquita_api::quantity::Quantity;
 use vaquita_docker::{HostPort, MemoryVolume, Protocol};
 use vaquita_net::Lookups;
 
-use crate::backend::SandboxConfig;
+use vaquita_backends::SandboxConfig;
 
 /// The domain of the cluster's own names.
 const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -16,7 +16,7 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 const LONGEST_HOSTNAME: usize = 63;
 
 /// What a pod's sandbox is made with. `wanted_ip` is the address that it had before, `host` the machine's.
-pub(super) fn sandbox_config(
+pub fn sandbox_config(
     pod: &Pod,
     wanted_ip: Option<IpAddr>,
     host: Option<IpAddr>,
@@ -176,62 +176,6 @@ fn aliases(pod: &Pod) -> Vec<(String, IpAddr)> {
     names.collect()
 }
 
-/// `/etc/hosts` of a pod that has an address, as upstream's kubelet writes it.
-pub(crate) fn hosts_file(config: &SandboxConfig, ip: IpAddr) -> String {
-    let mut text = "# Kubernetes-managed hosts file.\n\
-        127.0.0.1\tlocalhost\n\
-        ::1\tlocalhost ip6-localhost ip6-loopback\n\
-        fe00::0\tip6-localnet\n\
-        fe00::0\tip6-mcastprefix\n\
-        fe00::1\tip6-allnodes\n\
-        fe00::2\tip6-allrouters\n"
-        .to_owned();
-    let short = config.hostname.split('.').next().unwrap_or_default();
-    // Writing to a string cannot fail.
-    let _ = match &config.domain {
-        Some(domain) => writeln!(text, "{ip}\t{short}.{domain}\t{short}"),
-        None => writeln!(text, "{ip}\t{}", config.hostname),
-    };
-    add_aliases(&mut text, config);
-    text
-}
-
-/// `/etc/hosts` of a pod that is in the machine's own network: the machine's, and what the manifest adds.
-pub(crate) fn host_hosts_file(config: &SandboxConfig) -> String {
-    let mut text = "# Kubernetes-managed hosts file (host network).\n".to_owned();
-    text.push_str(&std::fs::read_to_string("/etc/hosts").unwrap_or_default());
-    add_aliases(&mut text, config);
-    text
-}
-
-/// `/etc/resolv.conf` of containers whose lookups go by it: with the cluster's server, if its names are wanted; with the
-/// machine's own otherwise.
-pub(crate) fn native_resolv_conf(config: &SandboxConfig, dns: Option<IpAddr>) -> String {
-    let own = || std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    match dns {
-        Some(dns) if config.lookups == Lookups::Cluster && config.host_network.is_none() => {
-            format!("nameserver {dns}\n{}", config.resolv_conf)
-        }
-        // The manifest says all of it.
-        _ if config.resolv_conf.contains("nameserver ") => config.resolv_conf.clone(),
-        _ => own(),
-    }
-}
-
-fn add_aliases(text: &mut String, config: &SandboxConfig) {
-    if !config.hosts.is_empty() {
-        text.push_str("\n# Entries added by HostAliases.\n");
-    }
-    let mut aliases = config.hosts.iter().peekable();
-    while let Some((host, ip)) = aliases.next() {
-        let _ = write!(text, "{ip}\t{host}");
-        while let Some((host, _)) = aliases.next_if(|(_, next)| next == ip) {
-            let _ = write!(text, "\t{host}");
-        }
-        text.push('\n');
-    }
-}
-
 /// `/etc/resolv.conf`. Lookups do not go by it: it is for programs that want to know. It names no server of the
 /// cluster's, since the network itself answers.
 fn resolv_conf(namespace: &str, policy: Option<&str>, config: Option<&PodDNSConfig>) -> String {
@@ -305,12 +249,6 @@ mod tests {
         );
         let full = config(json!({"subdomain": "web", "setHostnameAsFQDN": true}));
         assert_eq!(full.hostname, "web-0.web.ns.svc.cluster.local");
-        let ip = IpAddr::from([10, 244, 0, 5]);
-        let hosts = hosts_file(&full, ip);
-        assert!(
-            hosts.ends_with("10.244.0.5\tweb-0.web.ns.svc.cluster.local\tweb-0\n"),
-            "{hosts}"
-        );
     }
 
     #[test]
@@ -333,14 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn aliases_share_lines_by_address() {
+    fn aliases_are_names_of_addresses() {
         let aliases = json!([{"ip": "192.0.2.1", "hostnames": ["a", "b"]}, {"ip": "192.0.2.2", "hostnames": ["c"]}]);
         let config = config(json!({"hostAliases": aliases, "shareProcessNamespace": true}));
-        let hosts = hosts_file(&config, IpAddr::from([10, 244, 0, 5]));
-        assert!(
-            hosts.ends_with("# Entries added by HostAliases.\n192.0.2.1\ta\tb\n192.0.2.2\tc\n"),
-            "{hosts}"
-        );
+        let hosts: Vec<_> = config
+            .hosts
+            .iter()
+            .map(|(host, ip)| (host.as_str(), *ip))
+            .collect();
+        let (one, two) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        assert_eq!(hosts, [("a", one), ("b", one), ("c", two)]);
         assert!(config.share_processes);
     }
 

@@ -13,23 +13,27 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::action::{Action, Outcome, Target};
+use crate::action::{Action, Outcome, Target};
 
 /// How long a readiness probe of a container that has just started is tried again quickly, before it is taken for
 /// unready. Most modules begin to listen within milliseconds, and a period later would be late for them.
 const EAGER_FOR: Duration = Duration::from_secs(1);
 const EAGER_EVERY: Duration = Duration::from_millis(20);
 
+/// Which of the three probes of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum Kind {
+    /// Whether it has started.
     Startup,
+    /// Whether it is ready.
     Readiness,
+    /// Whether it is alive.
     Liveness,
 }
 
 impl Kind {
     /// As events spell it.
-    pub(super) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
             Self::Readiness => "Readiness",
@@ -40,7 +44,7 @@ impl Kind {
 
 /// What a runner hears from the probes of its container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Signal {
+pub enum Signal {
     /// The startup probe has succeeded.
     Started,
     /// What the readiness probe says has changed.
@@ -57,15 +61,18 @@ pub(super) enum Signal {
 
 /// The probes of a container.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Checks {
-    pub(super) startup: Option<Check>,
-    pub(super) readiness: Option<Check>,
-    pub(super) liveness: Option<Check>,
+pub struct Checks {
+    /// Whether it has started.
+    pub startup: Option<Check>,
+    /// Whether it is ready.
+    pub readiness: Option<Check>,
+    /// Whether it is alive.
+    pub liveness: Option<Check>,
 }
 
 /// A probe, read from the manifest.
 #[derive(Debug, Clone)]
-pub(super) struct Check {
+pub struct Check {
     action: Action,
     initial_delay: Duration,
     period: Duration,
@@ -76,7 +83,8 @@ pub(super) struct Check {
 }
 
 impl Checks {
-    pub(super) fn of(container: &Container) -> Self {
+    /// As the manifest has them.
+    pub fn of(container: &Container) -> Self {
         let check = |probe: &Option<Probe>| probe.as_ref().map(|probe| Check::of(probe, container));
         Self {
             startup: check(&container.startup_probe),
@@ -143,7 +151,7 @@ impl Tally {
 }
 
 /// Probes a container that started just now, until the startup probe or the liveness probe ends it.
-pub(super) async fn run(checks: Checks, target: Target<'_>, signals: mpsc::Sender<Signal>) {
+pub async fn run(checks: Checks, target: Target<'_>, signals: mpsc::Sender<Signal>) {
     let start = Instant::now();
     let prober = Prober {
         target,

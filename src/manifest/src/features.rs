@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 /// The first thing that cannot be given, in words for its author.
-pub(super) fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
+pub fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let mut mounts = container.volume_mounts.iter().flatten();
     let propagated = mounts.find(|mount| {

@@ -21,21 +21,41 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
-pub(crate) use read::{LogReader, Query, Streams};
-pub(crate) use write::ContainerLog;
+pub use read::{LogReader, Query, Streams};
+pub use write::ContainerLog;
 
-use crate::LogLimits;
+/// How much of a container's log is kept on disk. The log of the instance before the running one counts for itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLimits {
+    /// A file that has grown beyond this many bytes is put aside and a new one begun. Default 10 MiB.
+    pub file_bytes: u64,
+    /// Files of one container instance, the current one included; the oldest are removed. Default 5, at least 2.
+    pub files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 10 << 20,
+            files: 5,
+        }
+    }
+}
 
 /// Names a pod's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct PodKey {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
+pub struct PodKey {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod object's UID.
+    pub uid: String,
 }
 
 impl PodKey {
-    pub(crate) fn of(pod: &Pod) -> Self {
+    /// Of that pod.
+    pub fn of(pod: &Pod) -> Self {
         Self {
             namespace: pod.namespace().unwrap_or_default(),
             name: pod.name_any(),
@@ -73,7 +93,7 @@ fn component(name: &str) -> String {
 
 /// The files of one instance of a container.
 #[derive(Debug, Clone)]
-pub(crate) struct Files {
+pub struct Files {
     dir: PathBuf,
     attempt: u32,
 }
@@ -116,7 +136,7 @@ enum Job {
 
 /// All logs of a node. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct LogStore {
+pub struct LogStore {
     inner: Arc<Inner>,
 }
 
@@ -130,7 +150,7 @@ struct Inner {
 
 impl LogStore {
     /// Makes the directory and starts the writing thread, which ends with the store.
-    pub(crate) fn open(dir: &Path, limits: LogLimits) -> io::Result<Self> {
+    pub fn open(dir: &Path, limits: LogLimits) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
         let (jobs, todo) = mpsc::channel();
         std::thread::Builder::new()
@@ -147,7 +167,8 @@ impl LogStore {
         })
     }
 
-    pub(crate) fn dir(&self) -> &Path {
+    /// The directory that it is all in.
+    pub fn dir(&self) -> &Path {
         &self.inner.dir
     }
 
@@ -159,7 +180,7 @@ impl LogStore {
     }
 
     /// Where an instance that is about to start writes. Instances before the previous one are forgotten.
-    pub(crate) fn begin(&self, pod: &PodKey, container: &str, attempt: u32) -> Arc<ContainerLog> {
+    pub fn begin(&self, pod: &PodKey, container: &str, attempt: u32) -> Arc<ContainerLog> {
         let dir = self.container_dir(pod, container);
         if attempt >= 2 {
             self.ask(Job::Prune {
@@ -183,7 +204,7 @@ impl LogStore {
     }
 
     /// When an instance's log was written last, if there is one.
-    pub(crate) fn written(
+    pub fn written(
         &self,
         pod: &PodKey,
         container: &str,
@@ -197,7 +218,7 @@ impl LogStore {
     }
 
     /// What has been logged by an instance.
-    pub(crate) fn reader(&self, pod: &PodKey, container: &str, attempt: u32) -> LogReader {
+    pub fn reader(&self, pod: &PodKey, container: &str, attempt: u32) -> LogReader {
         let dir = self.container_dir(pod, container);
         let live = self.live().get(&dir).and_then(Weak::upgrade);
         let live = live.filter(|log| log.attempt() == attempt);
@@ -205,17 +226,17 @@ impl LogStore {
     }
 
     /// Where the logs of a pod are, a directory for each container. It need not be there.
-    pub(crate) fn pod_dir(&self, pod: &PodKey) -> PathBuf {
+    pub fn pod_dir(&self, pod: &PodKey) -> PathBuf {
         self.inner.dir.join(pod.directory())
     }
 
     /// Forgets a pod's logs.
-    pub(crate) fn remove(&self, pod: &PodKey) {
+    pub fn remove(&self, pod: &PodKey) {
         self.ask(Job::Remove(self.pod_dir(pod)));
     }
 
     /// Forgets the logs of all other pods: those which were deleted while nobody looked.
-    pub(crate) fn keep_only(&self, pods: &HashSet<PodKey>) {
+    pub fn keep_only(&self, pods: &HashSet<PodKey>) {
         let keep: HashSet<String> = pods.iter().map(PodKey::directory).collect();
         for name in names(&self.inner.dir).filter(|name| !keep.contains(name)) {
             // Only what looks like one of ours: the directory is the user's.

@@ -22,7 +22,7 @@ const FULL: usize = 256 << 10;
 const OVERFULL: usize = 8 << 20;
 
 /// The log of one container instance while it is written.
-pub(crate) struct ContainerLog {
+pub struct ContainerLog {
     files: Files,
     limits: LogLimits,
     jobs: mpsc::Sender<Job>,
@@ -83,7 +83,7 @@ impl ContainerLog {
     }
 
     /// Says that the instance has ended: who follows the log comes to its end.
-    pub(crate) fn close(self: &Arc<Self>) {
+    pub fn close(self: &Arc<Self>) {
         let mut pending = self.pending();
         pending.is_closed = true;
         self.queue(pending);
@@ -236,7 +236,7 @@ pub(crate) struct Sink(pub(super) Arc<ContainerLog>);
 
 impl ContainerLog {
     /// The end that a container is given.
-    pub(crate) fn sink(self: &Arc<Self>) -> Arc<dyn LogSink> {
+    pub fn sink(self: &Arc<Self>) -> Arc<dyn LogSink> {
         Arc::new(Sink(self.clone()))
     }
 }

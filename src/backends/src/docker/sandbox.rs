@@ -17,7 +17,7 @@ use vaquita_docker::{
 };
 
 use super::output::{Tap, ToScreen};
-use crate::backend::{
+use crate::{
     AdoptConfig, Connection, ContainerConfig, ExecConfig, Exit, ExitReason, Instance, LastWords,
     Program, Resources, Runnable, Sandbox, StartError, Usage,
 };

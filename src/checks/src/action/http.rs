@@ -20,17 +20,14 @@ use rustls::{
 use tokio_rustls::TlsConnector;
 
 use super::{LONGEST_BODY, Outcome};
-use crate::{
-    backend::{Connection, Sandbox},
-    images::with_causes,
-};
+use vaquita_backends::{Connection, Sandbox, with_causes};
 
 /// How many redirects are followed: upstream's.
 const REDIRECTS: usize = 10;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::pod) struct Get {
+pub struct Get {
     /// Whether it is asked over TLS, whatever the certificate.
     pub(super) is_secure: bool,
     /// Whom to ask, if not the pod itself.

@@ -4,6 +4,8 @@
 //! [`Sandbox`], containers are started from images; each is an [`Instance`] until it ends.
 
 mod docker;
+mod files;
+mod grants;
 mod host_ports;
 mod image;
 mod wasm;
@@ -24,15 +26,15 @@ use vaquita_docker::{Bind, Device, HostPort, Login, MemoryVolume, Processes, Sec
 use vaquita_net::Lookups;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
-pub(crate) use docker::DockerBackend;
-pub(crate) use image::Runnable;
-pub(crate) use wasm::WasmBackend;
-
-use crate::pod::{Grants, HttpSettings};
+pub use docker::DockerBackend;
+pub use grants::Grants;
+pub use image::{Runnable, image_id};
+pub use wasm::WasmBackend;
 
 /// Makes sandboxes.
 #[async_trait]
-pub(crate) trait Backend: Send + Sync + 'static {
+pub trait Backend: Send + Sync + 'static {
+    /// Makes what the containers of a pod share.
     async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError>;
 
     /// Whether it runs programs of the machine's own kind, beside modules.
@@ -67,9 +69,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
 /// A container that was there before the node was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Survivor {
-    pub(crate) name: String,
-    pub(crate) attempt: u32,
+pub struct Survivor {
+    /// The name that the manifest has for it.
+    pub name: String,
+    /// How many containers of the name the pod had before.
+    pub attempt: u32,
 }
 
 /// Whom a sandbox is for.
@@ -78,49 +82,54 @@ pub(crate) struct Survivor {
     clippy::struct_excessive_bools,
     reason = "each is a switch of its own in a pod's specification"
 )]
-pub(crate) struct SandboxConfig {
-    pub(crate) uid: String,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) hostname: String,
-    pub(crate) subdomain: Option<String>,
+pub struct SandboxConfig {
+    /// The pod object's UID.
+    pub uid: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// What the pod calls itself.
+    pub hostname: String,
+    /// What its hostname is below, in the cluster.
+    pub subdomain: Option<String>,
     /// The domain that its subdomain is in the cluster, if it has one.
-    pub(crate) domain: Option<String>,
+    pub domain: Option<String>,
     /// Who is asked for names.
-    pub(crate) lookups: Lookups,
+    pub lookups: Lookups,
     /// Suffixes to try when a name is looked up, in place of those that go with `lookups`.
-    pub(crate) searches: Option<Vec<String>>,
+    pub searches: Option<Vec<String>>,
     /// How many dots make a name be tried as it is first; none: what goes with `lookups`.
-    pub(crate) ndots: Option<usize>,
+    pub ndots: Option<usize>,
     /// Further entries of the hosts file.
-    pub(crate) hosts: Vec<(String, IpAddr)>,
+    pub hosts: Vec<(String, IpAddr)>,
     /// The host's address, for a pod that has the host's own network.
-    pub(crate) host_network: Option<IpAddr>,
+    pub host_network: Option<IpAddr>,
     /// The address that the pod had before, which it gets again if it is free.
-    pub(crate) wanted_ip: Option<IpAddr>,
+    pub wanted_ip: Option<IpAddr>,
     /// The content of `/etc/resolv.conf`.
-    pub(crate) resolv_conf: String,
+    pub resolv_conf: String,
     /// Whether containers see each other's processes.
-    pub(crate) share_processes: bool,
+    pub share_processes: bool,
     /// Whether some of its containers is no module.
-    pub(crate) is_native: bool,
+    pub is_native: bool,
     /// Where files of its own can be put.
-    pub(crate) dir: PathBuf,
+    pub dir: PathBuf,
     /// Whether containers see the machine's processes.
-    pub(crate) host_processes: bool,
+    pub host_processes: bool,
     /// Whether they have the machine's IPC objects.
-    pub(crate) host_ipc: bool,
+    pub host_ipc: bool,
     /// Kernel parameters of its namespaces.
-    pub(crate) sysctls: BTreeMap<String, String>,
+    pub sysctls: BTreeMap<String, String>,
     /// Ports of the machine that lead to it.
-    pub(crate) host_ports: Vec<HostPort>,
+    pub host_ports: Vec<HostPort>,
     /// Volumes in memory of containers on the machine's kernel.
-    pub(crate) memory_volumes: Vec<MemoryVolume>,
+    pub memory_volumes: Vec<MemoryVolume>,
 }
 
 impl SandboxConfig {
     /// Whose processes containers of the machine's own kind see.
-    pub(crate) fn processes(&self) -> Processes {
+    pub fn processes(&self) -> Processes {
         match (self.host_processes, self.share_processes) {
             (true, _) => Processes::Host,
             (false, true) => Processes::Pod,
@@ -131,20 +140,25 @@ impl SandboxConfig {
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SandboxError {
+pub enum SandboxError {
+    /// There is no address for it.
     #[error("failed to set up the pod's network: {0}")]
     Network(#[from] vaquita_net::AttachError),
+    /// The files that its containers see cannot be written.
     #[error("failed to write the pod's files: {0}")]
     Files(#[from] io::Error),
+    /// The Docker engine does not make it.
     #[error("{0}")]
     Engine(#[from] vaquita_docker::EngineError),
+    /// A port of the machine's cannot be had.
     #[error("failed to set up the pod's network: {0}")]
     HostPort(#[from] host_ports::HostPortError),
 }
 
 /// What the containers of a pod share.
 #[async_trait]
-pub(crate) trait Sandbox: Send + Sync {
+pub trait Sandbox: Send + Sync {
+    /// The pod's address.
     fn ip(&self) -> IpAddr;
 
     /// Starts a container. When this returns, it runs.
@@ -171,7 +185,7 @@ pub(crate) trait Sandbox: Send + Sync {
 }
 
 /// A sandbox in which nothing can be: of a pod that has none yet.
-pub(crate) struct Nowhere;
+pub struct Nowhere;
 
 #[async_trait]
 impl Sandbox for Nowhere {
@@ -191,86 +205,118 @@ impl Sandbox for Nowhere {
 }
 
 /// What becomes of a container that is taken over.
-pub(crate) struct AdoptConfig {
-    pub(crate) name: String,
-    pub(crate) attempt: u32,
+pub struct AdoptConfig {
+    /// The name that the manifest has for it.
+    pub name: String,
+    /// How many containers of the name the pod had before.
+    pub attempt: u32,
     /// When the node's log of it was written last, in seconds since 1970.
-    pub(crate) logged_until: i64,
-    pub(crate) stop_signal: Option<String>,
-    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    pub(crate) output: Arc<dyn OutputSink>,
-    pub(crate) log: Arc<dyn LogSink>,
+    pub logged_until: i64,
+    /// The signal that asks it to end; `None`: the usual one.
+    pub stop_signal: Option<String>,
+    /// Its standard input, if that is still open.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// What takes the output beside the log.
+    pub output: Arc<dyn OutputSink>,
+    /// What takes the output, line by line.
+    pub log: Arc<dyn LogSink>,
 }
 
 /// A byte stream to a pod.
-pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// A file for a program's termination message.
 #[derive(Debug, Clone)]
-pub(crate) struct LastWords {
+pub struct LastWords {
     /// Where the program finds it.
-    pub(crate) guest: String,
+    pub guest: String,
     /// Where it is on this machine; made if absent.
-    pub(crate) file: PathBuf,
+    pub file: PathBuf,
 }
 
 /// What is run.
 #[derive(Debug, Clone)]
-pub(crate) enum Program {
+pub enum Program {
     /// What an image holds.
     Image(Runnable),
     /// A module as it is.
     Wasm(Bytes),
 }
 
+/// What a manifest says about serving HTTP; what it does not say is the runtime's to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Where to listen, whatever ports the manifest declares.
+    pub port: Option<u16>,
+    /// Requests that an instance answers before it is dropped.
+    pub requests_per_instance: Option<u32>,
+    /// Requests that an instance answers at once.
+    pub concurrent_requests_per_instance: Option<u32>,
+    /// Requests that are answered at a time.
+    pub max_concurrent_requests: Option<u32>,
+    /// The longest that a request may take.
+    pub request_timeout: Option<Duration>,
+}
+
 /// What to start.
-pub(crate) struct ContainerConfig {
-    pub(crate) name: String,
-    pub(crate) program: Program,
+pub struct ContainerConfig {
+    /// The name that the manifest has for it.
+    pub name: String,
+    /// What runs.
+    pub program: Program,
     /// What the module may import.
-    pub(crate) grants: Grants,
+    pub grants: Grants,
     /// The whole argument vector, the program's name first.
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
+    pub args: Vec<String>,
+    /// Variables and their values.
+    pub env: Vec<(String, String)>,
     /// Bytes.
-    pub(crate) memory_limit: Option<u64>,
+    pub memory_limit: Option<u64>,
     /// In thousandths of a core.
-    pub(crate) cpu_limit: Option<u32>,
-    pub(crate) cpu_request: Option<u32>,
+    pub cpu_limit: Option<u32>,
+    /// In thousandths of a core.
+    pub cpu_request: Option<u32>,
     /// TCP ports that the manifest declares; `None` for a command that serves nothing.
-    pub(crate) ports: Option<Vec<u16>>,
+    pub ports: Option<Vec<u16>>,
     /// How it serves HTTP, if it does.
-    pub(crate) http: HttpSettings,
-    pub(crate) mounts: Vec<Mount>,
+    pub http: HttpSettings,
+    /// Its volumes.
+    pub mounts: Vec<Mount>,
     /// Where relative paths begin, if not at the root.
-    pub(crate) working_dir: Option<String>,
-    pub(crate) tty: bool,
-    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    pub working_dir: Option<String>,
+    /// Whether a terminal is behind its streams.
+    pub tty: bool,
+    /// Its standard input, if it has one.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// What takes the output beside the log.
-    pub(crate) output: Option<Arc<dyn OutputSink>>,
-    pub(crate) log: Arc<dyn LogSink>,
+    pub output: Option<Arc<dyn OutputSink>>,
+    /// What takes the output, line by line.
+    pub log: Arc<dyn LogSink>,
     /// Where a program may leave its last words.
-    pub(crate) last_words: Option<LastWords>,
+    pub last_words: Option<LastWords>,
     /// What only programs of the machine's own kind need.
-    pub(crate) native: Native,
+    pub native: Native,
 }
 
 /// What a container has that is no module: it runs on the machine's kernel, and can be given what that has.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Native {
+pub struct Native {
     /// How many containers of the name the pod had before.
-    pub(crate) attempt: u32,
+    pub attempt: u32,
     /// Its volumes, as far as they are files of this machine.
-    pub(crate) binds: Vec<Bind>,
-    pub(crate) pids: Option<u32>,
+    pub binds: Vec<Bind>,
+    /// How many processes it may have.
+    pub pids: Option<u32>,
     /// How gladly the kernel kills it when memory is short.
-    pub(crate) oom_score: i32,
-    pub(crate) security: Security,
-    pub(crate) devices: Vec<Device>,
+    pub oom_score: i32,
+    /// What the kernel lets it do.
+    pub security: Security,
+    /// Devices of the machine that it sees.
+    pub devices: Vec<Device>,
     /// The signal that asks it to end; `None`: the usual one.
-    pub(crate) stop_signal: Option<String>,
+    pub stop_signal: Option<String>,
 }
 
 impl fmt::Debug for ContainerConfig {
@@ -284,7 +330,7 @@ impl fmt::Debug for ContainerConfig {
 
 /// Why a container did not start. The variants are the reasons that it then waits with.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StartError {
+pub enum StartError {
     /// It could not even be made: the image is not runnable, or asks for what there is not.
     #[error("{0}")]
     Create(String),
@@ -294,7 +340,8 @@ pub(crate) enum StartError {
 }
 
 impl StartError {
-    pub(crate) fn reason(&self) -> &'static str {
+    /// What a container waits with, in the words that its status has for it.
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Create(_) => "CreateContainerError",
             Self::Run(_) => "RunContainerError",
@@ -304,7 +351,7 @@ impl StartError {
 
 /// A container that runs, or has run.
 #[async_trait]
-pub(crate) trait Instance: Send + Sync {
+pub trait Instance: Send + Sync {
     /// Waits until it has ended. May be called any number of times.
     async fn wait(&self) -> Exit;
 
@@ -342,52 +389,64 @@ pub(crate) trait Instance: Send + Sync {
 }
 
 /// A command to run beside a container's program.
-pub(crate) struct ExecConfig {
-    pub(crate) args: Vec<String>,
-    pub(crate) tty: bool,
-    pub(crate) stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    pub(crate) output: Arc<dyn OutputSink>,
+pub struct ExecConfig {
+    /// The whole argument vector, the program first.
+    pub args: Vec<String>,
+    /// Whether a terminal is behind its streams.
+    pub tty: bool,
+    /// Its standard input, if it has one.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// What takes the output.
+    pub output: Arc<dyn OutputSink>,
 }
 
 /// What a container may use; `None` for as much as there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Resources {
+pub struct Resources {
     /// Bytes.
-    pub(crate) memory_limit: Option<u64>,
+    pub memory_limit: Option<u64>,
     /// In thousandths of a core.
-    pub(crate) cpu_limit: Option<u32>,
+    pub cpu_limit: Option<u32>,
     /// In thousandths of a core.
-    pub(crate) cpu_request: Option<u32>,
+    pub cpu_request: Option<u32>,
 }
 
 /// What a container uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// CPU time since its start.
-    pub(crate) cpu: Duration,
+    pub cpu: Duration,
     /// Bytes.
-    pub(crate) memory: u64,
+    pub memory: u64,
 }
 
 /// How a container ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) code: i32,
-    pub(crate) reason: ExitReason,
-    pub(crate) message: Option<String>,
+pub struct Exit {
+    /// As a shell has it: beyond 128, a signal's number.
+    pub code: i32,
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// What there is to say about it.
+    pub message: Option<String>,
 }
 
 /// Why a container ended, in the words that a container's status has for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ExitReason {
+pub enum ExitReason {
+    /// By itself, with success.
     Completed,
+    /// By itself without success, or it was ended.
     Error,
+    /// It wanted more memory than it may have.
     OomKilled,
+    /// It could not begin.
     StartError,
 }
 
 impl ExitReason {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// As a container's status spells it.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "Completed",
             Self::Error => "Error",
@@ -399,7 +458,7 @@ impl ExitReason {
 
 impl Exit {
     /// An exit by the program itself.
-    pub(crate) fn with_code(code: i32) -> Self {
+    pub fn with_code(code: i32) -> Self {
         let reason = if code == 0 {
             ExitReason::Completed
         } else {
@@ -411,4 +470,20 @@ impl Exit {
             message: None,
         }
     }
+}
+
+/// An error and what caused it, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some errors already say their cause.
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
 }
