@@ -23,7 +23,7 @@ use vaquita_ingress::{
     sleep,
 };
 use vaquita_net::{DnsTask, Fabric, FabricConfig};
-use vaquita_node::{Containers, EvictionThresholds, ImageGc, Node, NodeConfig};
+use vaquita_node::{Containers, EvictionThresholds, ImageGc, Node, NodeConfig, SoftEviction};
 use vaquita_pki::{AdminFiles, Pki, PkiError, keep_fresh};
 use vaquita_reconcile::{
     Context, SigningAuthority, TokenSigner,
@@ -73,6 +73,8 @@ pub struct ClusterConfig {
     pub entrance: EntranceConfig,
     /// Below what the node ends pods, so that something of the machine is left. Default: upstream's thresholds.
     pub eviction: EvictionThresholds,
+    /// The same, where it may be so for a while. Default: nothing.
+    pub soft_eviction: SoftEviction,
     /// How registries of images are reached. Default: by HTTPS, as their names say.
     pub registries: RegistriesConfig,
     /// When images are removed that nobody needs. Default: as Kubernetes does it.
@@ -94,6 +96,7 @@ impl ClusterConfig {
             containers: ContainersConfig::default(),
             entrance: EntranceConfig::default(),
             eviction: EvictionThresholds::default(),
+            soft_eviction: SoftEviction::default(),
             registries: RegistriesConfig::default(),
             image_gc: ImageGc::default(),
         }
@@ -622,6 +625,7 @@ async fn start_node(
     node.containers = containers;
     node.toolbox = TOOLBOX.map(Bytes::from_static);
     node.eviction = config.eviction.clone();
+    node.soft_eviction = config.soft_eviction.clone();
     node.registries = Registries::new(config.registries.clone());
     node.image_gc = config.image_gc.clone();
     let stop = CancellationToken::new();

@@ -4,6 +4,7 @@ mod bench;
 mod controllers;
 mod demo;
 mod entrance;
+mod eviction;
 mod image;
 mod image_gc;
 mod registries;

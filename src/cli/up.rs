@@ -11,11 +11,10 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use vaquita_docker::Subnet;
-use vaquita_node::EvictionThresholds;
 
 use super::{
-    DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, image_gc::ImageGcOptions,
-    registries::RegistryOptions, report::Report,
+    DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, eviction::EvictionOptions,
+    image_gc::ImageGcOptions, registries::RegistryOptions, report::Report,
 };
 use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
 
@@ -52,10 +51,8 @@ pub(super) struct UpArgs {
     /// [default: one profile, with upstream's plugins].
     #[arg(long, value_name = "FILE")]
     scheduler_config: Option<PathBuf>,
-    /// Below what the node is under pressure and ends pods, as in `memory.available<100Mi,nodefs.available<10%`; an empty text is
-    /// never [default: 100Mi of memory, 10% of the disk, 15% of that of images, 5% of the inodes].
-    #[arg(long, value_name = "THRESHOLDS")]
-    eviction_hard: Option<EvictionThresholds>,
+    #[command(flatten)]
+    eviction: EvictionOptions,
     #[command(flatten)]
     containers: ContainerArgs,
     /// Apply the guestbook example, call it, and print its answer.
@@ -214,7 +211,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     config.api = args.limits.resolve();
     config.controllers = args.controllers.resolve();
     config.leader_elect = args.leader_elect;
-    config.eviction = args.eviction_hard.unwrap_or_default();
+    (config.eviction, config.soft_eviction) = args.eviction.resolve()?;
     config.containers = args.containers.resolve();
     config.entrance = args.entrance.resolve();
     if let Some(path) = &args.scheduler_config {

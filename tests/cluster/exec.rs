@@ -314,3 +314,55 @@ spec:
         "loud\n"
     );
 }
+
+#[test]
+fn the_toolbox_looks_around_in_a_pod_that_has_none() {
+    let cluster = cluster();
+    cluster.load_guest("hello", "localhost/hello:v1");
+    cluster.apply(&crate::pods::web("web", 1));
+    let pod = cluster.wait_ready("app=web", 1).remove(0);
+    let exec = |args: &[&str]| {
+        let mut all = vec!["exec", pod.as_str(), "--"];
+        all.extend(args);
+        cluster.try_kubectl(&all)
+    };
+    eventually("the Service is answered", || {
+        let page = exec(&["wget", "-q", "http://web/"]);
+        let is_it = page.stdout.contains(&pod);
+        is_it.then_some(()).ok_or(page.stdout + &page.stderr)
+    });
+    assert_eq!(exec(&["nc", "-z", "web", "80"]).status.code(), Some(0));
+    assert_eq!(exec(&["nc", "-z", "web", "81"]).status.code(), Some(1));
+    let service = cluster.get(&["service", "web"]);
+    let ip = service["spec"]["clusterIP"].as_str().expect("an address");
+    let found = exec(&["nslookup", "web.default.svc.cluster.local"]).stdout;
+    assert!(found.contains(&format!("Address: {ip}")), "{found}");
+    let unknown = exec(&["nslookup", "nobody"]);
+    assert!(unknown.stderr.contains("nobody"), "{}", unknown.stderr);
+    assert!(exec(&["ipcs"]).stdout.starts_with("QUEUE"));
+    // Each command is a process of its container.
+    let listed = exec(&["ps"]).stdout;
+    let own = listed.lines().find(|line| line.ends_with(" ps"));
+    assert!(own.is_some_and(|line| line.contains(" web ")), "{listed}");
+}
+
+#[test]
+fn a_process_is_found_and_killed() {
+    let cluster = cluster();
+    let mut kubectl = cluster.kubectl_command();
+    let mut sleeping = kubectl
+        .args(["exec", "box", "--", "sleep", "1234"])
+        .spawn()
+        .expect("kubectl starts");
+    let id = eventually("it is listed", || {
+        let listed = cluster.kubectl(&["exec", "box", "--", "ps"]);
+        let line = listed.lines().find(|line| line.ends_with("sleep 1234"));
+        let id = line.and_then(|line| line.split_whitespace().next());
+        id.map(str::to_owned).ok_or(listed)
+    });
+    cluster.kubectl(&["exec", "box", "--", "kill", &id]);
+    let ended = sleeping.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(143));
+    let again = cluster.try_kubectl(&["exec", "box", "--", "kill", "-9", &id]);
+    assert!(again.stderr.contains("no such process"), "{}", again.stderr);
+}

@@ -303,6 +303,34 @@ fn an_archives_image_brings_its_files_along() {
     phase(&cluster, "read", "Succeeded");
     assert_eq!(cluster.kubectl(&["logs", "read"]), "from the second layer");
 
+    // They can be a volume of another container, too.
+    cluster.load_guest("toolbox", "localhost/toolbox:v1");
+    cluster.apply(
+        "apiVersion: v1
+kind: Pod
+metadata: {name: mounts}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: localhost/toolbox:v1
+    command: [cat, /files/etc/greeting, /greeting]
+    volumeMounts:
+    - {name: files, mountPath: /files}
+    - {name: files, mountPath: /greeting, subPath: etc/greeting}
+  - name: spoil
+    image: localhost/toolbox:v1
+    command: [rm, /files/etc/greeting]
+    volumeMounts: [{name: files, mountPath: /files}]
+  volumes: [{name: files, image: {reference: 'localhost/files:v1'}}]
+",
+    );
+    phase(&cluster, "mounts", "Failed");
+    let read = cluster.kubectl(&["logs", "mounts", "-c", "main"]);
+    assert_eq!(read, "from the second layerfrom the second layer");
+    let refused = cluster.kubectl(&["logs", "mounts", "-c", "spoil"]);
+    assert!(refused.contains("/files/etc/greeting"), "{refused}");
+
     let saved = made.path().join("saved.tar").display().to_string();
     let save = ["save", "localhost/files:v1", "--output", &saved];
     succeeded(image(dir.path(), home.path(), &save));

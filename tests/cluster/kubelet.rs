@@ -1,7 +1,10 @@
 //! What a node does with pods beyond running them: other resources while they run, rules for restarts, policies for modules,
 //! volumes of their own, figures.
 
-use std::net::TcpListener;
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+};
 
 use serde_json::Value;
 
@@ -200,4 +203,69 @@ spec:
     cluster.wait_ready("app=web", 1);
     let (status, body) = http_get(port, "/").expect("an answer");
     assert_eq!(status, 200, "{body}");
+}
+
+/// A program that listens by itself, and would go on with its one client after it was told to end.
+const LINGERING: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec:
+  terminationGracePeriodSeconds: 60
+  containers: [{name: main, image: localhost/lingering:v1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server}
+spec:
+  type: NodePort
+  selector: {app: server}
+  ports: [{port: 7000}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: localhost/toolbox:v1, command: [toolbox], args: [sleep, '3600']}]
+";
+
+#[test]
+fn a_pod_that_is_told_to_end_takes_no_more_connections_and_serves_those_it_has() {
+    let cluster = cluster();
+    cluster.load_guest("lingering", "localhost/lingering:v1");
+    cluster.load_guest("toolbox", "localhost/toolbox:v1");
+    cluster.apply(LINGERING);
+    cluster.wait_ready("app=server", 1);
+    cluster.wait_ready("app=client", 1);
+    let said = |what: &str| {
+        eventually(what, || {
+            let logs = cluster.kubectl(&["logs", "server"]);
+            logs.contains(what).then_some(()).ok_or(logs)
+        });
+    };
+    said("listening");
+    let port = cluster.node_port("server");
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the node listens");
+    said("connected");
+    let server = cluster.get(&["pod", "server"]);
+    let ip = server["status"]["podIP"].as_str().expect("an address");
+    let ask = ["exec", "client", "--", "nc", "-z", ip, "7000"];
+    assert_eq!(
+        cluster.try_kubectl(&ask).status.code(),
+        Some(0),
+        "it listens"
+    );
+
+    cluster.kubectl(&["delete", "pod", "server", "--wait=false"]);
+    said("told to end");
+    // Its listener is still open: it is the pod that refuses.
+    let refused = cluster.try_kubectl(&ask);
+    assert_eq!(refused.status.code(), Some(1), "{}", refused.stdout);
+    assert!(refused.stderr.contains("refused"), "{}", refused.stderr);
+    stream.write_all(b"late\n").expect("it is connected");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("it is answered");
+    assert_eq!(&answer, b"late\n");
+    drop(stream);
+    cluster.kubectl(&["wait", "--for=delete", "pod/server", "--timeout=30s"]);
 }

@@ -180,6 +180,9 @@ pub trait Sandbox: Send + Sync {
         ))
     }
 
+    /// Refuses new connections of others, as far as that is in its hands: the pod's containers have been told to end.
+    fn withdraw(&self) {}
+
     /// Ends whatever still runs and gives up the address.
     async fn shutdown(&self);
 }

@@ -335,6 +335,10 @@ impl Sandbox for WasmSandbox {
         ))
     }
 
+    fn withdraw(&self) {
+        self.pod.withdraw();
+    }
+
     async fn shutdown(&self) {
         let ports = std::mem::take(&mut *self.ports.lock().unwrap_or_else(PoisonError::into_inner));
         drop(ports);

@@ -176,7 +176,7 @@ impl PodNetwork {
     }
 
     /// Refuses connections of others from now on, as if nobody listened. What was connected before stays, what waits in a
-    /// backlog is accepted still, and the pod reaches itself. For a pod that is told to end; on the host's network, it
+    /// backlog is accepted still, the node's [probes](crate::Fabric::probe) are answered, and the pod reaches itself. For a pod that is told to end; on the host's network, it
     /// does nothing.
     pub fn withdraw(&self) {
         match &*self.0 {

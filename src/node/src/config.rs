@@ -10,7 +10,11 @@ use vaquita_manifest::Capacity;
 use vaquita_net::Fabric;
 use vaquita_runtime::Runtime;
 
-use crate::{eviction::EvictionThresholds, host, images::gc::ImageGc};
+use crate::{
+    eviction::{EvictionThresholds, SoftEviction},
+    host,
+    images::gc::ImageGc,
+};
 
 /// What a [`Node`](crate::Node) is made with. [`NodeConfig::new`] has the defaults.
 #[derive(Clone)]
@@ -50,6 +54,8 @@ pub struct NodeConfig {
     pub log_limits: LogLimits,
     /// Below what the node ends pods, so that something of the machine is left.
     pub eviction: EvictionThresholds,
+    /// The same, where it may be so for a while. Default: nothing.
+    pub soft_eviction: SoftEviction,
     /// How often the lease is renewed and the node's status is looked at. Default 10 s.
     pub heartbeat: Duration,
 }
@@ -102,6 +108,7 @@ impl NodeConfig {
             toolbox: None,
             log_limits: LogLimits::default(),
             eviction: EvictionThresholds::default(),
+            soft_eviction: SoftEviction::default(),
             heartbeat: Duration::from_secs(10),
         }
     }

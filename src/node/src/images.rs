@@ -18,8 +18,8 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use vaquita_image::{
-    Credential, Credentials, Digest, Image, ImageError, ImageStore, Reference, Registries, Silent,
-    TransferError,
+    Credential, Credentials, Digest, FilesLimits, Image, ImageError, ImageFiles, ImageStore,
+    Reference, Registries, Silent, TransferError,
 };
 
 use vaquita_backends::with_causes;
@@ -233,6 +233,28 @@ impl Images {
             self.changes.send_modify(|count| *count += 1);
         }
         Ok(pulled)
+    }
+
+    /// The same for an image that is a volume: whatever it is for.
+    pub(crate) async fn pull_files(
+        &self,
+        image: &str,
+        credentials: &Credentials,
+    ) -> Result<Image, ImageProblem> {
+        let any = Self {
+            registries: self.registries.clone().with_linux(true),
+            ..self.clone()
+        };
+        any.pull(image, credentials).await
+    }
+
+    /// The files of an image, unpacked if they were not yet; `None`: it has none.
+    pub(crate) async fn files(&self, image: Image) -> Result<Option<ImageFiles>, ImageError> {
+        let store = self.store.clone();
+        let unpack = move || store.files(&image, FilesLimits::default());
+        // The store's thread is gone: the process ends.
+        let unpacked = tokio::task::spawn_blocking(unpack).await;
+        unpacked.unwrap_or(Ok(None))
     }
 
     /// Makes sure that an image has the signatures that policies want.

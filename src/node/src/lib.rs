@@ -31,7 +31,7 @@ mod stats;
 mod testing;
 
 pub use config::{Containers, NodeConfig, StartError};
-pub use eviction::{EvictionThresholds, ThresholdError};
+pub use eviction::{EvictionThresholds, SoftEviction, ThresholdError};
 pub use images::gc::ImageGc;
 pub use node::Node;
 pub use vaquita_logs::LogLimits;

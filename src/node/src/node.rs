@@ -18,7 +18,10 @@ use crate::{
     eviction::{Evictor, Pressure},
     exec::Executor,
     host, http,
-    images::{Images, compile, gc::Gc},
+    images::{
+        Images, compile,
+        gc::{self, Gc},
+    },
     persistent,
     pod::{Context, Follower, resize::Ledger},
     pods::{Manager, Registry},
@@ -82,12 +85,14 @@ impl Node {
             config.images.clone(),
         );
         compile_ahead(&modules, &images, &tasks, &shutdown);
+        let (unused_images, requests) = gc::Requests::new();
         let gc = Gc {
             images: images.clone(),
             registry: registry.clone(),
             events: events.clone(),
             about: about(&config.name),
             config: config.image_gc.clone(),
+            requests,
         };
         tasks.spawn(gc.run(shutdown.clone()));
         let context = Arc::new(Context {
@@ -117,6 +122,8 @@ impl Node {
             context: context.clone(),
             registry: registry.clone(),
             thresholds: config.eviction.clone(),
+            soft: config.soft_eviction.clone(),
+            unused_images,
             pods_dir: config.pods_dir.clone(),
             images_dir: config.images.dir().to_owned(),
             pressure,

@@ -259,6 +259,8 @@ pub(crate) struct FakeBackend {
     pub(crate) failures: Arc<Mutex<Vec<StartError>>>,
     /// Whether ports of pods can be connected to.
     pub(crate) listens: Arc<Mutex<bool>>,
+    /// Whether pods were told to refuse connections.
+    pub(crate) withdrawn: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -271,6 +273,7 @@ impl Backend for FakeBackend {
             started: self.started.clone(),
             failures: self.failures.clone(),
             listens: self.listens.clone(),
+            withdrawn: self.withdrawn.clone(),
         }))
     }
 }
@@ -280,6 +283,7 @@ struct FakeSandbox {
     started: mpsc::UnboundedSender<Started>,
     failures: Arc<Mutex<Vec<StartError>>>,
     listens: Arc<Mutex<bool>>,
+    withdrawn: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -314,6 +318,10 @@ impl Sandbox for FakeSandbox {
         }
     }
 
+    fn withdraw(&self) {
+        self.withdrawn.send_replace(true);
+    }
+
     async fn shutdown(&self) {}
 }
 
@@ -343,6 +351,7 @@ impl Bench {
             sandboxes: Mutex::default(),
             failures: Arc::default(),
             listens: Arc::default(),
+            withdrawn: watch::Sender::new(false),
         });
         let (recorder, events) = Recorder::new();
         let context = Context {

@@ -151,6 +151,13 @@ impl Pod {
         running.map(|listed| listed.process).collect()
     }
 
+    /// Refuses new connections of others from now on, whoever listens. What was connected before stays, the pod reaches
+    /// itself, and the node's probes are answered. For a pod whose processes are being [terminated](Process::terminate):
+    /// a program cannot be made to close its listeners.
+    pub fn withdraw(&self) {
+        self.inner.config.network.withdraw();
+    }
+
     /// Kills all processes, waits until they are gone, and gives up the pod's address. Nothing can be started
     /// in it from then on. To let processes finish, [`terminate`](Process::terminate) them before.
     pub async fn shutdown(&self) {

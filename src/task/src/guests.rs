@@ -42,6 +42,7 @@ const BATCHES: [Batch; 3] = [
             "hoarder",
             "hungry",
             "kv",
+            "lingering",
             "processes",
             "producer",
             "relay",

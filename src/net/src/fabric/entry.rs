@@ -25,7 +25,8 @@ impl Fabric {
         self.dial_from_node(to, true)
     }
 
-    /// The same for a probe: a connection that does not count as [activity](Self::activity) of the pod.
+    /// The same for a probe: a connection that does not count as [activity](Self::activity) of the pod, and that a pod which
+    /// has [withdrawn](crate::PodNetwork::withdraw) takes still.
     pub fn probe(
         &self,
         to: SocketAddr,
@@ -40,7 +41,14 @@ impl Fabric {
     ) -> impl Future<Output = Result<Stream, NetError>> + Send + use<> {
         let inner = self.0.clone();
         async move {
-            let reserve = inner.reserve(Origin::Node.into(), unmapped(to));
+            let at = unmapped(to);
+            let reserve = async {
+                if counts {
+                    inner.reserve(Origin::Node.into(), at).await
+                } else {
+                    inner.reserve_for_probe(at).await
+                }
+            };
             inner.dial(reserve, None, to, counts).await
         }
     }

@@ -56,6 +56,18 @@ impl Inner {
         is_node.then(|| self.published.load().get(&to.port()).copied())?
     }
 
+    /// The same for the node's own look at a pod: whoever listens there answers, also while the pod ends.
+    pub(crate) async fn reserve_for_probe(&self, to: SocketAddr) -> Result<Reserved, NetError> {
+        let origin = Origin::Node;
+        match self.pod(to.ip()) {
+            Some(pod) if self.published(to).is_none() => {
+                self.ask_policy(Protocol::Tcp, origin, to)?;
+                self.reserve_in(&pod, to).await
+            }
+            _ => self.reserve(origin.into(), to).await,
+        }
+    }
+
     /// Waits for a place in the backlog of who listens in this pod, for the pod itself.
     pub(crate) async fn reserve_in(
         &self,

@@ -462,6 +462,9 @@ async fn a_pod_that_withdraws_serves_those_it_has() {
     pass(&near, &far, "goes on").await;
     let (late, _) = listeners[0].accept().await.unwrap();
     pass(&waiting, &late, "is heard").await;
+    // The node looks whether it is still well.
+    fabric.probe(endpoints[0]).await.unwrap();
+    listeners[0].accept().await.unwrap();
     for own in [endpoints[0], addr("127.0.0.1:80")] {
         join(&server, &listeners[0], own).await;
     }

@@ -3,8 +3,10 @@
 //!
 //! [`Evictor::run`] looks every ten seconds, as a kubelet does. When something is short, the node says so in its conditions,
 //! takes no more pods that might make it worse, and ends one pod at a time, the one that has the least right to what it uses.
+//! Before pods, images go that nobody needs, if that helps. What is short by a soft threshold only may be so for a while.
 
 pub(crate) mod rank;
+mod soft;
 mod thresholds;
 
 use std::{
@@ -19,15 +21,19 @@ use kube::{Resource as _, ResourceExt as _};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use vaquita_logs::PodKey;
+use vaquita_manifest::own_grace;
 
+pub use soft::SoftEviction;
 pub use thresholds::{EvictionThresholds, ThresholdError};
 
 use self::{
-    rank::{Amount, Candidate, amount, evicted, is_critical, priority, request, verdict},
+    rank::{Amount, Candidate, GRACE, amount, evicted, is_critical, priority, request, verdict},
+    soft::Since,
     thresholds::{Crossed, Measured, Signal},
 };
 use crate::{
     host,
+    images::gc,
     pod::{Context, board::Verdict, status::Phase},
     pods::{Entry, Registry},
 };
@@ -67,6 +73,9 @@ pub(crate) struct Evictor {
     pub(crate) context: Arc<Context>,
     pub(crate) registry: Registry,
     pub(crate) thresholds: EvictionThresholds,
+    pub(crate) soft: SoftEviction,
+    /// Removes images that nobody needs.
+    pub(crate) unused_images: gc::Requests,
     /// Where pods have their volumes.
     pub(crate) pods_dir: PathBuf,
     /// Where images are.
@@ -80,6 +89,8 @@ pub(crate) struct Evictor {
 struct Seen {
     memory: Option<Instant>,
     disk: Option<Instant>,
+    /// By soft thresholds.
+    soft: Since,
 }
 
 /// What a pod has on disk, in bytes.
@@ -110,12 +121,39 @@ impl Evictor {
 
     async fn look(&self, seen: &mut Seen) {
         let measured = self.measure().await;
-        let crossed = self.thresholds.crossed(&measured);
-        self.report(&crossed, seen);
+        let hard = self.thresholds.crossed(&measured);
+        let soft = self.soft.thresholds().crossed(&measured);
+        self.report(hard.iter().chain(&soft), seen);
         self.hold_to_limits().await;
-        if let Some(first) = crossed.first() {
-            self.relieve(*first).await;
+        let overdue = seen.soft.overdue(Instant::now(), &self.soft, soft);
+        if let Some(first) = hard.first() {
+            if !self.is_helped_by_images(*first, &self.thresholds).await {
+                self.relieve(*first, |_| GRACE).await;
+            }
+        } else if let Some(first) = overdue.first()
+            && !self
+                .is_helped_by_images(*first, self.soft.thresholds())
+                .await
+        {
+            self.relieve(*first, |pod| self.soft.grace(own_grace(pod)))
+                .await;
         }
+    }
+
+    /// Has images removed that nobody needs, if they are where there is too little room, and says whether that is enough.
+    async fn is_helped_by_images(&self, crossed: Crossed, thresholds: &EvictionThresholds) -> bool {
+        let is_theirs = match crossed.signal {
+            Signal::Memory => false,
+            Signal::ImageFs | Signal::ImageInodes => true,
+            Signal::NodeFs | Signal::NodeInodes => {
+                is_same_file_system(&self.pods_dir, &self.images_dir)
+            }
+        };
+        if !is_theirs || !self.unused_images.remove().await {
+            return false;
+        }
+        let left = thresholds.crossed(&self.measure().await);
+        left.iter().all(|left| left.signal != crossed.signal)
     }
 
     async fn measure(&self) -> Vec<Measured> {
@@ -126,7 +164,7 @@ impl Evictor {
     }
 
     /// Says what is short, and for a while what was.
-    fn report(&self, crossed: &[Crossed], seen: &mut Seen) {
+    fn report<'c>(&self, crossed: impl Iterator<Item = &'c Crossed>, seen: &mut Seen) {
         let now = Instant::now();
         for crossed in crossed {
             match crossed.signal {
@@ -146,8 +184,8 @@ impl Evictor {
         });
     }
 
-    /// Ends the pod that has the least right to what is short.
-    async fn relieve(&self, crossed: Crossed) {
+    /// Ends the pod that has the least right to what is short, within the time that it gets.
+    async fn relieve(&self, crossed: Crossed, grace: impl Fn(&Pod) -> Duration) {
         let mut candidates = Vec::new();
         for entry in self.active() {
             if is_critical(&entry.pod) {
@@ -183,7 +221,8 @@ impl Evictor {
             pod: (entry, used), ..
         }) = candidates.into_iter().next()
         {
-            self.end(&entry, verdict(&entry.pod, crossed, &used));
+            let grace = grace(&entry.pod);
+            self.end(&entry, verdict(&entry.pod, crossed, &used, grace));
         }
     }
 
@@ -200,7 +239,7 @@ impl Evictor {
             }
             let disk = self.on_disk(&entry).await;
             if let Some(message) = beyond_limits(&entry.pod, &limits, &disk) {
-                self.end(&entry, evicted(message));
+                self.end(&entry, evicted(message, GRACE));
             }
         }
     }
@@ -341,6 +380,8 @@ mod tests {
             context: bench.context.clone(),
             registry: Registry::default(),
             thresholds: thresholds.parse().unwrap(),
+            soft: SoftEviction::default(),
+            unused_images: gc::Requests::to_nobody(),
             pods_dir: "/".into(),
             images_dir: "/".into(),
             pressure: watch::Sender::default(),
@@ -357,19 +398,19 @@ mod tests {
             least: 1,
             available: 0,
         };
-        evictor.report(&[], &mut seen);
+        evictor.report([].iter(), &mut seen);
         assert!(!pressure.has_changed().unwrap());
-        evictor.report(&[short], &mut seen);
+        evictor.report([short].iter(), &mut seen);
         let disk = Pressure {
             disk: true,
             ..Pressure::default()
         };
         assert_eq!(*pressure.borrow(), disk);
         tokio::time::advance(HOLD.checked_sub(Duration::from_secs(1)).unwrap()).await;
-        evictor.report(&[], &mut seen);
+        evictor.report([].iter(), &mut seen);
         assert_eq!(*pressure.borrow(), disk);
         tokio::time::advance(Duration::from_secs(1)).await;
-        evictor.report(&[], &mut seen);
+        evictor.report([].iter(), &mut seen);
         assert_eq!(*pressure.borrow(), Pressure::default());
     }
 

@@ -11,7 +11,7 @@ use crate::pod::board::Verdict;
 /// The reason of pods that were ended for want of something.
 pub(crate) const EVICTED: &str = "Evicted";
 /// What a pod gets to end. Upstream's, for thresholds that are hard.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Pods of at least this priority keep the node going: they are not ended. Upstream's `system-cluster-critical`.
 const CRITICAL: i32 = 2_000_000_000;
 
@@ -86,8 +86,13 @@ pub(super) fn request(pod: &Pod, name: &str) -> u64 {
     requests.fold(0, u64::saturating_add)
 }
 
-/// Why a pod goes. `used` is what its containers use, by name.
-pub(super) fn verdict(pod: &Pod, crossed: Crossed, used: &[(String, u64)]) -> Verdict {
+/// Why a pod goes, within that time. `used` is what its containers use, by name.
+pub(super) fn verdict(
+    pod: &Pod,
+    crossed: Crossed,
+    used: &[(String, u64)],
+    grace: Duration,
+) -> Verdict {
     let signal = crossed.signal;
     let mut message = format!(
         "The node was low on resource: {}. Threshold quantity: {}, available: {}. ",
@@ -112,15 +117,15 @@ pub(super) fn verdict(pod: &Pod, crossed: Crossed, used: &[(String, u64)]) -> Ve
             );
         }
     }
-    evicted(message)
+    evicted(message, grace)
 }
 
-/// The end of a pod for the reason that is said.
-pub(super) fn evicted(message: String) -> Verdict {
+/// The end of a pod for the reason that is said, within that time.
+pub(super) fn evicted(message: String, grace: Duration) -> Verdict {
     Verdict {
         reason: EVICTED,
         message,
-        grace: Some(GRACE),
+        grace: Some(grace),
     }
 }
 
@@ -166,7 +171,7 @@ mod tests {
             available: 50 << 20,
         };
         let used = [("a".to_owned(), 1 << 20), ("b".to_owned(), 3 << 20)];
-        let verdict = verdict(&pod, crossed, &used);
+        let verdict = verdict(&pod, crossed, &used, GRACE);
         assert_eq!(
             verdict.message,
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. \

@@ -70,8 +70,14 @@ pub enum ThresholdError {
     )]
     Signal(String),
     /// It is there twice.
-    #[error("there are two thresholds for {0}")]
+    #[error("there are two for {0}")]
     Twice(String),
+    /// It does not say how long it may be crossed.
+    #[error("there is no grace period for the soft threshold of {0}")]
+    NoPeriod(&'static str),
+    /// It says how long something may be crossed that is not there.
+    #[error("there is no soft threshold of {0}, only a grace period")]
+    NoThreshold(String),
     /// Neither a quantity nor a percentage from 0 to 100.
     #[error("{0:?} is neither a quantity nor a percentage")]
     Quantity(String),
@@ -86,7 +92,12 @@ const SIGNALS: [Signal; 5] = [
 ];
 
 impl Signal {
-    fn as_str(self) -> &'static str {
+    pub(super) fn named(name: &str) -> Result<Self, ThresholdError> {
+        let signal = SIGNALS.into_iter().find(|signal| signal.as_str() == name);
+        signal.ok_or_else(|| ThresholdError::Signal(name.to_owned()))
+    }
+
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory.available",
             Self::NodeFs => "nodefs.available",
@@ -116,6 +127,15 @@ impl Signal {
 }
 
 impl EvictionThresholds {
+    /// No threshold at all.
+    pub fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(super) fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.0.iter().map(|threshold| threshold.signal)
+    }
+
     /// Those that are crossed, memory first.
     pub(super) fn crossed(&self, measured: &[Measured]) -> Vec<Crossed> {
         let mut crossed: Vec<Crossed> = self
@@ -175,8 +195,7 @@ impl FromStr for EvictionThresholds {
             let (name, least) = part
                 .split_once('<')
                 .ok_or_else(|| ThresholdError::Form(part.to_owned()))?;
-            let signal = SIGNALS.into_iter().find(|signal| signal.as_str() == name);
-            let signal = signal.ok_or_else(|| ThresholdError::Signal(name.to_owned()))?;
+            let signal = Signal::named(name)?;
             if all.iter().any(|known| known.signal == signal) {
                 return Err(ThresholdError::Twice(name.to_owned()));
             }

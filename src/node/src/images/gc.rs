@@ -11,7 +11,10 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use tokio::time::{Instant, interval};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, interval},
+};
 use tokio_util::sync::CancellationToken;
 use vaquita_image::{Digest, Image};
 
@@ -135,6 +138,31 @@ fn percent(part: u64, whole: u64) -> u64 {
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
+/// By which somebody asks for room now. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Requests(mpsc::Sender<oneshot::Sender<()>>);
+
+impl Requests {
+    /// And where they arrive.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<oneshot::Sender<()>>) {
+        let (sender, requests) = mpsc::channel(1);
+        (Self(sender), requests)
+    }
+
+    /// Nobody listens.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        Self::new().0
+    }
+
+    /// Has all images removed that nobody needs and that have been here for long enough, and waits for it. `false`: there is
+    /// nobody who would.
+    pub(crate) async fn remove(&self) -> bool {
+        let (done, finished) = oneshot::channel();
+        self.0.send(done).await.is_ok() && finished.await.is_ok()
+    }
+}
+
 /// Whom to ask and to tell.
 pub(crate) struct Gc {
     pub(crate) images: Images,
@@ -143,17 +171,40 @@ pub(crate) struct Gc {
     /// The node, as events speak of it.
     pub(crate) about: Arc<ObjectReference>,
     pub(crate) config: ImageGc,
+    /// Of those who need room now.
+    pub(crate) requests: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 impl Gc {
     /// Works until the node ends.
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut collector = Collector::new(self.config.clone());
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            let disk = crate::host::disk(self.images.store.dir());
-            self.round(&mut collector, disk).await;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = ticks.tick() => {
+                    let disk = crate::host::disk(self.images.store.dir());
+                    self.round(&mut collector, disk).await;
+                }
+                // Never closed: the node has the other end as long as it runs.
+                Some(done) = self.requests.recv() => {
+                    self.remove_unused(&mut collector).await;
+                    // Whoever asked may be gone.
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    /// Removes all that nobody needs.
+    async fn remove_unused(&self, collector: &mut Collector) {
+        let now = Instant::now();
+        let images = grouped(self.images.list().await);
+        collector.look(now, &images, &self.in_use().await);
+        for (_, image) in collector.candidates(now, &images) {
+            self.remove(image).await;
         }
     }
 
@@ -206,6 +257,12 @@ impl Gc {
                 spec.containers.iter().chain(init)
             });
             names.extend(containers.filter_map(|container| container.image.clone()));
+            let volumes = spec.and_then(|spec| spec.volumes.as_ref());
+            let images = volumes
+                .into_iter()
+                .flatten()
+                .filter_map(|volume| volume.image.as_ref());
+            names.extend(images.filter_map(|image| image.reference.clone()));
             let ids = entry.board.read(|facts| {
                 let records = facts.containers.iter();
                 records

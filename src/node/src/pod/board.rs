@@ -72,6 +72,8 @@ pub(crate) struct Record {
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) container_id: Option<String>,
+    /// Whether its instance has been told to end because the pod ends.
+    pub(crate) is_told: bool,
 }
 
 impl Record {
@@ -98,6 +100,7 @@ impl Record {
             image: container.image.clone().unwrap_or_default(),
             image_id: String::new(),
             container_id: None,
+            is_told: false,
         }
     }
 
@@ -118,6 +121,11 @@ impl Record {
                 ..
             }
         )
+    }
+
+    /// Whether it takes no more work: it was told to end with its pod, or does not run.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_told || !matches!(self.state, State::Running { .. })
     }
 
     /// Whether its instance is to get other resources.
@@ -206,6 +214,11 @@ impl Facts {
         self.containers
             .iter()
             .filter(move |record| record.role == role)
+    }
+
+    /// Whether no main container takes more work.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.of_role(Role::Main).all(Record::is_leaving)
     }
 
     /// Whether no main container will run any more.

@@ -10,6 +10,7 @@ mod backoff;
 pub(crate) mod board;
 mod container;
 mod follow;
+mod image_volume;
 mod publish;
 mod pull;
 pub(crate) mod resize;

@@ -1,15 +1,19 @@
 //! How a container comes by its image: from the node's store or from a registry, as its pull policy says, however long that
 //! takes. Events and reasons are the kubelet's.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::{ByteString, api::core::v1::Container};
-use kube::ResourceExt as _;
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{Container, ImageVolumeSource, Pod},
+};
+use kube::{Resource as _, ResourceExt as _};
 use tokio::time::{Instant, sleep};
 use vaquita_backends::Runnable;
 use vaquita_image::{Credentials, CredentialsError};
 
 use super::{
+    Context,
     backoff::Doubling,
     board::Verdict,
     container::{Runner, go_duration},
@@ -24,7 +28,7 @@ type ReadCredentials = fn(&[u8]) -> Result<Credentials, CredentialsError>;
 
 /// When the registry is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PullPolicy {
+pub(super) enum PullPolicy {
     /// Each time.
     Always,
     /// When the image is not here.
@@ -38,6 +42,19 @@ impl PullPolicy {
         match container.image_pull_policy.as_deref() {
             Some("Always") => Self::Always,
             Some("Never") => Self::Never,
+            _ => Self::IfNotPresent,
+        }
+    }
+
+    /// That of an image that is a volume. A cluster that leaves it out wants what it would want of a container.
+    pub(super) fn of_volume(source: &ImageVolumeSource) -> Self {
+        let reference = source.reference.as_deref().unwrap_or_default();
+        let name = reference.rsplit('/').next().unwrap_or_default();
+        let is_latest = !name.contains([':', '@']) || name.ends_with(":latest");
+        match source.pull_policy.as_deref() {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            None | Some("") if is_latest => Self::Always,
             _ => Self::IfNotPresent,
         }
     }
@@ -105,7 +122,7 @@ impl Runner {
             reason: format!("cannot read the namespace's ImagePolicies: {error}"),
         })?;
         if !wanted.is_empty() {
-            let credentials = self.pull_credentials().await;
+            let credentials = pull_credentials(&self.context, &self.pod()).await;
             let images = &self.context.images;
             let Runnable::Stored(image) = &obtained.0 else {
                 return Err(ImageProblem::Signature {
@@ -143,7 +160,7 @@ impl Runner {
                     .events
                     .normal(&self.about(), "Pulling", message);
                 let begun = Instant::now();
-                let credentials = self.pull_credentials().await;
+                let credentials = pull_credentials(&self.context, &self.pod()).await;
                 let image = match images.pull(name, &credentials).await {
                     Ok(image) => Runnable::from(image),
                     Err(problem) => {
@@ -162,50 +179,6 @@ impl Runner {
                 Ok((image, news))
             }
         }
-    }
-
-    /// What the pod's pull secrets say.
-    async fn pull_credentials(&self) -> Credentials {
-        let (pod, mut all, mut missing) = (self.pod(), Credentials::default(), Vec::new());
-        let namespace = pod.namespace().unwrap_or_default();
-        let secrets = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.image_pull_secrets.clone());
-        for secret in secrets.into_iter().flatten() {
-            let found = self.context.sources.secret(&namespace, &secret.name).await;
-            let Ok(Some(found)) = found else {
-                missing.push(secret.name);
-                continue;
-            };
-            let data = found.data.unwrap_or_default();
-            let forms: [(&str, ReadCredentials); 2] = [
-                (".dockerconfigjson", Credentials::from_docker_config),
-                (".dockercfg", Credentials::from_docker_cfg),
-            ];
-            for (key, read) in forms {
-                let Some(ByteString(bytes)) = data.get(key) else {
-                    continue;
-                };
-                match read(bytes) {
-                    Ok(credentials) => all.extend(credentials),
-                    Err(error) => {
-                        tracing::warn!(namespace, secret = secret.name, %error, "left out");
-                    }
-                }
-            }
-        }
-        if !missing.is_empty() {
-            let message = format!(
-                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                missing.join(", ")
-            );
-            let about = self.about();
-            self.context
-                .events
-                .warning(&about, "FailedToRetrieveImagePullSecret", message);
-        }
-        all
     }
 
     /// Shows the problem for a moment, then that the next attempt is waited for, and waits for it.
@@ -258,4 +231,48 @@ impl Runner {
         events.warning(&about, "Failed", format!("Error: {}", problem.reason()));
         self.wait_with(problem.reason(), Some(problem.to_string()));
     }
+}
+
+/// What the pod's pull secrets say.
+pub(super) async fn pull_credentials(context: &Context, pod: &Pod) -> Credentials {
+    let (mut all, mut missing) = (Credentials::default(), Vec::new());
+    let namespace = pod.namespace().unwrap_or_default();
+    let secrets = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.image_pull_secrets.clone());
+    for secret in secrets.into_iter().flatten() {
+        let found = context.sources.secret(&namespace, &secret.name).await;
+        let Ok(Some(found)) = found else {
+            missing.push(secret.name);
+            continue;
+        };
+        let data = found.data.unwrap_or_default();
+        let forms: [(&str, ReadCredentials); 2] = [
+            (".dockerconfigjson", Credentials::from_docker_config),
+            (".dockercfg", Credentials::from_docker_cfg),
+        ];
+        for (key, read) in forms {
+            let Some(ByteString(bytes)) = data.get(key) else {
+                continue;
+            };
+            match read(bytes) {
+                Ok(credentials) => all.extend(credentials),
+                Err(error) => {
+                    tracing::warn!(namespace, secret = secret.name, %error, "left out");
+                }
+            }
+        }
+    }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        let about = Arc::new(pod.object_ref(&()));
+        context
+            .events
+            .warning(&about, "FailedToRetrieveImagePullSecret", message);
+    }
+    all
 }

@@ -26,7 +26,7 @@ use vaquita_manifest::{expand_strictly, memory_limit, part, propagation};
 use vaquita_runtime::{Mount, Volume};
 use vaquita_volumes::{Mounted, Place, PodVolumes, fields::Machine};
 
-use super::{Context, Feed, backoff::Doubling, follow::News};
+use super::{Context, Feed, backoff::Doubling, follow::News, image_volume::ImageVolume};
 use crate::stats::disk::{self, PlaceKind};
 
 /// How soon a volume that could not be set up is tried again at first, then twice as long each time: upstream's.
@@ -49,6 +49,8 @@ struct Ready {
     /// The directory, if it is one of this machine.
     directory: Option<PathBuf>,
     read_only: bool,
+    /// What keeps the directory, if it is an image's.
+    image: Option<ImageVolume>,
 }
 
 /// Where a mount of a container is on this machine.
@@ -113,17 +115,7 @@ impl Storage {
         loop {
             let mut failed = Vec::new();
             for volume in left {
-                let opened = match volumes.mount(&pod, &volume).await {
-                    Ok(mounted) => {
-                        let memory = memory_for_volumes(&pod, context);
-                        // Where space is limited, what is there already is counted.
-                        let opened = tokio::task::spawn_blocking(move || open(&mounted, memory));
-                        let opened = opened.await.unwrap_or_else(|error| Err(error.into()));
-                        opened.map_err(|error| error.to_string())
-                    }
-                    Err(error) => Err(with_causes(&error)),
-                };
-                match opened {
+                match set_up(context, &pod, &mut volumes, &volume).await {
                     Ok(opened) => drop(ready.insert(volume.name.clone(), opened)),
                     Err(why) => {
                         complain(context, &pod, &volume.name, &why);
@@ -271,7 +263,7 @@ impl Storage {
             };
             let kind = match &ready.directory {
                 // It is the machine's, and may be all of it.
-                Some(_) if declared.host_path.is_some() => return None,
+                Some(_) if declared.host_path.is_some() || ready.image.is_some() => return None,
                 Some(path) => PlaceKind::Directory {
                     path: path.clone(),
                     limit: ready.volume.limit(),
@@ -383,6 +375,41 @@ async fn keep(
     }
 }
 
+/// Sets a volume up and opens it; or says why that is not possible now.
+async fn set_up(
+    context: &Arc<Context>,
+    pod: &Pod,
+    volumes: &mut PodVolumes,
+    volume: &Declared,
+) -> Result<Ready, String> {
+    let image = match &volume.image {
+        Some(source) => {
+            let image = ImageVolume::open(context, pod, source).await;
+            Some(image.map_err(|error| error.to_string())?)
+        }
+        None => None,
+    };
+    let mounted = match &image {
+        Some(image) => Mounted {
+            name: volume.name.clone(),
+            place: Place::Directory(image.path()),
+            size_limit: None,
+            read_only: true,
+        },
+        None => {
+            let mounted = volumes.mount(pod, volume).await;
+            mounted.map_err(|error| with_causes(&error))?
+        }
+    };
+    let memory = memory_for_volumes(pod, context);
+    // Where space is limited, what is there already is counted.
+    let opened = tokio::task::spawn_blocking(move || open(&mounted, memory)).await;
+    let opened = opened.unwrap_or_else(|error| Err(error.into()));
+    let mut ready = opened.map_err(|error| error.to_string())?;
+    ready.image = image;
+    Ok(ready)
+}
+
 fn until(time: Timestamp) -> Instant {
     let left = time.duration_since(Timestamp::now());
     Instant::now() + Duration::try_from(left).unwrap_or(Duration::ZERO)
@@ -421,6 +448,7 @@ fn open(mounted: &Mounted, memory: u64) -> io::Result<Ready> {
         file: None,
         directory: None,
         read_only: mounted.read_only,
+        image: None,
     };
     match &mounted.place {
         Place::Memory => {

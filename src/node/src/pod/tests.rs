@@ -110,6 +110,26 @@ async fn a_pod_runs_and_is_deleted_gracefully() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_takes_no_connections_once_all_its_hooks_are_over() {
+    let mut slow = container("a");
+    slow["lifecycle"] = json!({"preStop": {"sleep": {"seconds": 5}}});
+    let mut bench = Bench::new(pod("Always", json!([slow, container("b")])));
+    let worker = run(&bench);
+    let mut a = bench.started("a").await;
+    let mut b = bench.started("b").await;
+    bench.api.wait("readiness", is_ready).await;
+    bench.api.delete(30);
+    assert!(matches!(b.order().await, Order::Terminate(_)));
+    assert!(!*bench.backend.withdrawn.borrow(), "a still works");
+    assert!(matches!(a.order().await, Order::Terminate(_)));
+    let mut withdrawn = bench.backend.withdrawn.subscribe();
+    withdrawn.wait_for(|is| *is).await.unwrap();
+    a.exit(0);
+    b.exit(0);
+    worker.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_does_not_end_in_time_is_killed_and_the_grace_can_be_cut_short() {
     let mut bench = Bench::new(pod("Always", json!([container("a")])));
     let worker = run(&bench);

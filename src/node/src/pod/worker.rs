@@ -495,9 +495,15 @@ impl Worker {
             .filter(|index| !sidecars.contains(index))
             .collect();
         let groups = std::iter::once(others).chain(sidecars.iter().rev().map(|index| vec![*index]));
+        let (board, sandbox) = (self.board.clone(), crew.sandbox.clone());
+        let withdrawing = AbortOnDropHandle::new(tokio::spawn(async move {
+            board.wait_until(Facts::is_leaving).await;
+            sandbox.withdraw();
+        }));
         for group in groups {
             self.stop_group(&mut crew, &group, began).await;
         }
+        drop(withdrawing);
         crew.sandbox.shutdown().await;
         if let Some(storage) = Arc::get_mut(&mut crew.storage) {
             storage.rest().await;

@@ -113,6 +113,7 @@ impl Runner {
                     ending = Ending::Told;
                     let left = hook_over.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
                     tell(running, left.max(LEAST_GRACE), &mut kill_at);
+                    self.update(|record| record.is_told = ordered_grace.is_some());
                     continue;
                 }
                 () = &mut image_changed, if !is_replaced => {
@@ -144,6 +145,7 @@ impl Runner {
                 }
                 _ => {
                     tell(running, grace, &mut kill_at);
+                    self.update(|record| record.is_told = ordered_grace.is_some());
                     Ending::Told
                 }
             };
