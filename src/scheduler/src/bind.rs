@@ -85,6 +85,11 @@ impl Speaker {
         outcome
     }
 
+    /// Has a claim that only this pod may use give its devices back, for others may do better.
+    pub(crate) async fn give_back(&self, pod: &PodKey, claim: &Grant) {
+        devices::take_back(&self.client, pod, claim).await;
+    }
+
     /// Whether the pod is there and has no node. An answer may have been lost of what was done after all.
     async fn still_waits(&self, pod: &PodKey) -> bool {
         let found = self.pods(pod).get_opt(&pod.name).await;

@@ -570,7 +570,14 @@ impl Scheduler {
         let nominated = match room {
             ForPod::Room(room) => Some(self.make_room(pod, room)),
             ForPod::BeingMade => None,
-            ForPod::Nothing => {
+            room @ (ForPod::Nothing | ForPod::GivenBack(_)) => {
+                if let ForPod::GivenBack(claim) = room {
+                    let (speaker, key) = (self.speaker.clone(), pod.key.clone());
+                    self.sayings.spawn(async move {
+                        speaker.give_back(&key, &claim).await;
+                        None
+                    });
+                }
                 let withdrawn = self.cluster.withdraw(&pod.key);
                 if withdrawn {
                     self.changed(News::everything_changed);

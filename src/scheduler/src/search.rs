@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use crate::{
     bind::Preparations,
     cluster::{Cluster, NodeIx},
+    devices::Grant,
     filter::{self, Diagnosis},
     plan::Plan,
     pod::PodInfo,
     preempt::{self, Room, Search},
-    profile::{PluginSet, Profile},
+    profile::{Plugin, PluginSet, Profile},
     score,
 };
 
@@ -32,6 +33,8 @@ pub(crate) enum Decision {
 pub(crate) enum ForPod {
     Room(Room),
     BeingMade,
+    /// This claim, which only this pod may use, gives its devices back: there may be others where there is room.
+    GivenBack(Grant),
     Nothing,
 }
 
@@ -115,6 +118,12 @@ impl NodeSearch<'_> {
             }
         } else {
             ForPod::Nothing
+        };
+        let elsewhere = plan.devices.as_ref();
+        let elsewhere = elsewhere.filter(|_| diagnosis.plugins.has(Plugin::DynamicResources));
+        let room = match (room, elsewhere.and_then(|devices| devices.own(&pod.key))) {
+            (ForPod::Nothing, Some(claim)) => ForPod::GivenBack(claim),
+            (room, _) => room,
         };
         Decision::Nothing {
             refused_by: diagnosis.plugins,

@@ -586,3 +586,43 @@ async fn pods_get_the_devices_that_they_claim() {
     cluster.add_gpus("a", &["gpu-0"]).await;
     assert_eq!(cluster.until_bound("third").await, "a");
 }
+
+#[tokio::test]
+async fn a_claim_is_given_back_where_its_pod_has_no_room() {
+    let cluster = Cluster::start().await;
+    cluster.add_node("full", "1", 10).await;
+    cluster.add_pod("there", asking_for("1")).await;
+    cluster.until_bound("there").await;
+    cluster.add_node("roomy", "4", 10).await;
+    let class = json!({ "metadata": { "name": "gpu" }, "spec": {} });
+    cluster
+        .make(Api::<DeviceClass>::all(cluster.client.clone()), class)
+        .await;
+    let requests = json!([{ "name": "gpu", "exactly": { "deviceClassName": "gpu" } }]);
+    let claim =
+        json!({ "metadata": { "name": "c" }, "spec": { "devices": { "requests": requests } } });
+    cluster.make(cluster.claims(), claim).await;
+    cluster.add_gpus("full", &["gpu-0"]).await;
+    cluster.add_gpus("roomy", &["gpu-0"]).await;
+    // As if this process had been stopped between giving the device and binding the pod, and the room went meanwhile.
+    let result =
+        json!({ "request": "gpu", "driver": "gpu.example.com", "pool": "full", "device": "gpu-0" });
+    let only = json!({ "key": "metadata.name", "operator": "In", "values": ["full"] });
+    let status = json!({ "status": { "allocation": {
+        "devices": { "results": [result] },
+        "nodeSelector": { "nodeSelectorTerms": [{ "matchFields": [only] }] },
+    } } });
+    cluster
+        .claims()
+        .patch_status("c", &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .unwrap();
+    let mut pod = asking_for("1");
+    pod["resourceClaims"] = json!([{ "name": "gpu", "resourceClaimName": "c" }]);
+    cluster.add_pod("late", pod).await;
+    assert_eq!(cluster.until_bound("late").await, "roomy");
+    let claim = cluster.claims().get("c").await.unwrap();
+    let allocation = claim.status.unwrap().allocation.unwrap();
+    let results = allocation.devices.unwrap().results.unwrap();
+    assert_eq!(results[0].pool, "roomy");
+}

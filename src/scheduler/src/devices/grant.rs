@@ -209,8 +209,8 @@ async fn try_to_give(
     written.map(drop).map_err(GrantError::Write)
 }
 
-/// Takes a claim back from a pod that was not bound after all. What fails here, the controller of claims puts right when
-/// the pod is gone; until then the claim stays where it is.
+/// Takes a claim back from a pod that was not bound after all; with its devices, unless other pods use it. What fails here, the
+/// controller of claims puts right when the pod is gone; until then the claim stays where it is.
 pub(crate) async fn take_back(client: &Client, pod: &PodKey, grant: &Grant) {
     let api = Api::<ResourceClaim>::namespaced(client.clone(), &grant.claim.0);
     let name = &grant.claim.1;
@@ -218,24 +218,23 @@ pub(crate) async fn take_back(client: &Client, pod: &PodKey, grant: &Grant) {
         let Ok(mut claim) = api.get(name).await else {
             return;
         };
-        let uid = claim.uid();
-        let Some(status) = claim.status.as_mut() else {
+        let is_it = claim.uid().as_ref() == Some(&grant.uid);
+        let Some(status) = claim.status.as_mut().filter(|_| is_it) else {
             return;
         };
+        let before = status.clone();
         let consumers = status.reserved_for.get_or_insert_default();
-        let before = consumers.len();
         consumers.retain(|consumer| consumer.uid != pod.uid);
-        if uid.as_ref() != Some(&grant.uid) || consumers.len() == before {
-            return;
-        }
-        if consumers.is_empty() && grant.allocation.is_some() {
+        if consumers.is_empty() {
+            status.reserved_for = None;
             status.allocation = None;
             status.devices = None;
         }
-        match api
-            .replace_status(name, &PostParams::default(), &claim)
-            .await
-        {
+        if *status == before {
+            return;
+        }
+        let params = PostParams::default();
+        match api.replace_status(name, &params, &claim).await {
             Err(kube::Error::Api(answer)) if answer.code == 409 => {}
             Err(error) => return tracing::debug!(claim = name, %error, "cannot take a claim back"),
             Ok(_) => return,

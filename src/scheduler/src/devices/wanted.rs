@@ -10,7 +10,7 @@ use k8s_openapi::api::resource::v1::{
     ExactDeviceRequest,
 };
 
-use super::{Claim, Devices, search, selectors};
+use super::{Claim, Devices, Grant, search, selectors};
 use crate::pod::{DeviceClaimName, Needs, PodKey};
 
 /// How many pods may use a claim together, as the API allows.
@@ -81,6 +81,22 @@ pub(crate) struct Wanted {
     pub(super) tries: Cell<u64>,
     /// Why devices could not be looked for on some node.
     pub(super) fault: OnceCell<String>,
+}
+
+impl Wanted {
+    /// A claim with devices that are not everywhere, which nobody but this pod may use.
+    pub(crate) fn own(&self, pod: &PodKey) -> Option<Grant> {
+        let is_own = |claim: &&Arc<Claim>| {
+            let nodes = claim.allocation.as_ref().and_then(|it| it.nodes.as_ref());
+            nodes.is_some() && claim.consumers.iter().all(|uid| *uid == pod.uid)
+        };
+        let claim = self.given.iter().find(is_own)?;
+        Some(Grant {
+            claim: claim.key.clone(),
+            uid: claim.uid.clone(),
+            allocation: None,
+        })
+    }
 }
 
 /// What the pod's claims ask for; an error is why no node can be asked yet.
