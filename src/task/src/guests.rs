@@ -25,6 +25,7 @@ const BATCHES: [Batch; 3] = [
         target: "wasm32-wasip2",
         packages: &[],
         guests: &[
+            "async_file_cases",
             "async_files",
             "async_greeter",
             "async_hello",
@@ -35,6 +36,7 @@ const BATCHES: [Batch; 3] = [
             "chatty",
             "consumer",
             "counter",
+            "file-cases",
             "files",
             "greeter",
             "guestbook",
