@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use vaquita_apiserver::{ApiServer, Authenticator, Config, User};
-use vaquita_image::{ImageStore, Registries, RegistriesConfig};
+use vaquita_image::{FilesLimits, ImageStore, Registries, RegistriesConfig};
 use vaquita_ingress::{
     load_balancers::{self, Pool},
     sleep,
@@ -79,6 +79,8 @@ pub struct ClusterConfig {
     pub registries: RegistriesConfig,
     /// When images are removed that nobody needs. Default: as Kubernetes does it.
     pub image_gc: ImageGc,
+    /// How much of an image is unpacked. Default: 16 GiB, 1,048,576 files, 128 directories in each other.
+    pub image_files: FilesLimits,
 }
 
 impl ClusterConfig {
@@ -99,6 +101,7 @@ impl ClusterConfig {
             soft_eviction: SoftEviction::default(),
             registries: RegistriesConfig::default(),
             image_gc: ImageGc::default(),
+            image_files: FilesLimits::default(),
         }
     }
 }
@@ -315,11 +318,12 @@ impl Cluster {
 
         let client = local::client(api.router(), admin);
         let entrance = entrance.open(&fabric, !config.leader_elect)?;
-        api.set_more_metrics(entrance.metrics(&fabric));
+        let images = ImageStore::open(&config.data_dir.join("images"))?;
+        let images = images.with_files_limits(config.image_files);
+        api.set_more_metrics(entrance.metrics(&fabric, &images));
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
-        let images = ImageStore::open(&config.data_dir.join("images"))?;
         let node = start_node(&mut supervisor, &api, &config, &images, &fabric, containers).await?;
         wait_ready(&client, &node).await?;
         clock.step("node", format!("{} is Ready", config.node_name));

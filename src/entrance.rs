@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::net::TcpListener;
+use vaquita_image::ImageStore;
 use vaquita_ingress::{Ingress, Listeners, Options, load_balancers::Pool};
 use vaquita_net::{DnsSockets, DnsTask, Fabric, FabricConfig};
 use vaquita_reconcile::Context;
@@ -133,9 +134,18 @@ pub(crate) struct Open {
 
 impl Open {
     /// Writes what the proxy and the network count.
-    pub(crate) fn metrics(&self, fabric: &Fabric) -> impl Fn() -> String + Send + Sync + 'static {
+    pub(crate) fn metrics(
+        &self,
+        fabric: &Fabric,
+        images: &ImageStore,
+    ) -> impl Fn() -> String + Send + Sync + 'static {
         let (ingress, fabric) = (self.ingress.metrics(), fabric.clone());
-        move || ingress.render() + &network_metrics(&fabric.metrics())
+        let images = images.clone();
+        move || {
+            ingress.render()
+                + &network_metrics(&fabric.metrics())
+                + &image_metrics(images.refused_for_size())
+        }
     }
 
     /// The addresses of load balancers. Only one process at a time may give them out.
@@ -147,6 +157,14 @@ impl Open {
     pub(crate) async fn serve(self, context: Context) {
         self.ingress.run(context, self.listeners).await;
     }
+}
+
+fn image_metrics(refused: u64) -> String {
+    format!(
+        "# HELP vaquita_images_refused_total How often an image was not unpacked, since it has more or larger files than it may.\n\
+         # TYPE vaquita_images_refused_total counter\n\
+         vaquita_images_refused_total {refused}\n"
+    )
 }
 
 /// The address from which this machine reaches others; its loopback if it reaches none. Nothing is sent.

@@ -6,6 +6,7 @@ mod demo;
 mod entrance;
 mod eviction;
 mod image;
+mod image_files;
 mod image_gc;
 mod registries;
 mod report;

@@ -14,6 +14,7 @@ use vaquita_docker::Subnet;
 
 use super::{
     DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, eviction::EvictionOptions,
+    image_files::ImageFilesOptions,
     image_gc::ImageGcOptions, registries::RegistryOptions, report::Report,
 };
 use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
@@ -47,6 +48,8 @@ pub(super) struct UpArgs {
     registries: RegistryOptions,
     #[command(flatten)]
     image_gc: ImageGcOptions,
+    #[command(flatten)]
+    image_files: ImageFilesOptions,
     /// How pods get their nodes: a `KubeSchedulerConfiguration` of kubescheduler.config.k8s.io/v1, in YAML or JSON
     /// [default: one profile, with upstream's plugins].
     #[arg(long, value_name = "FILE")]
@@ -204,6 +207,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     let mut config = ClusterConfig::new(args.data_dir.resolve()?);
     config.registries = args.registries.resolve()?;
     config.image_gc = args.image_gc.resolve()?;
+    config.image_files = args.image_files.resolve();
     config.listen = args.listen;
     config.insecure_listen = args
         .insecure_port

@@ -2,10 +2,16 @@
 //! say. The registry is Debian's.
 
 use std::{
-    fs::{self, File},
-    net::{TcpListener, TcpStream},
+    fs::{self, File, Permissions},
+    io::{Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -18,28 +24,40 @@ use crate::harness::{PATIENCE, Printed, Vaquita, eventually, guest_file, list, r
 /// `tester` with the password `secret`, as the registry keeps it.
 const PASSWORDS: &str = "tester:$2y$05$/kLfuCpqG6GftbvE1uZZCeDc57xJMBUX7adhtT57ZbinaDme4pMgi\n";
 
-/// A running registry, which wants the password.
-struct Registry {
+/// A running registry.
+pub(crate) struct Registry {
     child: Child,
     _dir: TempDir,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Registry {
+    /// One that wants the password.
     fn start() -> Self {
+        Self::with(true)
+    }
+
+    /// One that lets everybody do everything.
+    pub(crate) fn open() -> Self {
+        Self::with(false)
+    }
+
+    fn with(password: bool) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let path = |name: &str| dir.path().join(name).display().to_string();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         drop(listener);
         fs::write(path("passwords"), PASSWORDS).expect("a file");
-        let config = json!({
+        let mut config = json!({
             "version": 0.1,
             "log": {"level": "error"},
             "storage": {"filesystem": {"rootdirectory": path("data")}},
             "http": {"addr": format!("127.0.0.1:{port}"), "secret": "a test's"},
-            "auth": {"htpasswd": {"realm": "test", "path": path("passwords")}},
         });
+        if password {
+            config["auth"] = json!({"htpasswd": {"realm": "test", "path": path("passwords")}});
+        }
         fs::write(path("config"), config.to_string()).expect("a file");
         let log = File::create(path("log")).expect("a file");
         let child = Command::new("docker-registry")
@@ -78,17 +96,23 @@ impl Drop for Registry {
 }
 
 /// `vaquita image ...` in a data directory, as somebody with this home.
-fn image(dir: &Path, home: &Path, args: &[&str]) -> Printed {
-    run(Command::new(env!("CARGO_BIN_EXE_vaquita"))
+pub(crate) fn image(dir: &Path, home: &Path, args: &[&str]) -> Printed {
+    run(&mut image_command(dir, home, args))
+}
+
+fn image_command(dir: &Path, home: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vaquita"));
+    command
         .arg("image")
         .args(args)
         .arg("--data-dir")
         .arg(dir)
         .env("HOME", home)
-        .env_remove("DOCKER_CONFIG"))
+        .env_remove("DOCKER_CONFIG");
+    command
 }
 
-fn succeeded(printed: Printed) -> String {
+pub(crate) fn succeeded(printed: Printed) -> String {
     assert!(
         printed.status.success(),
         "{}{}",
@@ -224,6 +248,172 @@ fn a_pod_pulls_what_its_secret_opens() {
     cluster.kubectl(&["delete", "pod", "hello", "--now"]);
     cluster.apply(&pod(&name, "").replace("Always", "IfNotPresent"));
     cluster.wait_ready("app=hello", 1);
+}
+
+/// A program in `dir` that keeps the credentials of one registry, and a configuration in `home` that names it for all.
+fn keeper(dir: &Path, home: &Path, registry: &Registry) {
+    let script = format!(
+        r#"#!/bin/sh
+if [ "$1 $(cat)" = "get {}" ]; then
+  echo '{{"Username": "tester", "Secret": "secret"}}'
+else
+  echo 'credentials not found in native keychain'
+  exit 1
+fi
+"#,
+        registry.address
+    );
+    let program = dir.join("docker-credential-keeper");
+    fs::write(&program, script).expect("a file");
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("a program");
+    fs::create_dir(home.join(".docker")).expect("a directory");
+    let config = json!({"credsStore": "keeper"}).to_string();
+    fs::write(home.join(".docker/config.json"), config).expect("a file");
+}
+
+#[test]
+fn a_program_that_keeps_credentials_is_asked() {
+    let (closed, open) = (Registry::start(), Registry::open());
+    let (store, home) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    keeper(store.path(), home.path(), &closed);
+    let path = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{path}", store.path().display());
+    let image = |args: &[&str]| {
+        let printed = run(image_command(store.path(), home.path(), args).env("PATH", &path));
+        assert!(printed.status.success(), "{args:?}: {}", printed.stderr);
+        assert_eq!(printed.stderr, "", "a log has no progress");
+    };
+    let file = guest_file("hello").display().to_string();
+    // What it keeps opens one registry; that it keeps nothing for the other is no reason to fail.
+    for registry in [&closed, &open] {
+        let name = format!("{}/team/hello:v1", registry.address);
+        image(&["load", &file, &name]);
+        image(&["push", &name]);
+        image(&["rm", &name]);
+        image(&["pull", &name]);
+    }
+}
+
+/// Stands before a registry, counts what comes from it, and holds back all beyond a bound.
+struct Gate {
+    address: String,
+    passed: Arc<AtomicU64>,
+    bound: Arc<AtomicU64>,
+}
+
+impl Gate {
+    fn before(registry: &Registry) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let gate = Self {
+            address,
+            passed: Arc::default(),
+            bound: Arc::new(AtomicU64::new(u64::MAX)),
+        };
+        let (passed, bound) = (gate.passed.clone(), gate.bound.clone());
+        let to = registry.address.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(&to) else {
+                    return;
+                };
+                let (passed, bound) = (passed.clone(), bound.clone());
+                let (mut asks, mut answers) = (
+                    client.try_clone().expect("a socket"),
+                    server.try_clone().expect("a socket"),
+                );
+                let mut asked = server;
+                thread::spawn(move || std::io::copy(&mut asks, &mut asked));
+                thread::spawn(move || hold_back(&mut answers, client, &passed, &bound));
+            }
+        });
+        gate
+    }
+
+    /// How much comes through from now on; what has come through before is forgotten.
+    fn open_for(&self, bytes: u64) {
+        self.passed.store(0, Ordering::SeqCst);
+        self.bound.store(bytes, Ordering::SeqCst);
+    }
+}
+
+fn hold_back(from: &mut TcpStream, mut to: TcpStream, passed: &AtomicU64, bound: &AtomicU64) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        while passed.load(Ordering::SeqCst) > bound.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        passed.fetch_add(read as u64, Ordering::SeqCst);
+        if to.write_all(&buffer[..read]).is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+/// A module of so many bytes and a few more, which cannot be packed.
+fn large_module(bytes: u32) -> Vec<u8> {
+    let mut module = b"\0asm\x01\0\0\0\0".to_vec();
+    let mut size = bytes + 2;
+    while size >= 0x80 {
+        module.push(size.to_le_bytes()[0] | 0x80);
+        size /= 0x80;
+    }
+    module.extend([size.to_le_bytes()[0], 1, b'x']);
+    let mut state = 1_u32;
+    module.extend((0..bytes).map(|_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_le_bytes()[3]
+    }));
+    module
+}
+
+#[test]
+fn a_pull_that_was_killed_goes_on_where_it_was() {
+    const SIZE: u32 = 8 << 20;
+    let registry = Registry::open();
+    let gate = Gate::before(&registry);
+    let (store, home) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let name = format!("{}/team/large:v1", gate.address);
+    let file = home.path().join("large.wasm");
+    fs::write(&file, large_module(SIZE)).expect("a file");
+    let here = tempfile::tempdir().expect("a directory");
+    for args in [
+        &["load", &file.display().to_string(), &name][..],
+        &["push", &name],
+    ] {
+        succeeded(image(here.path(), home.path(), args));
+    }
+
+    gate.open_for(u64::from(SIZE / 2));
+    let mut pull = image_command(store.path(), home.path(), &["pull", &name])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a process");
+    let ingest = store.path().join("images/ingest");
+    eventually("a part of it to be there", || {
+        let files = fs::read_dir(&ingest).map_err(|error| error.to_string())?;
+        let sizes = files.flatten().filter_map(|file| file.metadata().ok());
+        let there = sizes.map(|file| file.len()).max().unwrap_or(0);
+        if there > u64::from(SIZE / 4) {
+            Ok(())
+        } else {
+            Err(format!("{there} bytes"))
+        }
+    });
+    pull.kill().expect("it runs");
+    pull.wait().expect("it ends");
+
+    gate.open_for(u64::MAX);
+    succeeded(image(store.path(), home.path(), &["pull", &name]));
+    let fetched = gate.passed.load(Ordering::SeqCst);
+    assert!(fetched < u64::from(SIZE / 4 * 3 + SIZE / 8), "{fetched}");
 }
 
 /// An archive as `docker save` writes it, with an image for Wasm of two layers: a module and a file, and the file anew.

@@ -25,6 +25,7 @@ mod rust_client;
 mod scale_to_zero;
 mod scheduling;
 mod services;
+mod spin;
 mod streams;
 mod volumes;
 mod watches;

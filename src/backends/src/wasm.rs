@@ -1,6 +1,9 @@
 //! Runs WebAssembly, by `vaquita-runtime`.
 
+mod spin;
+
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -9,10 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use vaquita_image::{Digest, FilesLimits, Image, ImageFiles, ImageStore};
+use vaquita_image::{Digest, Image, ImageFiles, ImageKind, ImageStore};
 use vaquita_net::{AttachError, Fabric, NetError, PodIdentity, PodNetwork};
 use vaquita_runtime::{
-    HttpConfig, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig, Runtime, Volume,
+    HttpConfig, MemoryStore, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig,
+    Runtime, Volume,
 };
 
 use crate::{
@@ -82,6 +86,9 @@ impl WasmBackend {
 
     /// Compiles an image, so that it is in the cache when a container needs it.
     pub async fn prepare(&self, image: Image) {
+        if image.kind == ImageKind::SpinApplication {
+            return self.prepare_application(image).await;
+        }
         let (images, wanted) = (self.images.clone(), image.clone());
         let read = tokio::task::spawn_blocking(move || images.read(&wanted)).await;
         if let Ok(Ok(bytes)) = read
@@ -99,7 +106,7 @@ impl WasmBackend {
             _ => return Ok(None),
         };
         let images = self.images.clone();
-        let unpack = move || images.files(&image, FilesLimits::default());
+        let unpack = move || images.files(&image);
         match tokio::task::spawn_blocking(unpack).await {
             Ok(files) => files.map_err(|error| StartError::Create(with_causes(&error))),
             Err(_) => Err(StartError::Create("the node is shutting down".to_owned())),
@@ -160,7 +167,7 @@ impl Backend for WasmBackend {
         let network = self.attach(&config)?;
         let ip = network.ip();
         let name = format!("{}/{}", config.namespace, config.name);
-        let mut pod = PodConfig::new(name, network);
+        let mut pod = PodConfig::new(name, network.clone());
         pod.hosts = Some(hosts_file(&config, ip));
         pod.resolv_conf = Some(config.resolv_conf);
         pod.domain = config.domain;
@@ -176,6 +183,8 @@ impl Backend for WasmBackend {
         Ok(Arc::new(WasmSandbox {
             backend: self.clone(),
             pod,
+            network,
+            stores: Mutex::default(),
             ip,
             is_on_host,
             ports: Mutex::new(ports),
@@ -269,6 +278,9 @@ fn last_words(words: &LastWords) -> io::Result<Mount> {
 struct WasmSandbox {
     backend: WasmBackend,
     pod: Pod,
+    network: PodNetwork,
+    /// Key-value stores of Spin applications, by container and name.
+    stores: Mutex<HashMap<(String, String), Arc<MemoryStore>>>,
     ip: IpAddr,
     /// Whether its network is the host's own.
     is_on_host: bool,
@@ -283,6 +295,12 @@ impl Sandbox for WasmSandbox {
     }
 
     async fn start(&self, container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
+        if let Program::Image(Runnable::Stored(image)) = &container.program
+            && image.kind == ImageKind::SpinApplication
+        {
+            let image = (**image).clone();
+            return spin::start(self, &image, container).await;
+        }
         let module = match &container.program {
             Program::Image(Runnable::Stored(image)) => {
                 let entry = container.args.first().and_then(|path| entry(path));

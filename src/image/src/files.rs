@@ -16,6 +16,10 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     os::unix::fs::{OpenOptionsExt as _, symlink},
     path::{Component, Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -39,7 +43,7 @@ const LINKS: usize = 40;
 pub use placed::{FileSource, PlacedFile};
 
 /// How much is unpacked of one image.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FilesLimits {
     /// Bytes of all files together. Default 16 GiB.
     pub max_bytes: u64,
@@ -57,6 +61,14 @@ impl Default for FilesLimits {
             max_depth: 128,
         }
     }
+}
+
+/// How a store unpacks.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unpacking {
+    pub(crate) limits: FilesLimits,
+    /// How often there was more than that.
+    pub(crate) refused: Arc<AtomicU64>,
 }
 
 impl FilesLimits {
@@ -86,15 +98,11 @@ impl ImageFiles {
 
 impl ImageStore {
     /// The files of an image, unpacked if they were not yet. `None`: it has none.
-    pub fn files(
-        &self,
-        image: &Image,
-        limits: FilesLimits,
-    ) -> Result<Option<ImageFiles>, ImageError> {
+    pub fn files(&self, image: &Image) -> Result<Option<ImageFiles>, ImageError> {
         if !image.has_files() {
             return Ok(None);
         }
-        let unpack = |root: &Path| self.unpack(image, root, limits);
+        let unpack = |root: &Path| self.unpack(image, root, self.unpacking.limits);
         self.shared_files(&image.digest, unpack).map(Some)
     }
 
@@ -117,7 +125,11 @@ impl ImageStore {
                 continue;
             };
             if !path.is_dir() {
-                whole(&dir, &path, &make)?;
+                let done = whole(&dir, &path, &make);
+                if let Err(ImageError::Layers(LayerError::TooMuch { .. })) = done {
+                    self.unpacking.refused.fetch_add(1, Ordering::Relaxed);
+                }
+                done?;
             }
         }
     }

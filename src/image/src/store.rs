@@ -6,6 +6,7 @@ use std::{
     io::{self, Read as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::SystemTime,
 };
 
@@ -15,7 +16,7 @@ use crate::{
     Digest, ImageError, ImageKind, LoadError, Reference,
     config::StartConfig,
     contents::Contents,
-    files::UNFINISHED,
+    files::{FilesLimits, UNFINISHED, Unpacking},
     ingest::Ingest,
     layers,
     layout::{Descriptor, Index, Layout, MANIFEST_TYPE, MAX_DOCUMENT, Manifest},
@@ -35,6 +36,7 @@ const MODULE_SIZE: &str = "dev.vaquita.module.size";
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     pub(crate) layout: Layout,
+    pub(crate) unpacking: Unpacking,
 }
 
 /// An image that the store holds.
@@ -101,7 +103,21 @@ impl ImageStore {
     pub fn open(dir: &Path) -> Result<Self, ImageError> {
         Ok(Self {
             layout: Layout::open(dir)?,
+            unpacking: Unpacking::default(),
         })
+    }
+
+    /// The same store, which unpacks no more than this of an image.
+    #[must_use]
+    pub fn with_files_limits(mut self, limits: FilesLimits) -> Self {
+        self.unpacking.limits = limits;
+        self
+    }
+
+    /// How often an image was not unpacked because it has more files, or larger ones, than it may, since this value or the one
+    /// that it was cloned from was opened.
+    pub fn refused_for_size(&self) -> u64 {
+        self.unpacking.refused.load(Ordering::Relaxed)
     }
 
     /// The store's directory.
@@ -258,6 +274,14 @@ impl ImageStore {
     /// Begins to take in content, or goes on; `None` if it is there.
     pub(crate) fn ingest(&self, wanted: &Descriptor) -> Result<Option<Ingest>, ImageError> {
         Ingest::begin(&self.layout, wanted)
+    }
+
+    /// How much of content that is not there an earlier attempt has left.
+    pub(crate) fn begun(&self, wanted: &Descriptor) -> u64 {
+        let file = self.dir().join("ingest").join(wanted.digest.hex());
+        let length = fs::metadata(file).map_or(0, |file| file.len());
+        // What is longer is thrown away.
+        if length > wanted.size { 0 } else { length }
     }
 
     /// Says before its layers come in what an image is; its configuration must be there.

@@ -45,9 +45,8 @@ impl ImageStore {
         &self,
         image: &Image,
         files: &[PlacedFile],
-        limits: FilesLimits,
     ) -> Result<ImageFiles, ImageError> {
-        let name = name_of(image, files);
+        let (name, limits) = (name_of(image, files), self.unpacking.limits);
         self.shared_files(&name, |root| self.place(image, files, root, limits))
     }
 

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     fn files(&self, image: &Image) -> ImageFiles {
-        let files = self.store.files(image, FilesLimits::default());
+        let files = self.store.files(image);
         files.unwrap().unwrap()
     }
 }
@@ -192,17 +192,18 @@ fn what_is_too_much_or_damaged_is_refused_and_leaves_nothing() {
             ..FilesLimits::default()
         },
     ] {
-        let refused = bench.store.files(&image, limits);
+        let refused = bench.store.clone().with_files_limits(limits).files(&image);
         assert!(
             matches!(refused, Err(ImageError::Layers(LayerError::TooMuch { .. }))),
             "{refused:?}"
         );
     }
+    assert_eq!(bench.store.refused_for_size(), 3);
     let layer = bench.store.blob_path(&image.layers[1].digest);
     let mut file = File::options().write(true).open(layer).unwrap();
     file.write_all(b"c").unwrap();
     assert!(matches!(
-        bench.store.files(&image, FilesLimits::default()),
+        bench.store.files(&image),
         Err(ImageError::Damaged { .. })
     ));
     let left = fs::read_dir(bench.store.files_dir()).unwrap();
@@ -301,7 +302,10 @@ fn a_spin_application_is_kept_whole_and_its_files_are_laid_out() {
         source: FileSource::Bytes(b"short".to_vec()),
         path: "inline".to_owned(),
     });
-    let place = |wanted: &[PlacedFile], limits| bench.store.placed_files(&image, wanted, limits);
+    let place = |wanted: &[PlacedFile], limits| {
+        let store = bench.store.clone().with_files_limits(limits);
+        store.placed_files(&image, wanted)
+    };
     for (max_bytes, max_entries, max_depth) in [(3, 9, 9), (99, 3, 9), (99, 9, 1)] {
         let small = FilesLimits {
             max_bytes,
