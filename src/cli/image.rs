@@ -141,9 +141,12 @@ pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         } => {
             let (store, registries) = (open(data_dir)?, Registries::new(registries.resolve()?));
             let who = credential(&reference)?;
-            let bar = Bar::new();
+            let bar = Bar::new(&reference);
             let pulled = registries.pull(&store, &reference, who.as_slice(), &bar);
-            let image = pulled.await.context("cannot pull the image")?;
+            let pulled = pulled.await;
+            // What is said now stands in its place.
+            drop(bar);
+            let image = pulled.context("cannot pull the image")?;
             println!("{} {}", image.reference, image.digest);
         }
         ImageCommand::Push {
@@ -153,9 +156,11 @@ pub(super) async fn run(args: ImageArgs) -> anyhow::Result<()> {
         } => {
             let (store, registries) = (open(data_dir)?, Registries::new(registries.resolve()?));
             let who = credential(&reference)?.unwrap_or_else(Credential::anonymous);
-            let bar = Bar::new();
+            let bar = Bar::new(&reference);
             let pushed = registries.push(&store, &reference, &reference, &who, &bar);
-            let digest = pushed.await.context("cannot push the image")?;
+            let pushed = pushed.await;
+            drop(bar);
+            let digest = pushed.context("cannot push the image")?;
             println!("{reference} {digest}");
         }
         ImageCommand::Tag {
@@ -284,23 +289,32 @@ fn described(image: &Image) -> serde_json::Value {
 /// Who we are to the image's registry, by Docker's configuration.
 fn credential(reference: &str) -> anyhow::Result<Option<Credential>> {
     let reference: Reference = reference.parse()?;
-    Ok(Credentials::from_home(&reference)?)
+    match Credentials::from_home(&reference) {
+        Ok(credential) => Ok(credential),
+        Err(error) => {
+            // Much is open to everybody.
+            eprintln!("vaquita: {error}: trying without");
+            Ok(None)
+        }
+    }
 }
 
 /// Shows a transfer to a person at a terminal; nothing to anybody else.
 struct Bar(ProgressBar);
 
 impl Bar {
-    fn new() -> Self {
+    fn new(image: &str) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr()
         } else {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(None, target);
-        let style =
-            ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
+        let style = ProgressStyle::with_template(
+            "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}",
+        );
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_prefix(image.to_owned());
         Self(bar)
     }
 }

@@ -14,8 +14,8 @@ use vaquita_docker::Subnet;
 
 use super::{
     DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, eviction::EvictionOptions,
-    image_files::ImageFilesOptions,
-    image_gc::ImageGcOptions, registries::RegistryOptions, report::Report,
+    image_files::ImageFilesOptions, image_gc::ImageGcOptions, registries::RegistryOptions,
+    report::Report,
 };
 use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
 

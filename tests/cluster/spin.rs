@@ -174,3 +174,29 @@ fn an_application_from_a_registry_has_what_it_describes() {
     let ip = stranger["status"]["podIP"].as_str().expect("an address");
     assert_eq!(ask("connect", &format!("{ip}:8080")), "permission denied");
 }
+
+/// Outside of an application, WASI's interface tells the environment, and there are no stores.
+#[test]
+fn a_component_by_itself_is_told_its_environment() {
+    let cluster = Vaquita::up();
+    cluster.load_guest("shop", "localhost/shop:v1");
+    cluster.kubectl(&[
+        "run",
+        "shop",
+        "--image=localhost/shop:v1",
+        "--port=8080",
+        "--env=COLOUR=grey",
+    ]);
+    cluster.kubectl(&["expose", "pod", "shop", "--type=NodePort"]);
+    cluster.wait_ready("run=shop", 1);
+    let port = cluster.node_port("shop");
+    let colour = eventually("the component to answer", || {
+        match http_post(port, "/setting", "COLOUR")? {
+            (200, body) => Ok(body),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    assert_eq!(colour, "grey");
+    let refused = http_post(port, "/visits", "").expect("an answer").1;
+    assert!(refused.contains("AccessDenied"), "{refused}");
+}

@@ -208,6 +208,7 @@ fn process_config(module: Module, container: ContainerConfig) -> Result<ProcessC
     }
     let mut config = ProcessConfig::new(container.name, module);
     config.args = container.args;
+    config.settings.values = container.env.iter().cloned().collect();
     config.env = container.env;
     config.memory_limit = container.memory_limit;
     config.cpu_limit = container.cpu_limit;

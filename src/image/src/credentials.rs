@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env, fmt,
     fs::File,
-    io::{BufReader, Read as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +22,9 @@ use crate::Reference;
 const MAX_CONFIG: u64 = 1 << 20;
 /// What Docker calls its registry in configurations.
 const DOCKER_HUB: [&str; 3] = ["index.docker.io", "docker.io", "registry-1.docker.io"];
+
+/// What programs that keep credentials say where they have none.
+const NOT_FOUND: &str = "credentials not found";
 
 /// A name and a password, or a token.
 #[derive(Clone, PartialEq, Eq)]
@@ -193,21 +196,62 @@ impl Credentials {
         } else {
             host
         };
-        let reader = BufReader::new(file.take(MAX_CONFIG));
-        match docker_credential::get_credential_from_reader(reader, server) {
-            Ok(DockerCredential::UsernamePassword(name, password)) => {
-                Ok(Some(Credential::password(name, password)))
-            }
-            Ok(DockerCredential::IdentityToken(token)) => {
-                Ok(Some(Credential(RegistryAuth::Bearer(token))))
-            }
-            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
-            Err(error) => Err(CredentialsError::Helper {
-                registry: host.to_owned(),
-                reason: error.to_string(),
-            }),
+        let mut config = Vec::new();
+        let read = file.take(MAX_CONFIG).read_to_end(&mut config);
+        let of_all = read.ok().and_then(|_| keeper_of_all(&config, server));
+        if let Some(config) = of_all
+            && let Some(found) = ask(&config, server, host)?
+        {
+            return Ok(Some(found));
         }
+        ask(&config, server, host)
     }
+}
+
+/// The configuration with the program that keeps all credentials (`credsStore`) as the one that keeps those of this server, if there
+/// is one and nobody else does.
+fn keeper_of_all(config: &[u8], server: &str) -> Option<Vec<u8>> {
+    let mut config: serde_json::Value = serde_json::from_slice(config).ok()?;
+    let keeper = config["credsStore"].as_str()?.to_owned();
+    let special = config["credHelpers"][server].as_str();
+    if keeper.is_empty() || special.is_some_and(|program| !program.is_empty()) {
+        return None;
+    }
+    config["credHelpers"] = serde_json::json!({server: keeper});
+    serde_json::to_vec(&config).ok()
+}
+
+/// What a configuration says about a server.
+fn ask(config: &[u8], server: &str, host: &str) -> Result<Option<Credential>, CredentialsError> {
+    match docker_credential::get_credential_from_reader(config, server) {
+        Ok(DockerCredential::UsernamePassword(name, password)) => {
+            Ok(Some(Credential::password(name, password)))
+        }
+        Ok(DockerCredential::IdentityToken(token)) => {
+            Ok(Some(Credential(RegistryAuth::Bearer(token))))
+        }
+        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+        // A program that has none says so, and fails.
+        Err(CredentialRetrievalError::HelperFailure { stdout, .. })
+            if stdout.contains(NOT_FOUND) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(CredentialsError::Helper {
+            registry: host.to_owned(),
+            reason: in_a_line(&error),
+        }),
+    }
+}
+
+/// What went wrong, without whatever else a program may have printed.
+fn in_a_line(error: &CredentialRetrievalError) -> String {
+    let CredentialRetrievalError::HelperFailure { helper, stdout, .. } = error else {
+        return error.to_string();
+    };
+    let said = stdout.lines().next().unwrap_or_default();
+    let said: String = said.chars().take(200).collect();
+    format!("{helper} failed: {said}")
 }
 
 /// Where Docker keeps its configuration: `$DOCKER_CONFIG`, or `~/.docker`.

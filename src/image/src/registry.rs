@@ -329,7 +329,8 @@ impl Registries {
             .filter(|part| !store.has_blob(part))
             .cloned()
             .collect();
-        progress.begin(missing.iter().map(|part| part.size).sum());
+        let left = |part: &Descriptor| part.size.saturating_sub(store.begun(part));
+        progress.begin(missing.iter().map(left).sum());
         let incoming = download::Incoming {
             from: &from,
             named: reference,

@@ -7,7 +7,9 @@ use std::{
     thread,
 };
 
-use vaquita_image::{Credential, Digest, ImageStore, Registries, Silent, TransferError};
+use vaquita_image::{
+    Credential, Credentials, Digest, ImageStore, Reference, Registries, Silent, TransferError,
+};
 
 /// A server that answers each request, head in lower case, by a function.
 fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> String {
@@ -160,4 +162,27 @@ async fn a_token_is_fetched_with_the_password_and_shown() {
         matches!(refused, Err(TransferError::Unauthorized { .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn an_identity_is_exchanged_for_a_token() {
+    let address = Arc::new(Mutex::new(String::new()));
+    let own = address.clone();
+    let served = serve(move |head, to| {
+        let own = own.lock().unwrap().clone();
+        if head.starts_with("post /token ") {
+            say(to, "200 OK", "", br#"{"access_token": "open-sesame"}"#);
+        } else if head.contains("authorization: bearer open-sesame") {
+            say(to, "404 Not Found", "", b"{}");
+        } else {
+            let challenge = format!("www-authenticate: Bearer realm=\"http://{own}/token\"\r\n");
+            say(to, "401 Unauthorized", &challenge, b"{}");
+        }
+    });
+    address.lock().unwrap().push_str(&served);
+    let config = format!(r#"{{"auths": {{"{served}": {{"identitytoken": "me"}}}}}}"#);
+    let known = Credentials::from_docker_config(config.as_bytes()).unwrap();
+    let name: Reference = format!("{served}/team/app:v1").parse().unwrap();
+    let refused = pull(&served, &known.of_image(&name)).await.unwrap_err();
+    assert!(refused.is_not_found(), "as somebody who may ask: {refused}");
 }

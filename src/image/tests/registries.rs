@@ -534,6 +534,8 @@ async fn a_download_that_broke_off_goes_on() {
     assert_eq!(there.read(&pulled).unwrap(), large);
     let moved = usize::try_from(count.moved.load(Ordering::Relaxed)).unwrap();
     assert!(moved < large.len(), "only the rest was fetched: {moved}");
+    let expected = count.expected.load(Ordering::Relaxed);
+    assert_eq!(expected, moved as u64, "as it was said");
     let mut rest = String::new();
     File::open(there_dir.path().join("index.json"))
         .unwrap()

@@ -18,8 +18,8 @@ use std::{
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use vaquita_image::{
-    Credential, Credentials, Digest, FilesLimits, Image, ImageError, ImageFiles, ImageStore,
-    Reference, Registries, Silent, TransferError,
+    Credential, Credentials, Digest, Image, ImageError, ImageFiles, ImageStore, Reference,
+    Registries, Silent, TransferError,
 };
 
 use vaquita_backends::with_causes;
@@ -30,6 +30,8 @@ use policy::Requirement;
 /// How often the store is looked at for changes by others.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How long a program that keeps credentials may take.
+const HELPER_PATIENCE: Duration = Duration::from_secs(30);
 /// How many images come in at a time; more wait for their turn.
 const PULLS: usize = 4;
 /// How many signatures are remembered to be right; beyond that, they are checked again.
@@ -156,14 +158,18 @@ impl ImageProblem {
 async fn own_credential(reference: &Reference) -> Option<Credential> {
     let image = reference.clone();
     // It may run a program.
-    let asked = tokio::task::spawn_blocking(move || Credentials::from_home(&image)).await;
-    match asked {
-        Ok(Ok(credential)) => credential,
-        Ok(Err(error)) => {
+    let asking = tokio::task::spawn_blocking(move || Credentials::from_home(&image));
+    match tokio::time::timeout(HELPER_PATIENCE, asking).await {
+        Ok(Ok(Ok(credential))) => credential,
+        Ok(Ok(Err(error))) => {
             tracing::warn!(%reference, error = with_causes(&error), "no credential");
             None
         }
-        Err(_) => None,
+        Ok(Err(_)) => None,
+        Err(_) => {
+            tracing::warn!(%reference, "no credential: the program that has it does not answer");
+            None
+        }
     }
 }
 
@@ -251,7 +257,7 @@ impl Images {
     /// The files of an image, unpacked if they were not yet; `None`: it has none.
     pub(crate) async fn files(&self, image: Image) -> Result<Option<ImageFiles>, ImageError> {
         let store = self.store.clone();
-        let unpack = move || store.files(&image, FilesLimits::default());
+        let unpack = move || store.files(&image);
         // The store's thread is gone: the process ends.
         let unpacked = tokio::task::spawn_blocking(unpack).await;
         unpacked.unwrap_or(Ok(None))

@@ -12,10 +12,10 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, RANGE, WWW_AUTHENTICATE},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, RANGE, WWW_AUTHENTICATE},
 };
 use oci_distribution::secrets::RegistryAuth;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
@@ -210,7 +210,9 @@ impl Repository {
     /// What to say when the registry asks who we are; `None`: nothing.
     async fn answer(&self, challenge: &Challenge) -> Result<Option<HeaderValue>, ReadError> {
         match (challenge, &self.who) {
-            (_, RegistryAuth::Bearer(token)) => secret(&format!("Bearer {token}")).map(Some),
+            (Challenge::Basic, RegistryAuth::Bearer(token)) => {
+                secret(&format!("Bearer {token}")).map(Some)
+            }
             (Challenge::Basic, RegistryAuth::Basic(name, password)) => {
                 basic(name, password).map(Some)
             }
@@ -238,19 +240,43 @@ impl Repository {
         url.query_pairs_mut()
             .append_pair("scope", &format!("repository:{}:pull", self.name))
             .extend_pairs(service.map(|service| ("service", service)));
-        let mut request = self.client.get(url.clone());
-        if let RegistryAuth::Basic(name, password) = who {
-            if url.scheme() != "https" && self.root.scheme() == "https" {
-                let message = "the registry wants the password over a plain connection";
-                return Err(ReadError::Refused(message.to_owned()));
-            }
-            request = request.header(AUTHORIZATION, basic(name, password)?);
+        if url.scheme() != "https"
+            && self.root.scheme() == "https"
+            && *who != RegistryAuth::Anonymous
+        {
+            let message = "the registry wants what is secret over a plain connection";
+            return Err(ReadError::Refused(message.to_owned()));
         }
+        let request = match who {
+            RegistryAuth::Anonymous => self.client.get(url),
+            RegistryAuth::Basic(name, password) => {
+                let request = self.client.get(url);
+                request.header(AUTHORIZATION, basic(name, password)?)
+            }
+            RegistryAuth::Bearer(identity) => self.exchange(url, identity),
+        };
         let response = success(request.send().await?).await?;
         let bytes = bounded(response, MOST_TOKEN).await?;
         let token: Token = serde_json::from_slice(&bytes).map_err(|_| nonsense("token"))?;
         let token = token.token.or(token.access_token);
         token.ok_or_else(|| nonsense("token"))
+    }
+}
+
+impl Repository {
+    /// A request for a token in exchange for one that says who somebody is.
+    fn exchange(&self, mut url: Url, identity: &str) -> RequestBuilder {
+        url.query_pairs_mut()
+            .append_pair("grant_type", "refresh_token")
+            .append_pair("refresh_token", identity)
+            .append_pair("client_id", "vaquita");
+        // What is secret is no part of an address.
+        let form = url.query().unwrap_or_default().to_owned();
+        url.set_query(None);
+        self.client
+            .post(url)
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form)
     }
 }
 

@@ -1,5 +1,14 @@
 //! Blobs going out.
 
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use bytes::Bytes;
 use futures::{Stream, stream};
 use http::HeaderValue;
@@ -11,6 +20,8 @@ use crate::{Credential, Digest, ImageStore, Reference, layout::MAX_DOCUMENT};
 
 /// How much of a blob is read at a time, in bytes.
 const CHUNK: usize = 1 << 20;
+/// How often it is told how far that is.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 impl Registries {
     /// Brings an image of the store into the registry that `to` names. What is there already is not sent again. Returns the
@@ -55,11 +66,11 @@ impl Registries {
             let file = File::open(&path)
                 .await
                 .map_err(crate::ImageError::io("read", &path))?;
-            client
-                .push_blob_stream(there, chunks(file), &part.digest, Some(part.size))
-                .await
-                .map_err(failed)?;
-            progress.advance(part.size);
+            let sent = Arc::new(AtomicU64::new(0));
+            let content = chunks(file, sent.clone());
+            let push = client.push_blob_stream(there, content, &part.digest, Some(part.size));
+            let told = watched(push, &sent, progress).await.map_err(failed)?;
+            progress.advance(part.size.saturating_sub(told));
         }
         let bytes = store.blob(&entry, MAX_DOCUMENT)?;
         let media_type = HeaderValue::from_str(&entry.media_type)
@@ -72,11 +83,36 @@ impl Registries {
     }
 }
 
-fn chunks(file: File) -> impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
-    stream::try_unfold(file, |mut file| async move {
+/// Tells from time to time how much was sent, until the work is done; returns how much that was.
+async fn watched<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    sent: &AtomicU64,
+    progress: &dyn Progress,
+) -> Result<u64, E> {
+    let mut work = pin!(work);
+    let mut told = 0;
+    let mut ticks = tokio::time::interval(TELL_EVERY);
+    loop {
+        tokio::select! {
+            done = &mut work => return done.map(|_| told),
+            _ = ticks.tick() => {
+                let now = sent.load(Ordering::Relaxed);
+                progress.advance(now - told);
+                told = now;
+            }
+        }
+    }
+}
+
+fn chunks(
+    file: File,
+    sent: Arc<AtomicU64>,
+) -> impl Stream<Item = Result<Bytes, OciDistributionError>> + Send + 'static {
+    stream::try_unfold((file, sent), |(mut file, sent)| async move {
         let mut chunk = Vec::with_capacity(CHUNK);
         let limit = CHUNK as u64;
         let read = (&mut file).take(limit).read_to_end(&mut chunk).await?;
-        Ok((read > 0).then(|| (Bytes::from(chunk), file)))
+        sent.fetch_add(read as u64, Ordering::Relaxed);
+        Ok((read > 0).then(|| (Bytes::from(chunk), (file, sent))))
     })
 }
