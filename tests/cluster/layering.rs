@@ -54,6 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-image",
             "vaquita-net",
             "vaquita-runtime",
+            "vaquita-spin",
         ],
     ),
     (
@@ -82,7 +83,6 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "vaquita-net",
             "vaquita-runtime",
             "vaquita-service-proxy",
-            "vaquita-spin",
             "vaquita-streams",
             "vaquita-volumes",
         ],
