@@ -3,8 +3,15 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-/// The first thing that cannot be given, in words for its author.
-pub fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
+/// The first thing that cannot be given, in words for its author. What is said of containers that are not modules is for
+/// their engine, but for devices.
+pub fn unsupported(pod: &Pod, container: &Container, is_native: bool) -> Option<String> {
+    if claims_devices(container) {
+        return Some("resources.claims: this node has no drivers of devices".to_owned());
+    }
+    if is_native {
+        return None;
+    }
     let spec = pod.spec.as_ref()?;
     let mut mounts = container.volume_mounts.iter().flatten();
     let propagated = mounts.find(|mount| {
@@ -48,6 +55,13 @@ pub fn unsupported(pod: &Pod, container: &Container) -> Option<String> {
         .map(|(_, message)| (*message).to_owned())
 }
 
+/// Whether the container uses devices that its pod claims.
+fn claims_devices(container: &Container) -> bool {
+    let resources = container.resources.as_ref();
+    let claims = resources.and_then(|resources| resources.claims.as_deref());
+    claims.is_some_and(|claims| !claims.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -62,7 +76,7 @@ mod tests {
         let mut pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
         let container: Container = serde_json::from_value(container).unwrap();
         pod.spec.as_mut().unwrap().containers = vec![container.clone()];
-        unsupported(&pod, &container)
+        unsupported(&pod, &container, false)
     }
 
     #[test]
@@ -101,6 +115,16 @@ mod tests {
         ] {
             let message = check(spec, container).unwrap();
             assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn devices_are_for_nobody() {
+        let claims = json!({"name": "c", "resources": {"claims": [{"name": "gpu"}]}});
+        let container = serde_json::from_value(claims).unwrap();
+        for is_native in [true, false] {
+            let message = unsupported(&Pod::default(), &container, is_native).unwrap();
+            assert!(message.contains("no drivers of devices"), "{message}");
         }
     }
 }

@@ -265,7 +265,7 @@ impl Runner {
             message,
             is_config: true,
         };
-        if let Some(message) = unsupported(&pod, container).filter(|_| !image.is_native()) {
+        if let Some(message) = unsupported(&pod, container, image.is_native()) {
             return Err(Problem {
                 is_config: false,
                 ..config_problem(message)

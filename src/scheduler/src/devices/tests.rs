@@ -372,3 +372,69 @@ fn parts_of_devices_are_passed_over() {
     );
     assert_eq!(given(&devices, &["c"], "a").unwrap_err(), NONE);
 }
+
+/// Whether there is any way to meet these requests (for large devices only, or for any; and how many), tried one by one.
+fn can_be_met(
+    devices: &[(bool, i64)],
+    requests: &[(bool, usize)],
+    alike: bool,
+    taken: &mut Vec<usize>,
+) -> bool {
+    let Some(((large, count), rest)) = requests.split_first() else {
+        let mut boards = taken.iter().map(|at| devices[*at].1);
+        let first = boards.next();
+        return !alike || boards.all(|board| Some(board) == first);
+    };
+    if *count == 0 {
+        return can_be_met(devices, rest, alike, taken);
+    }
+    let left: Vec<_> = [(*large, count - 1)]
+        .into_iter()
+        .chain(rest.iter().copied())
+        .collect();
+    (0..devices.len()).any(|at| {
+        if taken.contains(&at) || (*large && !devices[at].0) {
+            return false;
+        }
+        taken.push(at);
+        let met = can_be_met(devices, &left, alike, taken);
+        taken.pop();
+        met
+    })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(200))]
+
+    #[test]
+    fn claims_are_met_if_there_is_any_way(
+        there in proptest::collection::vec((proptest::bool::ANY, 0..3_i64), 0..6),
+        asked in proptest::collection::vec((proptest::bool::ANY, 1..3_usize), 1..4),
+        alike in proptest::bool::ANY,
+    ) {
+        let mut devices = two_nodes();
+        let size = |large| if large { "40Gi" } else { "8Gi" };
+        let gpus = there.iter().enumerate();
+        let gpus: Vec<_> = gpus.map(|(n, (large, board))| gpu(&format!("g{n}"), size(*large), *board)).collect();
+        devices.set_slice(&slice("a", json!(gpus)));
+        let requests = asked.iter().enumerate().map(|(n, (is_large, count))| {
+            let mut more = if *is_large { large() } else { json!({}) };
+            more["count"] = (*count).into();
+            request(&format!("r{n}"), more)
+        });
+        let requests: Vec<_> = requests.collect();
+        let constraints = if alike {
+            json!([{"matchAttribute": format!("{DRIVER}/board")}])
+        } else {
+            json!([])
+        };
+        claim(&mut devices, "c", json!(requests), constraints);
+        let found = given(&devices, &["c"], "a");
+        proptest::prop_assert_eq!(found.is_ok(), can_be_met(&there, &asked, alike, &mut Vec::new()));
+        if let Ok(names) = found {
+            let different: std::collections::BTreeSet<_> = names.iter().collect();
+            let wanted: usize = asked.iter().map(|(_, count)| count).sum();
+            proptest::prop_assert_eq!((names.len(), different.len()), (wanted, wanted));
+        }
+    }
+}
