@@ -25,7 +25,10 @@ fn serve(answer: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Strin
                 // What is no HTTP ends at its first empty line, too.
                 for line in BufReader::new(stream).lines() {
                     match line {
-                        Ok(line) if !line.is_empty() => head += &format!("{line}\n"),
+                        Ok(line) if !line.is_empty() => {
+                            head.push_str(&line);
+                            head.push('\n');
+                        }
                         _ => break,
                     }
                 }
@@ -48,7 +51,8 @@ fn say(to: &mut TcpStream, status: &str, headers: &str, body: &[u8]) {
 /// Sends for ever.
 fn without_end(to: &mut TcpStream, status: &str) {
     let _ = write!(to, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
-    while to.write_all(&[b' '; 1 << 16]).is_ok() {}
+    let piece = vec![b' '; 1 << 16];
+    while to.write_all(&piece).is_ok() {}
 }
 
 fn store() -> (tempfile::TempDir, ImageStore) {

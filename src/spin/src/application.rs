@@ -193,12 +193,11 @@ impl Application {
             }
             let id = config["component"].as_str().unwrap_or_default();
             let known = components.iter().position(|component| component.id == id);
-            let index = match known {
-                Some(index) => index,
-                None => {
-                    components.push(component(&locked.components, id)?);
-                    components.len() - 1
-                }
+            let index = if let Some(index) = known {
+                index
+            } else {
+                components.push(component(&locked.components, id)?);
+                components.len() - 1
             };
             match &config["route"] {
                 Value::String(route) => routes.add(&based(&locked.metadata, route), index)?,

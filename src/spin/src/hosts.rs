@@ -98,30 +98,17 @@ fn destination(
     behind_slash: Option<(&str, &str)>,
 ) -> Option<Destination> {
     // `10.0.0.0/8:6379`: the port is behind the bits.
-    let (host, bits, port) = match behind_slash {
-        Some((host, rest)) => {
-            let (bits, port) = match rest.split_once(':') {
-                Some((bits, port)) => (bits, Some(port)),
-                None => (rest, None),
-            };
-            (host, Some(bits), port)
-        }
-        None => {
-            let (host, port) = split_port(authority)?;
-            (host, None, port)
-        }
+    let (host, bits, port) = if let Some((host, rest)) = behind_slash {
+        let (bits, port) = match rest.split_once(':') {
+            Some((bits, port)) => (bits, Some(port)),
+            None => (rest, None),
+        };
+        (host, Some(bits), port)
+    } else {
+        let (host, port) = split_port(authority)?;
+        (host, None, port)
     };
-    let ports = match port {
-        None | Some("*") => 0..=u16::MAX,
-        Some(port) => match port.split_once("..") {
-            // The last one is not meant.
-            Some((first, end)) => first.parse().ok()?..=end.parse::<u16>().ok()?.checked_sub(1)?,
-            None => {
-                let port = port.parse().ok()?;
-                port..=port
-            }
-        },
-    };
+    let ports = ports(port)?;
     let network = if host == "*" {
         None
     } else {
@@ -138,6 +125,18 @@ fn destination(
         network,
         ports,
     })
+}
+
+/// One port, those from a first one up to a last one, which is not meant any more (`80..90`), or all.
+fn ports(port: Option<&str>) -> Option<RangeInclusive<u16>> {
+    let Some(port) = port.filter(|port| *port != "*") else {
+        return Some(0..=u16::MAX);
+    };
+    if let Some((first, end)) = port.split_once("..") {
+        return Some(first.parse().ok()?..=end.parse::<u16>().ok()?.checked_sub(1)?);
+    }
+    let port = port.parse().ok()?;
+    Some(port..=port)
 }
 
 /// A host, and what is behind the colon that ends it.
