@@ -6,7 +6,12 @@
 //! admission has done so, and knew of it earlier. Of the kinds that are not watched here, the garbage collector tells what
 //! goes.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt::Debug,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -46,6 +51,11 @@ use vaquita_reconcile::{
 
 /// How long to wait for more of what was counted to go, before counting again.
 const GATHER: Duration = Duration::from_millis(200);
+/// Counting a large namespace takes long: it is waited for so many times as long as that took, but not longer than this.
+const REST: u32 = 10;
+const LONGEST_GATHER: Duration = Duration::from_secs(10);
+/// How many objects are counted before others get their turn.
+const AT_ONCE: usize = 256;
 /// How often everything is counted again, should a change have been missed.
 const RECOUNT: Duration = Duration::from_mins(5);
 /// The resources of the core group that are watched.
@@ -84,6 +94,7 @@ pub async fn run(context: Context, departures: Departures) {
         services: context.informers.of(),
         claims: context.informers.of(),
         served: Mutex::default(),
+        took: std::sync::Mutex::default(),
         context: context.clone(),
     });
     let synced = counter.quotas.synced().await
@@ -124,6 +135,8 @@ struct Counter {
     claims: Informer<PersistentVolumeClaim>,
     /// What the API server serves, and when it said so.
     served: Mutex<Option<(Instant, Arc<Vec<Served>>)>>,
+    /// How long it took to count each quota the last time.
+    took: std::sync::Mutex<HashMap<ObjectKey, Duration>>,
 }
 
 /// The object as [`quota`] reads it.
@@ -155,13 +168,16 @@ impl Reconciler for Counter {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Next, CountError> {
         let Some(known) = self.quotas.store().get(key) else {
+            self.took().remove(key);
             return Ok(Next::Wait);
         };
         if meta::is_terminating(&known.metadata) {
             return Ok(Next::Wait);
         }
         let quota = object_of(&*known)?;
+        let start = Instant::now();
         let used = self.count(&key.namespace, &quota).await?;
+        self.took().insert(key.clone(), start.elapsed());
         self.write(&known, used).await?;
         Ok(Next::After(RECOUNT))
     }
@@ -191,9 +207,21 @@ impl Counter {
                 Change::Deleted(_) => true,
             };
             for quota in quotas.iter().filter(|_| less) {
-                queue.add_after(ObjectKey::of(&**quota), GATHER);
+                let quota = ObjectKey::of(&**quota);
+                let wait = counter.gather(&quota);
+                queue.add_after(quota, wait);
             }
         });
+    }
+
+    /// How long to wait for more before the quota is counted again.
+    fn gather(&self, quota: &ObjectKey) -> Duration {
+        let took = self.took().get(quota).copied().unwrap_or_default();
+        (took * REST).clamp(GATHER, LONGEST_GATHER)
+    }
+
+    fn took(&self) -> MutexGuard<'_, HashMap<ObjectKey, Duration>> {
+        self.took.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts again where something goes that is not watched here.
@@ -207,7 +235,9 @@ impl Counter {
                 Err(RecvError::Closed) => return std::future::pending().await,
             };
             for quota in concerned {
-                queue.add_after(ObjectKey::of(&*quota), GATHER);
+                let quota = ObjectKey::of(&*quota);
+                let wait = self.gather(&quota);
+                queue.add_after(quota, wait);
             }
         }
     }
@@ -235,8 +265,8 @@ impl Counter {
         let limits = quota::hard(quota);
         let zero = quantity::Quantity::ZERO;
         let mut used: Amounts = limits.keys().map(|name| (name.clone(), zero)).collect();
-        add_all(&mut used, quota, "pods", &self.pods, namespace, now)?;
-        add_all(&mut used, quota, "services", &self.services, namespace, now)?;
+        add_all(&mut used, quota, "pods", &self.pods, namespace, now).await?;
+        add_all(&mut used, quota, "services", &self.services, namespace, now).await?;
         add_all(
             &mut used,
             quota,
@@ -244,7 +274,8 @@ impl Counter {
             &self.claims,
             namespace,
             now,
-        )?;
+        )
+        .await?;
         for name in limits.keys() {
             let Some((plural, group)) = quota::counted_resource(name) else {
                 continue;
@@ -347,7 +378,7 @@ impl Counter {
 }
 
 /// Adds what all objects of a watched kind use.
-fn add_all<K: Watched + Serialize>(
+async fn add_all<K: Watched + Serialize>(
     used: &mut Amounts,
     quota: &Object,
     plural: &str,
@@ -355,8 +386,12 @@ fn add_all<K: Watched + Serialize>(
     namespace: &str,
     now: Timestamp,
 ) -> Result<(), CountError> {
-    for object in informer.store().in_namespace(namespace, |_| true) {
-        let object = object_of(&*object)?;
+    let all = informer.store().in_namespace(namespace, |_| true);
+    for (number, object) in all.iter().enumerate() {
+        if number % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+        let object = object_of(&**object)?;
         let counted = Counted {
             group: "",
             plural,
