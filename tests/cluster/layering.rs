@@ -13,7 +13,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vaquita-spin", &[]),
     ("vaquita-kernel-net", &["vaquita-net"]),
     ("vaquita-guest-fs", &[]),
-    ("vaquita-runtime", &["vaquita-guest-fs", "vaquita-net"]),
+    ("vaquita-guest-sockets", &["vaquita-net"]),
+    (
+        "vaquita-runtime",
+        &["vaquita-guest-fs", "vaquita-guest-sockets", "vaquita-net"],
+    ),
     ("vaquita-kinds", &["vaquita-api"]),
     ("vaquita-workloads", &["vaquita-api", "vaquita-kinds"]),
     ("vaquita-platform", &["vaquita-api", "vaquita-kinds"]),

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use vaquita_guest_sockets::Grants;
+
 /// Grants for a process. Each list is `None`, which grants all that there is, or patterns of which one must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -79,14 +81,16 @@ impl Capabilities {
             })
         })
     }
+}
 
-    pub(crate) fn may_connect(&self, tcp: bool, to: SocketAddr) -> bool {
+impl Grants for Capabilities {
+    fn may_connect(&self, is_tcp: bool, to: SocketAddr) -> bool {
         self.destinations
             .as_ref()
-            .is_none_or(|granted| granted.iter().any(|it| it.has(tcp, to)))
+            .is_none_or(|granted| granted.iter().any(|it| it.has(is_tcp, to)))
     }
 
-    pub(crate) fn may_look_up(&self, name: &str) -> bool {
+    fn may_look_up(&self, name: &str) -> bool {
         self.names
             .as_ref()
             .is_none_or(|granted| granted.iter().any(|pattern| name_matches(pattern, name)))

@@ -5,7 +5,7 @@ use wasmtime_wasi::{p1, p2, p3};
 
 use crate::http::charged;
 use crate::state::{CoreState, State};
-use crate::{environment, fs, host_calls, preview1, sockets};
+use crate::{environment, fs, host_calls, preview1};
 
 /// Everything that is provided to core modules. A process's configuration decides what these functions give access to,
 /// never which of them exist; so it is for components.
@@ -23,7 +23,7 @@ pub(crate) fn for_components(engine: &Engine) -> wasmtime::Result<component::Lin
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     // The host's sockets are replaced by those of the pod's network, its files by those of the process; and bodies are charged.
     linker.allow_shadowing(true);
-    sockets::add_to_linker(&mut linker)?;
+    vaquita_guest_sockets::add_to_linker(&mut linker, State::sockets)?;
     fs::add_to_linker(&mut linker)?;
     charged::add_to_linker(&mut linker)?;
     environment::add_to_linker(&mut linker)?;
@@ -38,7 +38,7 @@ pub(crate) fn for_async_components(engine: &Engine) -> wasmtime::Result<componen
     p3::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     linker.allow_shadowing(true);
-    sockets::asynchronous::add_to_linker(&mut linker)?;
+    vaquita_guest_sockets::add_async_to_linker(&mut linker, State::sockets)?;
     fs::asynchronous::add_to_linker(&mut linker)?;
     environment::add_async_to_linker(&mut linker)?;
     linker.allow_shadowing(false);

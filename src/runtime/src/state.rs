@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vaquita_net::PodNetwork;
+use vaquita_net::{Payer, PodNetwork};
 use wasmtime::component::ResourceTable;
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) share: Share,
     /// For what goes out and is read by others.
     pub(crate) purse: Arc<Purse>,
+    /// The same, as sockets know it.
+    payer: Arc<dyn Payer>,
 }
 
 impl State {
@@ -75,7 +77,20 @@ impl State {
             environment: Arc::clone(environment),
             member: Arc::clone(&environment.member),
             purse: share.purse(),
+            payer: share.purse(),
             share,
+        }
+    }
+}
+
+impl State {
+    /// What sockets want to know of it.
+    pub(crate) fn sockets(&mut self) -> vaquita_guest_sockets::View<'_> {
+        vaquita_guest_sockets::View {
+            table: &mut self.table,
+            network: &self.network,
+            payer: &self.payer,
+            grants: &*self.capabilities,
         }
     }
 }

@@ -21,11 +21,11 @@ use types::{
 use vaquita_guest_fs::{
     Entry, Files, Kind, LARGEST_PIECE, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat,
 };
+use vaquita_guest_sockets::handle::{guest, host};
 
 use super::stream::{FileInput, FileOutput};
 use super::{Opening, identity, open};
 use crate::budget::{Charge, Purse};
-use crate::handle::{guest, host};
 use crate::state::State;
 
 /// What the interfaces' functions work on.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 use vaquita_guest_fs::{Kind, OpenDir, OpenFile, Opened, SetTime, SetTimes, Stat};
+use vaquita_guest_sockets::handle::{guest, host};
 use wasmtime::component::{Access, Accessor, FutureReader, Linker, Resource, StreamReader};
 use wasmtime_wasi::p3::bindings::clocks::system_clock::Instant;
 use wasmtime_wasi::p3::bindings::filesystem::preopens;
@@ -19,7 +20,6 @@ use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
 use super::component::{Descriptor, Filesystem, View, view};
 use super::{Opening, identity, open};
-use crate::handle::{guest, host};
 use crate::state::State;
 
 mod streams;

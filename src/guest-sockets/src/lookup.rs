@@ -58,7 +58,7 @@ impl Host for View<'_> {
         name: String,
     ) -> SocketResult<Resource<Handle>> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
-        if !self.capabilities.may_look_up(&name) {
+        if !self.grants.may_look_up(&name) {
             return Err(ErrorCode::AccessDenied.into());
         }
         let network = self.network.clone();

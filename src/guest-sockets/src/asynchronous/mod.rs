@@ -15,15 +15,17 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 use wasmtime_wasi::p3::sockets::SocketError;
 
 use super::{Sockets, View};
-use crate::state::State;
 
 mod tcp;
 mod udp;
 
-/// Puts the pod's sockets in the place of the host's.
-pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    types::add_to_linker::<State, Sockets>(linker, super::view)?;
-    ip_name_lookup::add_to_linker::<State, Sockets>(linker, super::view)
+/// Adds `wasi:sockets@0.3`, in the place of others if the linker allows for that.
+pub fn add_to_linker<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    view: fn(&mut T) -> View<'_>,
+) -> wasmtime::Result<()> {
+    types::add_to_linker::<T, Sockets>(linker, view)?;
+    ip_name_lookup::add_to_linker::<T, Sockets>(linker, view)
 }
 
 impl Host for View<'_> {
@@ -41,7 +43,7 @@ impl<T> ip_name_lookup::HostWithStore<T> for Sockets {
     ) -> wasmtime::Result<Result<Vec<IpAddress>, LookupCode>> {
         let network = store.with(|mut store| {
             let view = store.get();
-            let may = view.capabilities.may_look_up(&name);
+            let may = view.grants.may_look_up(&name);
             may.then(|| view.network.clone())
         });
         let Some(network) = network else {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use vaquita_net::{PodNetwork, UdpSocket as Mailbox};
+use vaquita_net::{Payer, PodNetwork, UdpSocket as Mailbox};
 use wasmtime::component::{Accessor, Resource};
 use wasmtime_wasi::p2::bindings::sockets::network::{
     ErrorCode as OldCode, IpAddressFamily as OldFamily,
@@ -17,11 +17,10 @@ use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 use super::super::options::{Options, at_least_one};
 use super::super::{Sockets, View, address, code_of};
 use super::{error, family, old_family};
-use crate::budget::Purse;
 use crate::handle::{guest, host};
 
 /// A pod's network, and who pays for what is sent to it.
-type Paying<'a> = (&'a PodNetwork, &'a Arc<Purse>);
+type Paying<'a> = (&'a PodNetwork, &'a Arc<dyn Payer>);
 
 /// Behind `udp-socket`.
 struct Socket {
@@ -34,7 +33,7 @@ struct Socket {
 impl Socket {
     fn bind(
         &mut self,
-        (network, purse): Paying<'_>,
+        (network, payer): Paying<'_>,
         to: SocketAddr,
     ) -> Result<&Arc<Mailbox>, OldCode> {
         if self.mailbox.is_some() {
@@ -42,7 +41,7 @@ impl Socket {
         }
         address::check_local(self.family, to)?;
         let mailbox = network.bind_udp(to).map_err(code_of)?;
-        mailbox.charge_to(Arc::<Purse>::clone(purse));
+        mailbox.charge_to(Arc::clone(payer));
         Ok(self.mailbox.insert(Arc::new(mailbox)))
     }
 
@@ -92,9 +91,9 @@ impl<T> HostUdpSocketWithStore<T> for Sockets {
     ) -> SocketResult<()> {
         store.with(|mut store| {
             let mut view = store.get();
-            let network = (view.network, view.purse);
+            let network = (view.network, view.payer);
             let to = remote_address.map(SocketAddr::from);
-            if to.is_some_and(|to| !view.capabilities.may_connect(false, to)) {
+            if to.is_some_and(|to| !view.grants.may_connect(false, to)) {
                 return Err(ErrorCode::AccessDenied.into());
             }
             let socket = view.async_udp(&socket)?;
@@ -131,7 +130,7 @@ impl HostUdpSocket for View<'_> {
     }
 
     async fn bind(&mut self, this: Resource<Handle>, local: IpSocketAddress) -> SocketResult<()> {
-        let network = (self.network, self.purse);
+        let network = (self.network, self.payer);
         let socket = self.async_udp(&this)?;
         let bound = socket.bind(network, SocketAddr::from(local));
         bound.map(|_| ()).map_err(error)
@@ -143,10 +142,10 @@ impl HostUdpSocket for View<'_> {
         remote: IpSocketAddress,
     ) -> SocketResult<()> {
         let to = SocketAddr::from(remote);
-        if !self.capabilities.may_connect(false, to) {
+        if !self.grants.may_connect(false, to) {
             return Err(ErrorCode::AccessDenied.into());
         }
-        let network = (self.network, self.purse);
+        let network = (self.network, self.payer);
         let socket = self.async_udp(&this)?;
         address::check_remote(socket.family, to).map_err(error)?;
         socket.bound(network).map_err(error)?.connect(Some(to));

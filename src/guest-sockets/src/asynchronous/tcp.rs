@@ -102,7 +102,7 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
             Poll::Ready(Ok((stream, _peer))) => {
                 let socket = TcpSocket::accepted(self.family, self.options.clone(), stream);
                 let view = (self.view)(store.data_mut());
-                socket.charge_to(view.purse);
+                socket.charge_to(view.payer);
                 let kept = view.table.push(Socket::new(socket))?;
                 destination.set_buffer(Some(guest(&kept)));
                 Poll::Ready(Ok(StreamResult::Completed))
@@ -236,7 +236,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
         store.with(|mut store| {
             let mut view = store.get();
             let (network, to) = (view.network, SocketAddr::from(remote_address));
-            if !view.capabilities.may_connect(true, to) {
+            if !view.grants.may_connect(true, to) {
                 return Err(ErrorCode::AccessDenied.into());
             }
             let socket = &mut view.async_socket(&socket)?.tcp;
@@ -245,7 +245,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
         poll_fn(|context| {
             store.with(|mut store| {
                 let mut view = store.get();
-                let purse = view.purse;
+                let payer = view.payer;
                 let socket = match view.async_socket(&socket) {
                     Ok(socket) => &mut socket.tcp,
                     Err(error) => return Poll::Ready(Err(error)),
@@ -253,7 +253,7 @@ impl<T: Send + 'static> HostTcpSocketWithStore<T> for Sockets {
                 socket
                     .poll_connect(context)
                     .map(|()| socket.finish_connect().map_err(error))
-                    .map_ok(|_streams| socket.charge_to(purse))
+                    .map_ok(|_streams| socket.charge_to(payer))
             })
         })
         .await

@@ -19,9 +19,7 @@ use wasmtime_wasi::p2::{
 
 use super::options::{Options, at_least_one};
 use super::unconnected::TheNetwork;
-use super::{View, address, code_of, guest, host};
-use crate::budget::Purse;
-use crate::capabilities::Capabilities;
+use super::{Grants, View, address, code_of, guest, host};
 
 /// The most datagrams that are taken or given at once.
 const MOST_DATAGRAMS: usize = 16;
@@ -85,11 +83,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn send(
-        &self,
-        datagram: OutgoingDatagram,
-        capabilities: &Capabilities,
-    ) -> Result<(), ErrorCode> {
+    fn send(&self, datagram: OutgoingDatagram, grants: &dyn Grants) -> Result<(), ErrorCode> {
         let to = datagram.remote_address.map(SocketAddr::from);
         let to = match (to, self.mailbox.peer_addr()) {
             (None, Some(peer)) => peer,
@@ -98,7 +92,7 @@ impl Outgoing {
             (None, None) | (Some(_), Some(_)) => return Err(ErrorCode::InvalidArgument),
         };
         address::check_remote(self.family, to)?;
-        if !capabilities.may_connect(false, to) {
+        if !grants.may_connect(false, to) {
             return Err(ErrorCode::AccessDenied);
         }
         self.mailbox
@@ -137,7 +131,7 @@ impl HostUdpSocket for View<'_> {
         address: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
-        let (network, purse) = (self.network, self.purse);
+        let (network, payer) = (self.network, self.payer);
         let socket = self.udp(&this)?;
         match socket.state {
             State::Unbound => {}
@@ -147,7 +141,7 @@ impl HostUdpSocket for View<'_> {
         let address = SocketAddr::from(address);
         address::check_local(socket.family, address)?;
         let mailbox = network.bind_udp(address).map_err(code_of)?;
-        mailbox.charge_to(Arc::<Purse>::clone(purse));
+        mailbox.charge_to(Arc::clone(payer));
         socket.state = State::BindStarted(Arc::new(mailbox));
         Ok(())
     }
@@ -178,8 +172,8 @@ impl HostUdpSocket for View<'_> {
             let message = "a socket's streams must be dropped before it is given others";
             return Err(SocketError::trap(wasmtime::Error::msg(message)));
         }
-        let capabilities = self.capabilities;
-        let may = |to| capabilities.may_connect(false, to);
+        let grants = self.grants;
+        let may = |to| grants.may_connect(false, to);
         let socket = self.udp(&this)?;
         let family = socket.family;
         let mailbox = Arc::clone(socket.bound()?);
@@ -310,7 +304,7 @@ impl HostOutgoingDatagramStream for View<'_> {
         this: Resource<OutgoingDatagramStream>,
         datagrams: Vec<OutgoingDatagram>,
     ) -> SocketResult<u64> {
-        let capabilities = self.capabilities;
+        let grants = self.grants;
         let outgoing = self.outgoing(&this)?;
         if datagrams.is_empty() {
             return Ok(0);
@@ -322,7 +316,7 @@ impl HostOutgoingDatagramStream for View<'_> {
         outgoing.permitted = 0;
         let mut count = 0;
         for datagram in datagrams {
-            match outgoing.send(datagram, capabilities) {
+            match outgoing.send(datagram, grants) {
                 Ok(()) => count += 1,
                 // Those that went out count; the next call finds the error again.
                 Err(_) if count > 0 => break,
@@ -348,18 +342,39 @@ impl HostOutgoingDatagramStream for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::Budget;
-    use vaquita_net::{Fabric, FabricConfig, PodNetwork};
+    use vaquita_net::{Fabric, FabricConfig, Payer, PodNetwork};
     use wasmtime::component::ResourceTable;
     use wasmtime_wasi::p2::bindings::sockets::instance_network::Host as _;
     use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as _;
+
+    /// Grants and pays for everything.
+    #[derive(Debug)]
+    struct All;
+
+    impl Grants for All {
+        fn may_look_up(&self, _name: &str) -> bool {
+            true
+        }
+
+        fn may_connect(&self, _is_tcp: bool, _to: SocketAddr) -> bool {
+            true
+        }
+    }
+
+    impl Payer for All {
+        fn take(&self, _bytes: usize) -> bool {
+            true
+        }
+
+        fn give_back(&self, _bytes: usize) {}
+    }
 
     /// A guest without a guest: its resources, its network, and a handle on it.
     struct Instance {
         table: ResourceTable,
         network: PodNetwork,
-        purse: Arc<Purse>,
-        capabilities: Capabilities,
+        payer: Arc<dyn Payer>,
+        grants: All,
     }
 
     impl Instance {
@@ -367,8 +382,8 @@ mod tests {
             Self {
                 table: ResourceTable::new(),
                 network: fabric.attach(None).expect("an address"),
-                purse: Purse::new(Budget::new(None)),
-                capabilities: Capabilities::default(),
+                payer: Arc::new(All),
+                grants: All,
             }
         }
 
@@ -376,8 +391,8 @@ mod tests {
             View {
                 table: &mut self.table,
                 network: &self.network,
-                purse: &self.purse,
-                capabilities: &self.capabilities,
+                payer: &self.payer,
+                grants: &self.grants,
             }
         }
 

@@ -6,7 +6,7 @@
 use wasmtime::component::Resource;
 
 /// What we keep behind a handle that the guest gave.
-pub(crate) fn host<Ours, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours>
+pub fn host<Ours, Theirs: 'static>(handle: &Resource<Theirs>) -> Resource<Ours>
 where
     Ours: 'static,
 {
@@ -18,6 +18,6 @@ where
 }
 
 /// A handle for the guest on what we keep.
-pub(crate) fn guest<Ours: 'static, Theirs: 'static>(kept: &Resource<Ours>) -> Resource<Theirs> {
+pub fn guest<Ours: 'static, Theirs: 'static>(kept: &Resource<Ours>) -> Resource<Theirs> {
     Resource::new_own(kept.rep())
 }

@@ -6,14 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use vaquita_net::{BoundPort, Listener, NetError, PodNetwork, Stream};
+use vaquita_net::{BoundPort, Listener, NetError, Payer, PodNetwork, Stream};
 use wasmtime_wasi::p2::Pollable;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 
 use super::options::{Options, at_least_one};
 use super::stream::{Reader, Sending, Writer};
 use super::{address, code_of};
-use crate::budget::Purse;
 
 type Connect = Pin<Box<dyn Future<Output = Result<Stream, NetError>> + Send>>;
 
@@ -92,10 +91,10 @@ impl TcpSocket {
         }
     }
 
-    /// Has that purse pay for what is sent and not read yet, once there is a connection.
-    pub(super) fn charge_to(&self, purse: &Arc<Purse>) {
+    /// Has somebody pay for what is sent and not read yet, once there is a connection.
+    pub(super) fn charge_to(&self, payer: &Arc<dyn Payer>) {
         if let State::Connected(stream, _) = &self.state {
-            stream.charge_to(Arc::<Purse>::clone(purse));
+            stream.charge_to(Arc::clone(payer));
         }
     }
 

@@ -37,7 +37,7 @@ impl View<'_> {
     where
         T: 'static,
     {
-        self.table.get(parent)?.charge_to(self.purse);
+        self.table.get(parent)?.charge_to(self.payer);
         let input: DynInputStream = Box::new(reader);
         let output: DynOutputStream = Box::new(writer);
         let input = self.table.push_child(input, parent)?;
@@ -74,7 +74,7 @@ impl HostTcpSocket for View<'_> {
     ) -> SocketResult<()> {
         self.table.get(&host::<TheNetwork, _>(&network))?;
         let (network, to) = (self.network, SocketAddr::from(address));
-        if !self.capabilities.may_connect(true, to) {
+        if !self.grants.may_connect(true, to) {
             return Err(ErrorCode::AccessDenied.into());
         }
         Ok(self.socket(&this)?.start_connect(network, to)?)
