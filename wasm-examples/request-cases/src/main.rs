@@ -138,6 +138,10 @@ fn request(ask: &Ask<'_>) -> Answered<OutgoingRequest> {
 }
 
 fn write(body: &OutgoingBody, mut bytes: &[u8]) -> Answered<()> {
+    if bytes.is_empty() {
+        // The answer may be there already, and the stream closed.
+        return Ok(());
+    }
     let stream = body.write().map_err(refused("stream"))?;
     while !bytes.is_empty() {
         let room = stream.check_write().map_err(of_stream)?;
