@@ -7,6 +7,7 @@ mod backend;
 mod mirror;
 mod slices;
 mod subsets;
+mod topology;
 mod written;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -137,7 +138,12 @@ impl Reconciler for Controller {
             .iter()
             .filter_map(|pod| Backend::of(&service, pod, |node| self.zone_of(node)))
             .collect();
-        let plan = slices::plan(&service, &backends, slices);
+        let shares = topology::is_wanted(&service).then(|| {
+            let nodes = self.nodes.store().all();
+            let parts = topology::zones(nodes.iter().map(|node| &**node))?;
+            topology::assign(&backends, &parts)
+        });
+        let plan = slices::plan(&service, &backends, shares.as_ref(), slices);
         let wanted = subsets::endpoints(&service, &backends);
         // Side by side, so that proxies wait for no more than their own write.
         let (slices, endpoints) = futures::join!(
@@ -181,10 +187,15 @@ impl Controller {
             Change::Modified { old, new } => zone(old) != zone(new),
             Change::Deleted(_) => false,
         };
-        if is_news {
-            for service in self.services.store().all() {
-                self.queue.add(ObjectKey::of(&*service));
-            }
+        let concerned = if is_news {
+            self.services.store().all()
+        } else if share_changed(change) {
+            self.services.store().matching(topology::is_wanted)
+        } else {
+            Vec::new()
+        };
+        for service in concerned {
+            self.queue.add(ObjectKey::of(&*service));
         }
     }
 
@@ -326,6 +337,14 @@ impl Controller {
             Err(error) if meta::is_not_found(&error) => Ok(()),
             Err(error) => Err(SyncError::DeleteEndpoints(error)),
         }
+    }
+}
+
+/// Whether Services whose endpoints are shared out by what nodes have may want it otherwise.
+fn share_changed(change: &Change<'_, Node>) -> bool {
+    match change {
+        Change::Added(node) | Change::Deleted(node) => topology::share(node).is_some(),
+        Change::Modified { old, new } => topology::share(old) != topology::share(new),
     }
 }
 

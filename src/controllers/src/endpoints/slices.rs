@@ -87,10 +87,14 @@ impl Draft {
     }
 }
 
+/// For which zone each backend is meant, where the Service wants them shared out; nothing where that is impossible.
+pub(super) type Shares = Option<Vec<Option<String>>>;
+
 /// What to change so that the slices of `service` show exactly `backends`.
 pub(super) fn plan(
     service: &Service,
     backends: &[Backend],
+    shares: Option<&Shares>,
     known: Vec<Arc<EndpointSlice>>,
 ) -> Plan {
     let mut plan = Plan::default();
@@ -103,8 +107,12 @@ pub(super) fn plan(
     }
     for family in families(service) {
         let mut groups = BTreeMap::<Vec<Port>, Vec<Endpoint>>::new();
-        for backend in backends {
-            if let Some(endpoint) = endpoint(service, backend, family) {
+        for (at, backend) in backends.iter().enumerate() {
+            let hints = match shares {
+                None => hints(service, backend),
+                Some(shares) => shared(shares.as_ref().and_then(|shares| shares.get(at))),
+            };
+            if let Some(endpoint) = endpoint(backend, hints, family) {
                 groups
                     .entry(backend.ports.clone())
                     .or_default()
@@ -286,7 +294,15 @@ fn hints(service: &Service, backend: &Backend) -> Option<EndpointHints> {
     (backend.ready && hints != EndpointHints::default()).then_some(hints)
 }
 
-fn endpoint(service: &Service, backend: &Backend, family: Family) -> Option<Endpoint> {
+fn shared(zone: Option<&Option<String>>) -> Option<EndpointHints> {
+    let name = zone?.clone()?;
+    Some(EndpointHints {
+        for_nodes: None,
+        for_zones: Some(vec![ForZone { name }]),
+    })
+}
+
+fn endpoint(backend: &Backend, hints: Option<EndpointHints>, family: Family) -> Option<Endpoint> {
     Some(Endpoint {
         addresses: vec![backend.ip(family)?.to_string()],
         conditions: Some(EndpointConditions {
@@ -297,7 +313,7 @@ fn endpoint(service: &Service, backend: &Backend, family: Family) -> Option<Endp
         hostname: backend.hostname.clone(),
         node_name: backend.node.clone(),
         zone: backend.zone.clone(),
-        hints: hints(service, backend),
+        hints,
         target_ref: Some(backend.target.clone()),
         ..Endpoint::default()
     })

@@ -75,7 +75,7 @@ fn carried_out(known: &[Arc<EndpointSlice>], plan: Plan) -> Vec<Arc<EndpointSlic
 }
 
 fn reconciled(known: &[Arc<EndpointSlice>], backends: &[Backend]) -> Vec<Arc<EndpointSlice>> {
-    let plan = plan(&service(), backends, known.to_vec());
+    let plan = plan(&service(), backends, None, known.to_vec());
     carried_out(known, plan)
 }
 
@@ -112,7 +112,7 @@ fn hints_follow_the_wanted_distribution() {
             zone: Some("z1".to_owned()),
             ..backend(1, 8080, ready)
         };
-        let plan = plan(&service, &[backend], Vec::new());
+        let plan = plan(&service, &[backend], None, Vec::new());
         let endpoint = plan.create[0].endpoints.as_ref().unwrap()[0].clone();
         assert_eq!(endpoint.zone.as_deref(), Some("z1"));
         let hints = endpoint.hints?;
@@ -143,12 +143,12 @@ fn a_change_of_one_endpoint_writes_one_slice() {
     assert_eq!(sizes(&slices), [50, 100, 100]);
     let mut changed = backends(0..250);
     changed[120].ready = false;
-    let one = plan(&service(), &changed, slices.clone());
+    let one = plan(&service(), &changed, None, slices.clone());
     assert_eq!(
         (one.create.len(), one.update.len(), one.delete.len()),
         (0, 1, 0)
     );
-    let added = plan(&service(), &backends(0..251), slices.clone());
+    let added = plan(&service(), &backends(0..251), None, slices.clone());
     assert_eq!(
         (added.create.len(), added.update.len(), added.delete.len()),
         (0, 1, 0)
@@ -156,6 +156,7 @@ fn a_change_of_one_endpoint_writes_one_slice() {
     let replaced = plan(
         &service(),
         &backends((0..250).map(|number| if number == 7 { 999 } else { number })),
+        None,
         slices,
     );
     assert_eq!(
@@ -184,7 +185,7 @@ fn each_family_has_slices_of_its_own() {
     service.spec.as_mut().unwrap().ip_families = Some(vec!["IPv6".to_owned(), "IPv4".to_owned()]);
     let mut dual = backend(1, 8080, true);
     dual.ips.push("fd00::1".parse().unwrap());
-    let plan = plan(&service, &[dual], Vec::new());
+    let plan = plan(&service, &[dual], None, Vec::new());
     let families: Vec<_> = plan
         .create
         .iter()
@@ -214,7 +215,7 @@ proptest! {
                 .collect();
             let wanted: Vec<_> = backends
                 .iter()
-                .map(|backend| (backend.ports.clone(), endpoint(&service(), backend, Family::V4).unwrap()))
+                .map(|backend| (backend.ports.clone(), endpoint(backend, hints(&service(), backend), Family::V4).unwrap()))
                 .collect();
             let ids = |all: &[(Vec<Port>, Endpoint)]| -> BTreeSet<_> {
                 all.iter()
@@ -225,8 +226,29 @@ proptest! {
             prop_assert_eq!(ids(&shown), ids(&wanted));
             prop_assert!(sizes(&slices).iter().all(|size| *size <= CAPACITY));
             prop_assert_eq!(sizes(&slices).iter().filter(|size| **size == 0).count(), usize::from(wanted.is_empty()));
-            let again = plan(&service(), &backends, slices.clone());
+            let again = plan(&service(), &backends, None, slices.clone());
             prop_assert!(again.create.is_empty() && again.update.is_empty() && again.delete.is_empty());
         }
     }
+}
+
+#[test]
+fn endpoints_that_are_shared_out_are_for_the_zones_that_they_are_given_to() {
+    let both = backends(0..2);
+    let hinted = |shares: &Shares| {
+        let made = plan(&service(), &both, Some(shares), Vec::new());
+        let slices = made.create.into_iter();
+        let endpoints = slices.flat_map(|slice| slice.endpoints.unwrap_or_default());
+        let zones = endpoints.map(|endpoint| {
+            let zones = endpoint.hints.and_then(|hints| hints.for_zones);
+            zones.map(|zones| zones.into_iter().map(|zone| zone.name).collect::<String>())
+        });
+        zones.collect::<Vec<_>>()
+    };
+    let shares = Some(vec![Some("a".to_owned()), Some("b".to_owned())]);
+    assert_eq!(
+        hinted(&shares),
+        [Some("a".to_owned()), Some("b".to_owned())]
+    );
+    assert_eq!(hinted(&None), [None, None], "not to be shared out");
 }
