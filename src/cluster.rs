@@ -35,6 +35,7 @@ use vaquita_store::{Options, Redb, Store};
 use crate::{
     containers::{self, ContainersConfig, ContainersError},
     entrance::{Entrance, EntranceConfig, Open},
+    kernel_network::{JoinError, KernelNetwork, KernelNetworkConfig},
     local,
     supervise::{Ending, Supervisor},
 };
@@ -71,6 +72,8 @@ pub struct ClusterConfig {
     pub containers: ContainersConfig,
     /// The ways in from outside. Default: no Ingress is served.
     pub entrance: EntranceConfig,
+    /// Whether the host and Linux containers reach pods by their addresses. Default: they do not.
+    pub kernel_network: KernelNetworkConfig,
     /// Below what the node ends pods, so that something of the machine is left. Default: upstream's thresholds.
     pub eviction: EvictionThresholds,
     /// The same, where it may be so for a while. Default: nothing.
@@ -97,6 +100,7 @@ impl ClusterConfig {
             scheduler: vaquita_scheduler::Options::default(),
             containers: ContainersConfig::default(),
             entrance: EntranceConfig::default(),
+            kernel_network: KernelNetworkConfig::default(),
             eviction: EvictionThresholds::default(),
             soft_eviction: SoftEviction::default(),
             registries: RegistriesConfig::default(),
@@ -186,6 +190,9 @@ pub enum StartError {
     /// The Ingress proxy could not be made.
     #[error("cannot make the Ingress proxy: {}", chain(.0))]
     Ingress(#[from] vaquita_ingress::DefaultCertificateError),
+    /// There is to be a way between pods and the kernel's network, and there cannot be.
+    #[error("cannot join pods with the kernel's network: {}", chain(.0))]
+    KernelNetwork(#[from] JoinError),
     /// The Docker engine cannot be used.
     #[error("cannot use the Docker engine: {}", chain(.0))]
     Containers(#[from] ContainersError),
@@ -242,6 +249,7 @@ pub struct Cluster {
     dns_address: Option<SocketAddr>,
     /// Answers Linux containers.
     _container_dns: Option<DnsTask>,
+    kernel_network: KernelNetwork,
     // Held as long as the cluster runs: the lock on the data directory.
     _lock: File,
 }
@@ -274,7 +282,7 @@ impl Cluster {
             let engine = containers.shim.engine().version();
             clock.step("containers", format!("Docker {engine}"));
             if config.containers.subnet.is_none() {
-                network.pod_cidr = containers::lower_half(network.pod_cidr);
+                network.own_cidr = Some(containers::lower_half(network.pod_cidr));
             }
         }
         let fabric = Fabric::new(network)?;
@@ -282,6 +290,11 @@ impl Cluster {
             Some(containers) => containers::serve_names(containers, &fabric).await,
             None => None,
         };
+        let kernel_network =
+            KernelNetwork::join(&config.kernel_network, &fabric, containers.as_mut()).await?;
+        if let Some(device) = kernel_network.describe() {
+            clock.step("kernel network", device);
+        }
         let in_cluster = Config::default().service_network.first();
         let pki = Pki::load_or_create(
             &config.data_dir.join("pki"),
@@ -320,7 +333,8 @@ impl Cluster {
         let entrance = entrance.open(&fabric, !config.leader_elect)?;
         let images = ImageStore::open(&config.data_dir.join("images"))?;
         let images = images.with_files_limits(config.image_files);
-        api.set_more_metrics(entrance.metrics(&fabric, &images));
+        let (outer, inner) = (kernel_network.metrics(), entrance.metrics(&fabric, &images));
+        api.set_more_metrics(move || inner() + &outer());
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
@@ -341,6 +355,7 @@ impl Cluster {
             ingress_urls,
             dns_address,
             _container_dns: container_dns,
+            kernel_network,
             _lock: lock,
         })
     }
@@ -399,6 +414,7 @@ impl Cluster {
         for part in self.supervisor.stop().await {
             tracing::warn!("the {part} did not stop in time and was cut off");
         }
+        self.kernel_network.close().await;
         self.api.shutdown().await;
         self.store.close().await;
     }

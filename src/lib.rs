@@ -20,9 +20,11 @@ pub mod cli;
 pub mod cluster;
 pub mod containers;
 pub mod entrance;
+pub mod kernel_network;
 pub mod local;
 pub mod supervise;
 
 pub use cluster::{ApiLimits, Cluster, ClusterConfig, StartError};
 pub use containers::{ContainersConfig, EngineChoice};
 pub use entrance::{EntranceConfig, ListenOn};
+pub use kernel_network::{JoinError, KernelNetworkConfig, KernelNetworkMode};

@@ -8,6 +8,7 @@ mod eviction;
 mod image;
 mod image_files;
 mod image_gc;
+mod kernel_network;
 mod registries;
 mod report;
 mod rolling_update;

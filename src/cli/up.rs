@@ -14,8 +14,8 @@ use vaquita_docker::Subnet;
 
 use super::{
     DataDir, controllers::ControllerArgs, demo, entrance::EntranceArgs, eviction::EvictionOptions,
-    image_files::ImageFilesOptions, image_gc::ImageGcOptions, registries::RegistryOptions,
-    report::Report,
+    image_files::ImageFilesOptions, image_gc::ImageGcOptions, kernel_network::KernelNetworkArgs,
+    registries::RegistryOptions, report::Report,
 };
 use crate::{ApiLimits, Cluster, ClusterConfig, ContainersConfig, EngineChoice};
 
@@ -58,6 +58,8 @@ pub(super) struct UpArgs {
     eviction: EvictionOptions,
     #[command(flatten)]
     containers: ContainerArgs,
+    #[command(flatten)]
+    kernel_network: KernelNetworkArgs,
     /// Apply the guestbook example, call it, and print its answer.
     #[arg(long)]
     demo: bool,
@@ -218,6 +220,7 @@ fn config(args: UpArgs) -> anyhow::Result<ClusterConfig> {
     (config.eviction, config.soft_eviction) = args.eviction.resolve()?;
     config.containers = args.containers.resolve();
     config.entrance = args.entrance.resolve();
+    config.kernel_network = args.kernel_network.resolve();
     if let Some(path) = &args.scheduler_config {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;

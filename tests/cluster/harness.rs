@@ -293,6 +293,8 @@ pub(crate) fn command(dir: &Path) -> Command {
         .arg(dir)
         // Nobody's engine is used unless a test says so.
         .env("VAQUITA_DOCKER", "none")
+        // The machine has one network for all tests: only who has made one of its own joins it.
+        .env("VAQUITA_KERNEL_NETWORK", "off")
         .stdin(Stdio::null());
     command
 }

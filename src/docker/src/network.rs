@@ -14,9 +14,6 @@ use crate::{
 const DEVICE: &str = "com.docker.network.bridge.name";
 /// The engine's option for whether it hides pods behind the machine's address on their way out.
 const MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
-/// The longest name of a network device, in bytes.
-const LONGEST_DEVICE: usize = 15;
-
 /// Makes the network, unless it is there as it should be. One of ours that is different is made anew, which fails while
 /// somebody uses it; one of somebody else's is left alone.
 pub(crate) async fn ensure(engine: &Engine, settings: &Settings) -> Result<(), OpenError> {
@@ -63,8 +60,6 @@ pub(crate) async fn ensure(engine: &Engine, settings: &Settings) -> Result<(), O
 
 fn request(settings: &Settings) -> NetworkCreateRequest {
     let gateway = settings.subnet.gateway();
-    let mut device = settings.network.clone();
-    device.truncate(device.floor_char_boundary(LONGEST_DEVICE));
     NetworkCreateRequest {
         name: settings.network.clone(),
         driver: Some("bridge".to_owned()),
@@ -77,7 +72,7 @@ fn request(settings: &Settings) -> NetworkCreateRequest {
             ..Ipam::default()
         }),
         options: Some(HashMap::from([
-            (DEVICE.to_owned(), device),
+            (DEVICE.to_owned(), settings.bridge()),
             (MASQUERADE.to_owned(), settings.masquerade.to_string()),
         ])),
         labels: Some(HashMap::from([(

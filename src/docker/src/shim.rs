@@ -24,6 +24,9 @@ use crate::{
 /// The image that is made on the spot.
 const PAUSE: (&str, &str) = ("vaquita.local/pause", "1");
 
+/// The longest name of a network device, in bytes.
+const LONGEST_DEVICE: usize = 15;
+
 /// How a shim uses an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -50,6 +53,13 @@ impl Settings {
             masquerade: true,
             pause_image: format!("{}:{}", PAUSE.0, PAUSE.1),
         }
+    }
+
+    /// The name of the network's device.
+    pub fn bridge(&self) -> String {
+        let mut device = self.network.clone();
+        device.truncate(device.floor_char_boundary(LONGEST_DEVICE));
+        device
     }
 
     /// Whether the image is the one that is made here.

@@ -12,6 +12,9 @@ pub struct KernelNetConfig {
     pub device: String,
     /// The addresses of Services, which are behind the device as the fabric's pods are. Default: none.
     pub services: Vec<Ipv4Net>,
+    /// Where pods are that the kernel has, besides the part of the fabric's
+    /// [pod network](vaquita_net::FabricConfig::pod_cidr) that is not the fabric's own. Default: nowhere.
+    pub beside: Vec<Ipv4Net>,
     /// The longest packet that the device passes. Default 65,535, so that hardly anything is cut into pieces.
     pub mtu: u16,
     /// Connections at a time; the beginnings of further ones are dropped, and the client tries again. Default 16,384.
@@ -32,6 +35,7 @@ impl Default for KernelNetConfig {
         Self {
             device: "vaquita0".to_owned(),
             services: Vec::new(),
+            beside: Vec::new(),
             mtu: u16::MAX,
             connections: 16_384,
             window: 512 * 1024,
@@ -89,6 +93,45 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// Options of a [`KernelFilter`](crate::KernelFilter).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelFilterConfig {
+    /// The name of the table of `nftables` (of the family `inet`) that is made, replaced and removed. Default `vaquita`.
+    pub table: String,
+    /// The bridge that containers are on. Default `vaquita`.
+    pub bridge: String,
+    /// The addresses of containers. Default `10.244.128.0/17`.
+    pub containers: Ipv4Net,
+    /// The device behind which the fabric's pods are. Default `vaquita0`.
+    pub device: String,
+}
+
+impl Default for KernelFilterConfig {
+    fn default() -> Self {
+        Self {
+            table: "vaquita".to_owned(),
+            bridge: "vaquita".to_owned(),
+            containers: Ipv4Net::new_assert([10, 244, 128, 0].into(), 17),
+            device: KernelNetConfig::default().device,
+        }
+    }
+}
+
+/// Why the packet filter is not as it should be.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    /// This is not Linux.
+    #[error("there is a packet filter on Linux only")]
+    NotLinux,
+    /// `nft` could not be run, or did not end.
+    #[error("running nft (of nftables)")]
+    Run(#[source] io::Error),
+    /// It said no.
+    #[error("nft says: {0}")]
+    Refused(String),
 }
 
 /// Figures of the device, at one moment. Counters count since it was made.

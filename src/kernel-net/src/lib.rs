@@ -9,6 +9,9 @@
 //! The kernel and the device exchange segments of up to 64 KiB, whatever the size of packets elsewhere on their way
 //! (segmentation offload), and leave checksums to each other.
 //!
+//! Containers of another engine reach each other without us, over a bridge. What the fabric does for its own pods on the
+//! way, [`KernelFilter`] has the kernel do for them: Services lead to endpoints, and policies hold.
+//!
 //! Linux only, and only where the process may make network devices: elsewhere `start` says so. Without it pods reach
 //! each other all the same.
 
@@ -18,8 +21,8 @@ mod elsewhere;
 #[cfg(target_os = "linux")]
 mod linux;
 
-pub use config::{KernelNetConfig, Metrics, StartError};
+pub use config::{FilterError, KernelFilterConfig, KernelNetConfig, Metrics, StartError};
 #[cfg(not(target_os = "linux"))]
-pub use elsewhere::KernelNet;
+pub use elsewhere::{KernelFilter, KernelNet, Meter};
 #[cfg(target_os = "linux")]
-pub use linux::KernelNet;
+pub use linux::{KernelFilter, KernelNet, Meter};

@@ -14,11 +14,14 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::Ipv4Net;
-use tokio::{net::TcpStream, sync::Semaphore};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, watch},
+};
 
 use crate::{
-    Activity, AttachError, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError, Origin,
-    PodIdentity, PodNetwork, ResolveError, Services, Uplink, Wake,
+    Activity, AttachError, Changed, ConfigError, ConnectPolicy, FabricConfig, Metrics, NetError,
+    Origin, PodIdentity, PodNetwork, ResolveError, Services, Uplink, Wake,
     counters::Counters,
     dns::{self, DnsSockets, DnsTask},
     host_datagrams::Flows,
@@ -77,6 +80,8 @@ impl Fabric {
             lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             held: Semaphore::new(config.held),
             waker: ArcSwapOption::empty(),
+            changed: Changed::default(),
+            follower: Mutex::default(),
             next_port: AtomicU16::new(rand::random()),
             config,
         })))
@@ -206,6 +211,7 @@ impl Fabric {
         let policy = policy.map(Arc::new);
         self.0.policy.store(policy.clone());
         if let Some(policy) = policy {
+            policy.watch(self.0.changed.clone());
             for pod in self.0.pods.load().values() {
                 policy.attached(IpAddr::V4(pod.ip), &pod.identity);
             }
@@ -213,6 +219,7 @@ impl Fabric {
                 policy.attached(ip, identity);
             }
         }
+        self.0.changed.tell();
     }
 
     /// Figures of this moment.
@@ -310,6 +317,9 @@ pub(crate) struct Inner {
     /// Places for connects that wait for a Service to wake.
     pub(crate) held: Semaphore,
     pub(crate) waker: ArcSwapOption<Box<dyn Wake>>,
+    /// Who follows Services and policies, and how far it has come.
+    pub(crate) changed: Changed,
+    pub(crate) follower: Mutex<Option<watch::Receiver<u64>>>,
     next_port: AtomicU16,
 }
 

@@ -10,7 +10,7 @@
 //! Datagrams ([`UdpSocket`]) travel from mailbox to mailbox; to the outside, where that is allowed, by sockets of the host.
 //!
 //! Pods may also live beside the fabric, in a network of the kernel: an [`Uplink`] is the way to them, [`Fabric::enter`]
-//! their way in.
+//! their way in. What has to be done for those by a filter of packets is told to it: see [`Fabric::changes`].
 //!
 //! A name is looked up in tables ([`PodNetwork::resolve`], [`Fabric::names`]), with no DNS server in between; for those who
 //! ask by DNS, there is one over the same tables ([`Fabric::serve_dns`]).
@@ -38,6 +38,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap(); Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod beside;
 mod config;
 mod counters;
 mod dns;
@@ -67,6 +68,7 @@ mod wake;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use crate::{
+    beside::{Changed, Guard, Passage, PassagePorts, PeerAddresses, ServedPort},
     config::{FabricConfig, Outside, PodLimits},
     counters::Metrics,
     dns::{DnsSockets, DnsTask, fuzz_answer},

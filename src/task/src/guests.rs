@@ -45,6 +45,7 @@ const BATCHES: [Batch; 3] = [
             "hungry",
             "kv",
             "lingering",
+            "netbench",
             "processes",
             "producer",
             "relay",

@@ -23,7 +23,7 @@ use super::{
     packet::{self, Packet, Pair, Segment},
     vnet,
 };
-use crate::KernelNetConfig;
+use crate::{KernelNetConfig, Metrics};
 
 /// The time as stacks see it.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +85,12 @@ impl Hub {
 
     pub(super) fn flows(&self) -> MutexGuard<'_, HashMap<Pair, Arc<Flow>>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Figures of this moment.
+    pub(super) fn metrics(&self) -> Metrics {
+        let connections = self.flows().len();
+        self.counters.snapshot(connections)
     }
 
     /// Serves one queue until the device is gone.

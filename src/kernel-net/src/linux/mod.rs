@@ -2,20 +2,27 @@
 
 mod counters;
 mod device;
+mod filter;
 mod flow;
 mod hub;
 mod packet;
 mod routes;
+mod rules;
 mod uplink;
 mod vnet;
 
-use std::{fmt, io, net::IpAddr, sync::Arc};
+use std::{
+    fmt, io,
+    net::IpAddr,
+    sync::{Arc, Weak},
+};
 
 use ipnet::Ipv4Net;
 use tokio::task::JoinSet;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 use vaquita_net::Fabric;
 
+pub use self::filter::KernelFilter;
 use self::{counters::Counters, device::Queue, hub::Hub, uplink::WayOut};
 use crate::{KernelNetConfig, Metrics, StartError};
 
@@ -84,8 +91,32 @@ impl KernelNet {
 
     /// Figures of this moment.
     pub fn metrics(&self) -> Metrics {
-        let connections = self.hub.flows().len();
-        self.hub.counters.snapshot(connections)
+        self.hub.metrics()
+    }
+
+    /// Where to read the figures, for who does not own the device: once it is gone they are all 0.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::downgrade(&self.hub))
+    }
+}
+
+/// Reads the figures of a [`KernelNet`].
+#[derive(Clone)]
+pub struct Meter(Weak<Hub>);
+
+impl Meter {
+    /// Figures of this moment.
+    pub fn read(&self) -> Metrics {
+        self.0
+            .upgrade()
+            .map(|hub| hub.metrics())
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Meter").field(&self.read()).finish()
     }
 }
 

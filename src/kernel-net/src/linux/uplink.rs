@@ -25,8 +25,10 @@ pub(super) struct WayOut {
     hub: Weak<Hub>,
     /// The whole pod network ...
     pods: Ipv4Net,
-    /// ... without the part that is the fabric's.
+    /// ... without the part that is the fabric's ...
     own: Ipv4Net,
+    /// ... and what else the kernel has.
+    beside: Vec<Ipv4Net>,
 }
 
 impl WayOut {
@@ -35,13 +37,16 @@ impl WayOut {
             hub: Arc::downgrade(hub),
             pods,
             own,
+            beside: hub.config.beside.clone(),
         }
     }
 }
 
 impl Uplink for WayOut {
     fn leads_to(&self, ip: IpAddr) -> bool {
-        matches!(ip, IpAddr::V4(ip) if self.pods.contains(&ip) && !self.own.contains(&ip))
+        let IpAddr::V4(ip) = ip else { return false };
+        let is_beside = || self.beside.iter().any(|range| range.contains(&ip));
+        !self.own.contains(&ip) && (self.pods.contains(&ip) || is_beside())
     }
 
     fn connect(&self, from: SocketAddr, to: SocketAddr) -> Connecting {

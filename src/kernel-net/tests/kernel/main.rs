@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod beside;
+mod filter;
 mod tcp;
 mod tools;
 mod udp;

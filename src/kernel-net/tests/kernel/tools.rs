@@ -18,6 +18,8 @@ const INSIDE: &str = "VAQUITA_TEST_IN_NAMESPACE";
 pub(crate) fn in_namespace(name: &str, test: impl AsyncFnOnce()) {
     if env::var_os(INSIDE).is_some() {
         run("ip", &["link", "set", "lo", "up"]);
+        // Shows the devices of the namespace.
+        run("mount", &["-t", "sysfs", "sysfs", "/sys"]);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -29,7 +31,7 @@ pub(crate) fn in_namespace(name: &str, test: impl AsyncFnOnce()) {
         return;
     }
     let status = Command::new("unshare")
-        .args(["--net", "--"])
+        .args(["--net", "--mount", "--"])
         .arg(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")

@@ -3,6 +3,7 @@
 //! A fabric asks its [`ConnectPolicy`] once for each connection. [`Policies`] is the one that a cluster uses: rules about
 //! pods selected by labels, compiled into sets of addresses.
 
+mod guards;
 mod rules;
 mod selector;
 mod table;
@@ -16,7 +17,7 @@ pub use self::{
     selector::{Labels, Requirement, Selector},
     table::{Policies, PolicyPod},
 };
-use crate::{PodIdentity, Protocol};
+use crate::{Changed, Guard, PodIdentity, Protocol};
 
 /// Who opens a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +57,15 @@ pub struct Attempt {
 pub trait ConnectPolicy: Send + Sync + 'static {
     /// Whether this may be; if not, the connect fails with [`NetError::Denied`](crate::NetError::Denied).
     fn allows(&self, attempt: &Attempt) -> bool;
+
+    /// What it lets those pods do whose addresses are wanted, for who filters their packets: see
+    /// [`Fabric::guards`](crate::Fabric::guards). Pods that may do everything are left out.
+    fn guards(&self, _wanted: &dyn Fn(IpAddr) -> bool) -> Vec<Guard> {
+        Vec::new()
+    }
+
+    /// Given to it once, to be told whenever [guards](Self::guards) may have become others.
+    fn watch(&self, _changed: Changed) {}
 
     /// Told of each pod that gets an address, before it can use it.
     fn attached(&self, _ip: IpAddr, _pod: &PodIdentity) {}

@@ -114,6 +114,13 @@ impl Group {
         }
     }
 
+    /// All of them, in order.
+    pub(super) fn all(&self) -> Vec<IpAddr> {
+        let mut all: Vec<_> = self.members.load().iter().copied().collect();
+        all.sort_unstable();
+        all
+    }
+
     fn contains(&self, ip: IpAddr) -> bool {
         self.members.load().contains(&ip)
     }

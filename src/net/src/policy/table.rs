@@ -8,16 +8,16 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{
-    Attempt, ConnectPolicy, Labels, Origin, Peer, PolicySpec, Rule,
+    Attempt, ConnectPolicy, Labels, Origin, Peer, PolicySpec, Rule, guards,
     rules::{Compiled, CompiledPeer, Group, GroupKey, NamedPort, Namespaces},
 };
-use crate::{PodIdentity, Protocol, sync::lock};
+use crate::{Changed, Guard, PodIdentity, Protocol, sync::lock};
 
 /// A pod to policies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,16 +41,17 @@ pub struct Policies(Arc<Shared>);
 struct Shared {
     /// What connects look at.
     rules: ArcSwap<imbl::HashMap<IpAddr, Arc<PodRules>>>,
+    changed: ArcSwapOption<Changed>,
     state: Mutex<State>,
 }
 
 /// What one address is to policies.
 #[derive(Debug, Default)]
-struct PodRules {
+pub(super) struct PodRules {
     /// None: no policy speaks of what comes in.
-    ingress: Option<Vec<Arc<Compiled>>>,
-    egress: Option<Vec<Arc<Compiled>>>,
-    ports: Vec<NamedPort>,
+    pub(super) ingress: Option<Vec<Arc<Compiled>>>,
+    pub(super) egress: Option<Vec<Arc<Compiled>>>,
+    pub(super) ports: Vec<NamedPort>,
 }
 
 /// Namespace and name.
@@ -107,6 +108,7 @@ impl Policies {
         state.policies.insert(key, policy);
         state.drop_groups();
         self.refresh_namespace(&state, namespace);
+        self.tell(state);
     }
 
     /// Removes a policy, if it is there.
@@ -116,6 +118,7 @@ impl Policies {
         if state.policies.remove(&key).is_some() {
             state.drop_groups();
             self.refresh_namespace(&state, namespace);
+            self.tell(state);
         }
     }
 
@@ -127,6 +130,7 @@ impl Policies {
         }
         state.namespaces.insert(name.to_owned(), labels);
         state.regroup_namespace(name);
+        self.tell(state);
     }
 
     /// Forgets a namespace's labels.
@@ -134,6 +138,7 @@ impl Policies {
         let mut state = lock(&self.0.state);
         if state.namespaces.remove(name).is_some() {
             state.regroup_namespace(name);
+            self.tell(state);
         }
     }
 
@@ -193,6 +198,15 @@ impl Policies {
             state.regroup(ip);
         }
         self.refresh(&state, touched);
+        self.tell(state);
+    }
+
+    /// Unlocks, and tells who follows of a change.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        drop(state);
+        if let Some(changed) = &*self.0.changed.load() {
+            changed.tell();
+        }
     }
 
     fn refresh_namespace(&self, state: &State, namespace: &str) {
@@ -371,6 +385,15 @@ impl ConnectPolicy for Policies {
             (Some(ingress), Some(peer)) => passes(ingress, peer),
             (None, _) | (_, None) => true,
         }
+    }
+
+    fn guards(&self, wanted: &dyn Fn(IpAddr) -> bool) -> Vec<Guard> {
+        let rules = self.0.rules.load();
+        guards::of(&rules, wanted)
+    }
+
+    fn watch(&self, changed: Changed) {
+        self.0.changed.store(Some(Arc::new(changed)));
     }
 
     fn attached(&self, ip: IpAddr, pod: &PodIdentity) {

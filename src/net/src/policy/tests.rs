@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::{Passage, PassagePorts, PeerAddresses};
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 const PORTS: [u16; 3] = [53, 80, 8080];
@@ -250,7 +251,90 @@ proptest! {
         for attempt in attempts() {
             prop_assert_eq!(policies.allows(&attempt), naive.allows(&attempt), "{:?}", attempt);
         }
+        let guards = policies.guards(&|_| true);
+        for attempt in attempts() {
+            prop_assert_eq!(passes(&guards, &attempt), naive.allows(&attempt), "{:?}", attempt);
+        }
     }
+}
+
+/// Whether guards, who know addresses and numbers alone, let this pass.
+fn passes(guards: &[Guard], attempt: &Attempt) -> bool {
+    let to = attempt.to.ip();
+    let side = |own: IpAddr, peer: IpAddr, allowed: fn(&Guard) -> &Option<Vec<Passage>>| {
+        let guard = guards.iter().find(|guard| guard.ip == own);
+        let allowed = guard.and_then(|guard| allowed(guard).as_ref());
+        allowed.is_none_or(|allowed| {
+            allowed
+                .iter()
+                .any(|passage| lets_pass(passage, peer, attempt))
+        })
+    };
+    let egress = match attempt.from {
+        Origin::Pod(from) => side(from, to, |guard| &guard.egress),
+        Origin::Node | Origin::Outside(_) => true,
+    };
+    egress
+        && attempt
+            .from
+            .ip()
+            .is_none_or(|from| side(to, from, |guard| &guard.ingress))
+}
+
+fn lets_pass(passage: &Passage, peer: IpAddr, attempt: &Attempt) -> bool {
+    let is_peer = |peers: &PeerAddresses| match peers {
+        PeerAddresses::Pods(pods) => pods.contains(&peer),
+        PeerAddresses::Block { net, except } => {
+            net.contains(&peer) && !except.iter().any(|except| except.contains(&peer))
+        }
+    };
+    let is_port = |ports: &PassagePorts| {
+        ports.protocol == attempt.protocol
+            && ports.ports.contains(&attempt.to.port())
+            && ports.of.is_none_or(|of| of == attempt.to.ip())
+    };
+    passage
+        .peers
+        .as_ref()
+        .is_none_or(|peers| peers.iter().any(is_peer))
+        && passage
+            .ports
+            .as_ref()
+            .is_none_or(|ports| ports.iter().any(is_port))
+}
+
+#[test]
+fn who_follows_is_told_of_changes() {
+    let fabric = crate::Fabric::new(crate::FabricConfig::default()).unwrap();
+    let mut changes = fabric.changes();
+    let policies = Policies::new();
+    fabric.set_policy(Some(Box::new(policies.clone())));
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    policies.set_policy(
+        "a",
+        "p",
+        PolicySpec {
+            ingress: Some(Vec::new()),
+            ..PolicySpec::default()
+        },
+    );
+    assert!(changes.has_changed().unwrap());
+    assert_eq!(fabric.guards(&|_| true), []);
+    changes.mark_unchanged();
+    let pod = PolicyPod {
+        ips: vec![ip(1)],
+        ..PolicyPod::default()
+    };
+    policies.set_pod("a", "one", pod);
+    assert!(changes.has_changed().unwrap());
+    let guard = Guard {
+        ip: ip(1),
+        ingress: Some(Vec::new()),
+        egress: None,
+    };
+    assert_eq!(fabric.guards(&|_| true), [guard]);
+    assert_eq!(fabric.guards(&|_| false), []);
 }
 
 fn identity(namespace: &str, name: &str) -> PodIdentity {

@@ -21,7 +21,7 @@ pub(crate) use self::{
     balancer::Balancer,
     table::{Found, ServiceTable},
 };
-use crate::fabric::Inner;
+use crate::{ServedPort, fabric::Inner};
 
 /// Which Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -172,12 +172,20 @@ impl Services {
     /// within a tokio runtime, which then serves them.
     #[must_use = "ports of the host may be taken by others"]
     pub fn set(&self, key: &ServiceKey, spec: &ServiceSpec) -> Vec<HostPortError> {
-        self.0.services.set(&self.0, key, spec)
+        let failed = self.0.services.set(&self.0, key, spec);
+        self.0.changed.tell();
+        failed
     }
 
     /// Removes a Service, if it is there, and closes its ports on the host. Connections that exist stay.
     pub fn remove(&self, key: &ServiceKey) {
         self.0.services.remove(key);
+        self.0.changed.tell();
+    }
+
+    /// All ports at all addresses of Services, in the order of addresses.
+    pub fn ports(&self) -> Vec<ServedPort> {
+        self.0.services.served()
     }
 
     /// How many Services there are.

@@ -17,6 +17,7 @@ use super::{
     balancer::{Balancer, Turns},
 };
 use crate::{
+    ServedPort,
     fabric::Inner,
     host_port::{HostPorts, Wanted},
     records,
@@ -351,6 +352,22 @@ impl ServiceTable {
 
     pub(super) fn count(&self) -> usize {
         self.snapshot.load().services.len()
+    }
+
+    pub(super) fn served(&self) -> Vec<ServedPort> {
+        let snapshot = self.snapshot.load();
+        let served = snapshot
+            .ports
+            .iter()
+            .map(|(&(protocol, at), balancer)| ServedPort {
+                protocol,
+                at,
+                endpoints: balancer.endpoints.clone(),
+                affinity: balancer.affinity,
+            });
+        let mut served: Vec<_> = served.collect();
+        served.sort_by_key(|port| (port.at, port.protocol));
+        served
     }
 
     pub(super) fn host_ports(&self, purpose: HostPort) -> Vec<(Protocol, SocketAddr)> {
