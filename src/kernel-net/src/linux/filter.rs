@@ -16,7 +16,7 @@ use vaquita_net::Fabric;
 use super::rules;
 use crate::{FilterError, KernelFilterConfig};
 
-/// How long changes are waited for after one, so that many are heeded at once.
+/// The least time between two changes of the table: the first of many is heeded at once, the others together.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked whether somebody else has removed what is ours, and a failure is tried again.
 const CHECK: Duration = Duration::from_secs(30);
@@ -120,11 +120,11 @@ impl Keeper {
                     if changed.is_err() {
                         return;
                     }
-                    tokio::time::sleep(PAUSE).await;
                 }
                 () = tokio::time::sleep(CHECK) => self.look().await,
             }
             complain(self.heed(&mut changes).await);
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
