@@ -137,24 +137,24 @@ fn write_services(
         ];
         chain(text, &service_chain(port), &rules);
     }
-    let mut rules = vec!["type nat hook prerouting priority dstnat - 5; policy accept;".to_owned()];
-    if !services.is_empty() {
-        let leads = services.iter().map(|port| {
+    let leads = |services: &mut dyn Iterator<Item = &ServedPort>| {
+        let leads = list(services.map(|port| {
             let (at, protocol) = (port.at, word(port.protocol));
-            format!(
-                "{} . {protocol} . {} : goto {}",
-                at.ip(),
-                at.port(),
-                service_chain(port)
-            )
-        });
-        let bridge = &config.bridge;
-        let leads = list(leads);
-        rules.push(format!(
-            "iifname \"{bridge}\" ip daddr . meta l4proto . th dport vmap {{ {leads} }}"
-        ));
-    }
+            let chain = service_chain(port);
+            format!("{} . {protocol} . {} : goto {chain}", at.ip(), at.port())
+        }));
+        (!leads.is_empty())
+            .then(|| format!("ip daddr . meta l4proto . th dport vmap {{ {leads} }}"))
+    };
+    let mut rules = vec!["type nat hook prerouting priority dstnat - 5; policy accept;".to_owned()];
+    let all = leads(&mut services.iter());
+    rules.extend(all.map(|all| format!("iifname \"{}\" {all}", config.bridge)));
     chain(text, "services", &rules);
+    // The fabric hands on connections of the host, but not its datagrams to containers.
+    let is_udp = |port: &&ServedPort| port.protocol == Protocol::Udp;
+    let mut rules = vec!["type nat hook output priority -105; policy accept;".to_owned()];
+    rules.extend(leads(&mut services.iter().filter(is_udp)));
+    chain(text, "services-of-host", &rules);
 }
 
 /// Pods see containers under their own addresses, the rest of the world sees the machine.

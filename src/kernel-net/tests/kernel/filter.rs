@@ -2,11 +2,15 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UdpSocket,
+};
 
 use vaquita_kernel_net::{KernelFilter, KernelFilterConfig};
 use vaquita_net::{
@@ -57,9 +61,7 @@ impl Bridge {
     fn command(&self, container: usize, code: &str) -> tokio::process::Command {
         let mut command = tokio::process::Command::new("ip");
         command.args(["netns", "exec", &self.0[container], "python3", "-c", code]);
-        command
-            .stderr(std::process::Stdio::null())
-            .kill_on_drop(true);
+        command.stderr(Stdio::null()).kill_on_drop(true);
         command
     }
 
@@ -77,7 +79,7 @@ while True:
 "
         );
         let mut server = self.command(container, &code);
-        let mut server = server.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
         let mut ready = [0; 1];
         let output = server.stdout.as_mut().unwrap();
         output.read_exact(&mut ready).await.unwrap();
@@ -125,6 +127,27 @@ fn set_service(network: &Network, endpoints: &[String]) {
                 .iter()
                 .map(|ip| format!("{ip}:80").parse().unwrap())
                 .collect(),
+            outside_endpoints: None,
+        }],
+        ..ServiceSpec::default()
+    };
+    assert!(network.fabric.services().set(&key, &spec).is_empty());
+}
+
+/// A Service by UDP, at the same address and another port.
+fn set_datagram_service(network: &Network, endpoint: &str) {
+    let key = ServiceKey {
+        namespace: "default".to_owned(),
+        name: "datagrams".to_owned(),
+    };
+    let spec = ServiceSpec {
+        cluster_ips: vec![SERVICE.parse().unwrap()],
+        ports: vec![ServicePort {
+            name: None,
+            protocol: Protocol::Udp,
+            port: 53,
+            node_port: None,
+            endpoints: vec![endpoint.parse().unwrap()],
             outside_endpoints: None,
         }],
         ..ServiceSpec::default()
@@ -197,6 +220,59 @@ fn services_lead_from_container_to_container() {
             assert_eq!(tables(), "table inet vaquita\n");
             drop(filter);
             assert_eq!(tables(), "");
+        },
+    );
+}
+
+#[test]
+fn datagrams_reach_containers_by_services() {
+    in_namespace(
+        "filter::datagrams_reach_containers_by_services",
+        async || {
+            let network = network();
+            let bridge = Bridge::start(2);
+            let config = KernelFilterConfig::default();
+            let filter = KernelFilter::start(&network.fabric, config).await.unwrap();
+            let code = "
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(('0.0.0.0', 5353))
+print('!', end='', flush=True)
+while True:
+    d, a = s.recvfrom(99)
+    s.sendto(('sees ' + a[0]).encode(), a)
+";
+            let mut server = bridge.command(1, code);
+            let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
+            let mut ready = [0; 1];
+            let output = server.stdout.as_mut().unwrap();
+            output.read_exact(&mut ready).await.unwrap();
+            set_datagram_service(&network, "10.244.128.3:5353");
+            heeded(&network).await;
+
+            let ask = format!(
+                "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5);
+s.connect(('{SERVICE}', 53)); s.send(b'?'); print(s.recv(99).decode(), end='')"
+            );
+            let heard = bridge.command(0, &ask).output().await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&heard.stdout), "sees 10.244.128.2");
+            let host = UdpSocket::bind("0.0.0.0:0").await.unwrap();
+            host.connect((SERVICE, 53)).await.unwrap();
+            host.send(b"?").await.unwrap();
+            let mut answer = [0; 99];
+            let length = host.recv(&mut answer).await.unwrap();
+            assert_eq!(&answer[..length], b"sees 10.244.0.1");
+            let pod = network.pod();
+            let socket = pod.bind_udp("0.0.0.0:0".parse().unwrap()).unwrap();
+            socket
+                .send_to(
+                    Bytes::from_static(b"?"),
+                    format!("{SERVICE}:53").parse().unwrap(),
+                )
+                .unwrap();
+            let answer = socket.recv_from().await.unwrap();
+            assert_eq!(answer.data, format!("sees {}", pod.ip()));
+            filter.close().await;
         },
     );
 }
