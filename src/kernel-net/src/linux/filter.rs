@@ -116,8 +116,8 @@ impl Keeper {
     async fn follow(mut self, mut changes: watch::Receiver<u64>) {
         loop {
             tokio::select! {
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                told = changes.changed() => {
+                    if told.is_err() {
                         return;
                     }
                 }
