@@ -1,146 +1,10 @@
 //! One contract for both backends: the same manifests show the same behaviour, whether the image is a module or a Linux
 //! one. And what only Linux containers have: they outlive the process that started them.
-//!
-//! The Docker engine is started here, by root, with data and socket of its own; `cargo task test` installs what that needs.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+use crate::{
+    docker::{BUSYBOX, Engine, cluster, cluster_again},
+    harness::{Vaquita, eventually, list},
 };
-
-use tempfile::TempDir;
-
-use crate::harness::{Printed, Vaquita, eventually, list, run};
-
-/// A Docker engine of this test's own.
-struct Engine {
-    child: Child,
-    dir: TempDir,
-    number: u8,
-}
-
-impl Engine {
-    /// The numbers tell engines apart that run at the same time.
-    fn start(number: u8) -> Self {
-        // Its own file system must be a real one: layers do not go over every kind.
-        let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
-        let at = |name: &str| dir.path().join(name);
-        let log = fs::File::create(at("log")).expect("a log");
-        let child = Command::new("dockerd")
-            .arg("--data-root")
-            .arg(at("data"))
-            .arg("--exec-root")
-            .arg(at("exec"))
-            .arg("--pidfile")
-            .arg(at("pid"))
-            .arg("--host")
-            .arg(format!("unix://{}", at("socket").display()))
-            .args(["--bridge", "none", "--iptables=false", "--ip-masq=false"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("dockerd is installed, and this is root: `cargo task test` says how");
-        let engine = Self { child, dir, number };
-        eventually("the Docker engine answers", || {
-            let printed = engine.request(&["/_ping"]);
-            let log = || fs::read_to_string(engine.dir.path().join("log")).unwrap_or_default();
-            printed.status.success().then_some(()).ok_or_else(log)
-        });
-        engine.import_busybox();
-        engine
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
-    }
-
-    /// Asks the engine itself: a path, and options of curl.
-    fn request(&self, args: &[&str]) -> Printed {
-        let (path, options) = args.split_first().expect("a path");
-        run(Command::new("curl")
-            .args(["--silent", "--fail", "--unix-socket"])
-            .arg(self.socket())
-            .args(options)
-            .arg(format!("http://docker{path}")))
-    }
-
-    /// Makes an image of Debian's static busybox.
-    fn import_busybox(&self) {
-        let root = self.dir.path().join("root");
-        fs::create_dir_all(root.join("bin")).expect("a directory");
-        fs::create_dir_all(root.join("tmp")).expect("a directory");
-        fs::create_dir_all(root.join("etc")).expect("a directory");
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").expect("a file");
-        fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-        for name in [
-            "cat", "echo", "env", "false", "hostname", "ls", "sh", "sleep", "true", "wget",
-        ] {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
-        }
-        let archive = self.dir.path().join("root.tar");
-        let packed = run(Command::new("tar")
-            .arg("-C")
-            .arg(&root)
-            .arg("-cf")
-            .arg(&archive)
-            .arg("."));
-        assert!(packed.status.success(), "{}", packed.stderr);
-        let data = format!("@{}", archive.display());
-        let imported = self.request(&[
-            "/images/create?fromSrc=-&repo=localhost/busybox&tag=v1",
-            "--request",
-            "POST",
-            "--header",
-            "Content-Type: application/x-tar",
-            "--data-binary",
-            &data,
-        ]);
-        assert!(imported.status.success(), "{}", imported.stderr);
-    }
-
-    /// The names of all containers that there are, running or not.
-    fn containers(&self) -> String {
-        self.request(&["/containers/json?all=1"]).stdout
-    }
-
-    /// Waits until there are none: objects may be gone before.
-    fn is_empty(&self) {
-        eventually("no container is left", || {
-            let left = self.containers();
-            (left.trim() == "[]").then_some(()).ok_or(left)
-        });
-    }
-
-    /// What a cluster is started with to use the engine.
-    fn arguments(&self) -> Vec<String> {
-        vec![
-            "--docker".to_owned(),
-            format!("unix://{}", self.socket().display()),
-            "--docker-network".to_owned(),
-            format!("vqtest{}", self.number),
-            "--docker-subnet".to_owned(),
-            format!("10.251.{}.0/24", self.number),
-        ]
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        run(Command::new("kill").arg(self.child.id().to_string()));
-        let _ = self.child.wait();
-        // What its file systems are mounted over is gone with it; the directory removes the rest.
-    }
-}
-
-fn cluster(engine: &Engine) -> Vaquita {
-    let arguments = engine.arguments();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let cluster = Vaquita::up_with(&arguments);
-    cluster.load_guest("toolbox", "localhost/toolbox:v1");
-    cluster
-}
 
 /// One of the two kinds of images, with the same small programs.
 #[derive(Debug, Clone, Copy)]
@@ -159,7 +23,7 @@ const KINDS: [Kind; 2] = [
     },
     Kind {
         name: "linux",
-        image: "localhost/busybox:v1",
+        image: BUSYBOX,
         program: "busybox",
     },
 ];
@@ -236,7 +100,7 @@ spec:
 
 #[test]
 fn both_kinds_of_containers_behave_alike() {
-    let engine = Engine::start(1);
+    let engine = Engine::start();
     let cluster = cluster(&engine);
     let node = cluster.get(&["node", "test-node"]);
     assert_eq!(node["metadata"]["labels"]["vaquita.dev/containers"], "true");
@@ -256,7 +120,7 @@ fn both_kinds_of_containers_behave_alike() {
     engine.is_empty();
     assert!(cluster.stop().success());
     let networks = engine.request(&["/networks"]).stdout;
-    assert!(!networks.contains("vqtest1"), "{networks}");
+    assert!(!networks.contains(&engine.network()), "{networks}");
 }
 
 fn main_pod(cluster: &Vaquita, kind: Kind) {
@@ -346,7 +210,7 @@ fn ended_pods(cluster: &Vaquita, kind: Kind) {
 
 #[test]
 fn what_runs_outlives_a_crash_and_is_taken_over() {
-    let engine = Engine::start(2);
+    let engine = Engine::start();
     let cluster = cluster(&engine);
     cluster.apply(
         "apiVersion: v1
@@ -388,9 +252,7 @@ spec:
     let dir = cluster.kill();
     assert!(engine.containers().contains("vaquita_main_stays"));
 
-    let arguments = engine.arguments();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let cluster = Vaquita::up_again_with(dir, &arguments);
+    let cluster = cluster_again(&engine, dir);
     cluster.wait_ready("app=stays", 1);
     assert_eq!(facts(&cluster), before);
     // Its output goes on in the same log, and its commands run.

@@ -8,6 +8,7 @@ mod bad_input;
 mod command_line;
 mod control;
 mod conversation;
+mod docker;
 mod embedded;
 mod exec;
 mod faults;

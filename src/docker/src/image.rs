@@ -1,9 +1,14 @@
 //! Images of the engine.
 
+use std::{collections::HashMap, io};
+
 use bollard::{
     auth::DockerCredentials,
-    body_stream,
-    query_parameters::{CreateImageOptionsBuilder, ImportImageOptionsBuilder},
+    body_stream, body_try_stream,
+    query_parameters::{
+        CreateImageOptionsBuilder, ImportImageOptionsBuilder, ListImagesOptionsBuilder,
+        RemoveImageOptionsBuilder,
+    },
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
@@ -109,17 +114,45 @@ impl Engine {
         pulled.await.map_err(EngineError::of("pulling the image"))
     }
 
-    /// Takes in an archive as `docker save` writes it.
+    /// Takes in an archive as `docker save` writes it. An error of the stream ends the attempt.
     pub async fn load(
         &self,
-        archive: impl Stream<Item = Bytes> + Send + 'static,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
     ) -> Result<(), EngineError> {
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         let loading = self
             .docker
-            .import_image(options, body_stream(archive), None);
+            .import_image(options, body_try_stream(archive), None);
         let loaded = loading.try_for_each(|_| std::future::ready(Ok(())));
         loaded.await.map_err(EngineError::of("loading the image"))
+    }
+
+    /// The names of all images in a repository, `REPOSITORY:TAG`.
+    pub(crate) async fn tags(&self, repository: &str) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("reference".to_owned(), vec![repository.to_owned()])]);
+        let options = ListImagesOptionsBuilder::default()
+            .filters(&filters)
+            .build();
+        let found = self.docker.list_images(Some(options)).await;
+        let found = found.map_err(EngineError::of("listing images"))?;
+        let names = found.into_iter().flat_map(|image| image.repo_tags);
+        // What has other names as well is listed with all of them.
+        Ok(names
+            .filter(|name| {
+                name.rsplit_once(':')
+                    .is_some_and(|(it, _)| it == repository)
+            })
+            .collect())
+    }
+
+    /// Takes a name away from an image, and removes it if it has no other. One that a container was made of stays.
+    pub(crate) async fn untag(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveImageOptionsBuilder::default().build();
+        let removed = self.docker.remove_image(name, Some(options), None).await;
+        match removed.map_err(EngineError::of("removing an image")) {
+            Err(error) if error.is_absent() || error.is_conflict() => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     /// Makes an image of a root file system, an uncompressed archive.

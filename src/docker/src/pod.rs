@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -131,6 +132,21 @@ impl Pod {
         self.ip.map(IpAddr::V4)
     }
 
+    /// A process of this machine that is in its namespaces; `None` if its engine is on another machine.
+    pub async fn process(&self) -> Result<Option<u32>, EngineError> {
+        let found = self.engine.docker.inspect_container(&self.id, None).await;
+        let found = found.map_err(EngineError::of("looking for the pod's sandbox"))?;
+        let pid = found.state.and_then(|state| state.pid);
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok());
+        // A number alone says nothing: here, it may be somebody else's.
+        Ok(pid.filter(|pid| *pid > 0 && is_of(*pid, &self.id)))
+    }
+
+    /// Where the machine's superuser finds a volume in memory, given a [process](Self::process) of the pod.
+    pub fn memory_volume(&self, process: u32, name: &str) -> PathBuf {
+        format!("/proc/{process}/root{}/{name}", volume::HELD).into()
+    }
+
     /// What of it runs, or has run, from before the shim was opened.
     pub fn survivors(&self) -> &[Survivor] {
         &self.survivors
@@ -169,6 +185,12 @@ impl Pod {
     pub async fn remove(&self) -> Result<(), EngineError> {
         remove_all(&self.engine, &self.settings.owner, &self.spec.uid).await
     }
+}
+
+/// Whether a process of this machine is a container's.
+pub(crate) fn is_of(pid: u32, container: &str) -> bool {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    groups.is_ok_and(|groups| groups.contains(container))
 }
 
 /// Removes everything of a pod, the containers first.

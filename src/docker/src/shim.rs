@@ -15,6 +15,7 @@ use bollard::{
 
 use crate::{
     engine::{Engine, EngineError},
+    intake::Intake,
     labels, network, pause,
     pod::{self, Pod, Protection},
     spec::PodSpec,
@@ -174,6 +175,7 @@ pub struct Shim {
     /// What was there at the beginning and has not been taken over yet, by pod.
     survivors: Arc<Mutex<BTreeMap<String, Vec<Survivor>>>>,
     protection: Protection,
+    pub(crate) intake: Intake,
 }
 
 impl Shim {
@@ -206,6 +208,7 @@ impl Shim {
             settings: Arc::new(settings),
             survivors: Arc::new(Mutex::new(survivors)),
             protection: Protection::default(),
+            intake: Intake::default(),
         })
     }
 

@@ -25,7 +25,7 @@ use crate::{
     counters::Counters,
     dns::{self, DnsSockets, DnsTask},
     host_datagrams::Flows,
-    host_pod::HostPod,
+    host_pod::{HostPod, Realm},
     listener::Slot,
     names, outward,
     pipe::Account,
@@ -140,7 +140,26 @@ impl Fabric {
     /// and Services of the fabric it reaches as the node does (by TCP). Its sockets must be made within a tokio runtime,
     /// which then drives them.
     pub fn attach_host(&self, identity: PodIdentity, ip: IpAddr) -> PodNetwork {
-        PodNetwork::on_host(Arc::new(HostPod::new(self.0.clone(), ip, identity)))
+        PodNetwork::on_host(Arc::new(HostPod::new(
+            self.0.clone(),
+            ip,
+            identity,
+            Realm::Host,
+        )))
+    }
+
+    /// Gives modules the network of a container beside the fabric: their sockets are real ones in its namespace, with its
+    /// address `ip`, its loopback and its ports. Pods and Services of the fabric they reach through the fabric, by TCP as
+    /// that pod, everything else as the container does. Must be used within a tokio runtime.
+    #[cfg(target_os = "linux")]
+    pub fn attach_namespace(
+        &self,
+        identity: PodIdentity,
+        ip: IpAddr,
+        namespace: crate::NetworkNamespace,
+    ) -> PodNetwork {
+        let realm = Realm::Namespace(namespace);
+        PodNetwork::on_host(Arc::new(HostPod::new(self.0.clone(), ip, identity, realm)))
     }
 
     /// How busy the pod with this address is, if there is one.

@@ -50,6 +50,8 @@ mod host_pod;
 mod host_port;
 mod listener;
 mod names;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod outward;
 mod payer;
 mod pipe;
@@ -67,6 +69,8 @@ mod wake;
 
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+#[cfg(target_os = "linux")]
+pub use crate::namespace::NetworkNamespace;
 pub use crate::{
     beside::{Changed, Guard, Passage, PassagePorts, PeerAddresses, ServedPort},
     config::{FabricConfig, Outside, PodLimits},

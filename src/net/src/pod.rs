@@ -19,8 +19,8 @@ use crate::{
     udp::Mailbox,
 };
 
-/// A pod's network: one of the fabric's own, or ([`Fabric::attach_host`](crate::Fabric::attach_host)) the host's, with the
-/// same handles. Clones share it; when the last of them is dropped, or one is closed, its connections are reset, its
+/// A pod's network: one of the fabric's own, or the kernel's ([`Fabric::attach_host`](crate::Fabric::attach_host),
+/// [`Fabric::attach_namespace`](crate::Fabric::attach_namespace)), with the same handles. Clones share it; when the last of them is dropped, or one is closed, its connections are reset, its
 /// listeners fail and its address is free again (though not reused soon).
 #[derive(Clone)]
 pub struct PodNetwork(Arc<Handle>);
@@ -87,7 +87,7 @@ impl PodNetwork {
         }
     }
 
-    /// Whether it is the host's network.
+    /// Whether its sockets are the kernel's.
     pub fn is_host(&self) -> bool {
         matches!(&*self.0, Handle::Host(_))
     }

@@ -15,6 +15,7 @@ use crate::{
     engine::{Engine, EngineError},
     hijack::{self, Frames, Input},
     output::{Channel, Output},
+    pod::is_of,
 };
 
 /// How often an engine is asked for the code of a command whose streams have ended.
@@ -139,8 +140,8 @@ impl std::fmt::Debug for Execution {
 
 /// Kills a process of a container; `None` if that is not its, as with an engine on another machine.
 fn signal(pid: i32, container: &str) -> Option<()> {
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    if !groups.contains(container) {
+    let is_ours = u32::try_from(pid).is_ok_and(|pid| is_of(pid, container));
+    if !is_ours {
         return None;
     }
     rustix::process::kill_process(

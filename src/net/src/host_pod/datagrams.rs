@@ -1,4 +1,4 @@
-//! A UDP socket of the host. To pods and Services, of which the kernel knows nothing, it sends through the fabric, and gets
+//! A UDP socket of the host, or of a namespace. To pods and Services, of which the kernel knows nothing, it sends through the fabric, and gets
 //! what they answer.
 
 use std::{
@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 
 use super::{Entry, Open};
 use crate::{
-    Datagram, NetError, Origin, Protocol,
+    Datagram, NetError, Protocol,
     host::Waiters,
     host_datagrams::{self, Way},
     pod::{canonical, like},
@@ -109,11 +109,12 @@ impl HostDatagrams {
     /// Sends to a pod or a Service, as the node. What nobody takes is lost, unless the socket is connected there.
     fn send_inside(self: &Arc<Self>, data: Bytes, to: SocketAddr) -> Result<(), NetError> {
         let fabric = &self.entry.pod.fabric;
-        let client = SocketAddr::new(fabric.node_ip, self.local.port());
+        let origin = self.entry.pod.origin();
+        let client = SocketAddr::new(origin.ip().unwrap_or(fabric.node_ip), self.local.port());
         let way = Way::HostPod(Arc::downgrade(self), to);
         let chosen = match fabric.services.find(Protocol::Udp, to) {
             Found::Port(balancer) => {
-                let chosen = host_datagrams::choose(fabric, &way, Origin::Node, client, &balancer)?;
+                let chosen = host_datagrams::choose(fabric, &way, origin, client, &balancer)?;
                 if chosen.is_none() {
                     fabric.wake(&balancer);
                 }
@@ -121,7 +122,7 @@ impl HostDatagrams {
             }
             Found::NoSuchPort => None,
             Found::NotAService => fabric
-                .mailbox(Origin::Node, to, |_| false)?
+                .mailbox(origin, to, |_| false)?
                 .map(|mailbox| (mailbox, to)),
         };
         match chosen {

@@ -1,7 +1,8 @@
-//! A pod on the host's own network: real sockets, with the same handles as every other pod's.
+//! A pod on the host's own network, or in a network namespace: real sockets, with the same handles as every other pod's.
 //!
-//! It binds and connects as any process of the host does. Only what the kernel knows nothing of, pods and Services of
-//! the fabric, it reaches through the fabric, as the node itself does. Closing it closes its sockets.
+//! It binds and connects as any process that is there does. Only what the kernel knows nothing of, pods and Services of
+//! the fabric, it reaches through the fabric: from the host's network as the node itself does, from a namespace as the pod that it is.
+//! Closing it closes its sockets.
 
 mod datagrams;
 mod listener;
@@ -27,11 +28,43 @@ use crate::{
     sync::lock,
 };
 
-/// A pod's part of the host's network.
+/// Where a pod's sockets are.
+#[derive(Debug)]
+pub(crate) enum Realm {
+    /// Where this process is.
+    Host,
+    /// In the namespace of a pod beside the fabric.
+    #[cfg(target_os = "linux")]
+    Namespace(crate::NetworkNamespace),
+}
+
+impl Realm {
+    fn socket(&self, domain: Domain, kind: Type) -> io::Result<Socket> {
+        match self {
+            Self::Host => Socket::new(domain, kind, None),
+            #[cfg(target_os = "linux")]
+            Self::Namespace(namespace) => namespace.socket(domain, kind),
+        }
+    }
+
+    /// A socket that is bound nowhere yet, for this kind of address.
+    fn fresh(&self, address: SocketAddr, kind: Type) -> io::Result<Socket> {
+        let socket = self.socket(Domain::for_address(address), kind)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            // `::` takes IPv4 too, whatever the host's default is.
+            socket.set_only_v6(false)?;
+        }
+        Ok(socket)
+    }
+}
+
+/// A pod's part of the host's network, or all of a namespace's.
 pub(crate) struct HostPod {
     pub(crate) fabric: Arc<Inner>,
     pub(crate) ip: IpAddr,
     pub(crate) identity: PodIdentity,
+    realm: Realm,
     account: Arc<Account>,
     state: Mutex<State>,
 }
@@ -98,14 +131,24 @@ impl fmt::Debug for HostBound {
 }
 
 impl HostPod {
-    pub(crate) fn new(fabric: Arc<Inner>, ip: IpAddr, identity: PodIdentity) -> Self {
+    pub(crate) fn new(fabric: Arc<Inner>, ip: IpAddr, identity: PodIdentity, realm: Realm) -> Self {
         let account = Arc::new(Account::new(fabric.config.pod_limits.unread));
         Self {
             fabric,
             ip,
             identity,
+            realm,
             account,
             state: Mutex::default(),
+        }
+    }
+
+    /// Who it is to policies.
+    fn origin(&self) -> Origin {
+        match &self.realm {
+            Realm::Host => Origin::Node,
+            #[cfg(target_os = "linux")]
+            Realm::Namespace(_) => Origin::Pod(self.ip),
         }
     }
 
@@ -149,7 +192,9 @@ impl HostPod {
 
     pub(crate) fn bind(self: &Arc<Self>, address: SocketAddr) -> Result<HostBound, NetError> {
         let entry = self.open(Open::Port)?;
-        let socket = socket(address, Type::STREAM)
+        let socket = self
+            .realm
+            .fresh(address, Type::STREAM)
             .and_then(|socket| {
                 socket.set_reuse_address(true)?;
                 socket.bind(&address.into())?;
@@ -169,7 +214,9 @@ impl HostPod {
         address: SocketAddr,
     ) -> Result<Arc<HostDatagrams>, NetError> {
         let entry = self.open(Open::Port)?;
-        let socket = socket(address, Type::DGRAM)
+        let socket = self
+            .realm
+            .fresh(address, Type::DGRAM)
             .and_then(|socket| {
                 socket.bind(&address.into())?;
                 Ok(socket)
@@ -207,7 +254,7 @@ impl HostPod {
     ) -> Result<Stream, NetError> {
         let port = from.map_or_else(|| self.fabric.node_port(), |bound| bound.address.port());
         let local = SocketAddr::new(self.ip, port);
-        match self.fabric.reserve(Origin::Node.into(), target).await? {
+        match self.fabric.reserve(self.origin().into(), target).await? {
             Reserved::Pod { pod, at, slot } => {
                 let (near, far) =
                     pipe::pair(self.fabric.config.buffer, &self.account, &pod.account);
@@ -233,14 +280,11 @@ impl HostPod {
         to: SocketAddr,
     ) -> Result<Stream, NetError> {
         let connecting = async {
-            match from {
-                None => TcpStream::connect(to).await,
-                Some(bound) => {
-                    TcpSocket::from_std_stream(bound.socket.into())
-                        .connect(to)
-                        .await
-                }
-            }
+            let socket = match from {
+                None => self.realm.fresh(to, Type::STREAM)?,
+                Some(bound) => bound.socket,
+            };
+            TcpSocket::from_std_stream(socket.into()).connect(to).await
         };
         let limit = self.fabric.config.connect_timeout;
         let socket = tokio::time::timeout(limit, connecting)
@@ -319,16 +363,6 @@ impl HostBound {
             .map_err(|error| of_bind(error, self.address))?;
         HostListener::open(self.socket, self.address, self.entry)
     }
-}
-
-fn socket(address: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
-    socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        // `::` takes IPv4 too, whatever the host's default is.
-        socket.set_only_v6(false)?;
-    }
-    Ok(socket)
 }
 
 fn local(socket: &Socket) -> io::Result<SocketAddr> {

@@ -6,6 +6,8 @@ mod host;
 mod host_network;
 mod kernel;
 mod names;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod node_ports;
 mod outward;
 mod pods;
