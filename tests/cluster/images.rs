@@ -33,7 +33,7 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// One that wants the password.
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::with(true)
     }
 
@@ -85,6 +85,12 @@ impl Registry {
     fn docker_config(&self) -> String {
         let entry = json!({"username": "tester", "password": "secret"});
         json!({"auths": {self.address.as_str(): entry}}).to_string()
+    }
+
+    /// Writes that into somebody's home.
+    pub(crate) fn log_in(&self, home: &Path) {
+        fs::create_dir(home.join(".docker")).expect("a directory");
+        fs::write(home.join(".docker/config.json"), self.docker_config()).expect("a file");
     }
 }
 
@@ -149,12 +155,7 @@ fn with_hello() -> (Registry, String) {
         "{}",
         refused.stderr
     );
-    fs::create_dir(home.path().join(".docker")).expect("a directory");
-    fs::write(
-        home.path().join(".docker/config.json"),
-        registry.docker_config(),
-    )
-    .expect("a file");
+    registry.log_in(home.path());
     let pushed = succeeded(image(store.path(), home.path(), &["push", &name]));
 
     let other = tempfile::tempdir().expect("a directory");

@@ -50,7 +50,10 @@ impl Runnable {
 
     /// Whether a program of the machine's own kind is in it, and no module.
     pub fn is_native(&self) -> bool {
-        matches!(self, Self::Engine(..))
+        match self {
+            Self::Stored(image) => !image.kind.is_wasm(),
+            Self::Engine(..) => true,
+        }
     }
 }
 

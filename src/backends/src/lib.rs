@@ -22,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use vaquita_docker::{Bind, Device, HostPort, Login, MemoryVolume, Processes, Security};
+use vaquita_docker::{Bind, Device, HostPort, MemoryVolume, Processes, Security};
 use vaquita_net::Lookups;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
@@ -47,10 +47,8 @@ pub trait Backend: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Brings in an image that the node's store cannot hold.
-    async fn pull(&self, _name: &str, _login: Option<Login>) -> Result<Runnable, String> {
-        Err("this node runs modules only".to_owned())
-    }
+    /// Removes what it keeps of images that the node's store has no more.
+    async fn tidy_images(&self) {}
 
     /// What of a pod still runs, or has run, since before the node was started, as names and attempts.
     fn survivors(&self, _uid: &str) -> Vec<Survivor> {
@@ -183,6 +181,11 @@ pub trait Sandbox: Send + Sync {
     /// Refuses new connections of others, as far as that is in its hands: the pod's containers have been told to end.
     fn withdraw(&self) {}
 
+    /// Where on this machine its volume in memory of that name is, if it has made one.
+    async fn memory_volume(&self, _name: &str) -> Option<PathBuf> {
+        None
+    }
+
     /// Ends whatever still runs and gives up the address.
     async fn shutdown(&self);
 }
@@ -215,8 +218,6 @@ pub struct AdoptConfig {
     pub attempt: u32,
     /// When the node's log of it was written last, in seconds since 1970.
     pub logged_until: i64,
-    /// The signal that asks it to end; `None`: the usual one.
-    pub stop_signal: Option<String>,
     /// Its standard input, if that is still open.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// What takes the output beside the log.

@@ -56,6 +56,11 @@ impl WasmBackend {
         }
     }
 
+    /// Where images are.
+    pub(super) fn images(&self) -> &ImageStore {
+        &self.images
+    }
+
     /// The module of an image. Only the first container of an image costs reading and compiling it.
     async fn module(&self, image: &Image, entry: Option<&str>) -> Result<Module, StartError> {
         let key = (image.digest.clone(), entry.map(str::to_owned));
@@ -137,17 +142,62 @@ impl WasmBackend {
         kept.push((key, module));
     }
 
-    fn attach(&self, config: &SandboxConfig) -> Result<PodNetwork, AttachError> {
-        let identity = PodIdentity {
-            namespace: config.namespace.clone(),
-            name: config.name.clone(),
-            hostname: config.hostname.clone(),
-            subdomain: config.subdomain.clone(),
-            lookups: config.lookups.clone(),
-            searches: config.searches.clone(),
-            ndots: config.ndots,
-            hosts: config.hosts.clone(),
+    /// A sandbox on a network that is there.
+    fn on(&self, config: SandboxConfig, network: PodNetwork, ports: HostPorts) -> WasmSandbox {
+        let ip = network.ip();
+        let name = format!("{}/{}", config.namespace, config.name);
+        let mut pod = PodConfig::new(name, network.clone());
+        pod.hosts = Some(hosts_file(&config, ip));
+        pod.resolv_conf = Some(config.resolv_conf);
+        pod.domain = config.domain;
+        pod.share_processes = config.share_processes;
+        pod.hostname = config.hostname;
+        WasmSandbox {
+            backend: self.clone(),
+            pod: self.runtime.pod(pod),
+            network,
+            stores: Mutex::default(),
+            ip,
+            is_on_host: config.host_network.is_some(),
+            ports: Mutex::new(ports),
+        }
+    }
+
+    /// A sandbox for the modules of a pod of Linux containers that has the address `ip`: in the network namespace of this
+    /// process, or with them on the host's network.
+    pub(super) fn beside(
+        &self,
+        config: SandboxConfig,
+        ip: IpAddr,
+        process: u32,
+    ) -> io::Result<WasmSandbox> {
+        let identity = identity(&config);
+        let network = match config.host_network {
+            Some(ip) => self.fabric.attach_host(identity, ip),
+            None => self.attach_namespace(identity, ip, process)?,
         };
+        Ok(self.on(config, network, HostPorts::default()))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn attach_namespace(
+        &self,
+        identity: PodIdentity,
+        ip: IpAddr,
+        process: u32,
+    ) -> io::Result<PodNetwork> {
+        let path = format!("/proc/{process}/ns/net");
+        let namespace = vaquita_net::NetworkNamespace::open(path.as_ref())?;
+        Ok(self.fabric.attach_namespace(identity, ip, namespace))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn attach_namespace(&self, _: PodIdentity, _: IpAddr, _: u32) -> io::Result<PodNetwork> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn attach(&self, config: &SandboxConfig) -> Result<PodNetwork, AttachError> {
+        let identity = identity(config);
         if let Some(ip) = config.host_network {
             return Ok(self.fabric.attach_host(identity, ip));
         }
@@ -163,32 +213,28 @@ impl WasmBackend {
 #[async_trait]
 impl Backend for WasmBackend {
     async fn sandbox(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
-        let is_on_host = config.host_network.is_some();
         let network = self.attach(&config)?;
-        let ip = network.ip();
-        let name = format!("{}/{}", config.namespace, config.name);
-        let mut pod = PodConfig::new(name, network.clone());
-        pod.hosts = Some(hosts_file(&config, ip));
-        pod.resolv_conf = Some(config.resolv_conf);
-        pod.domain = config.domain;
-        pod.share_processes = config.share_processes;
-        pod.hostname = config.hostname;
-        let pod = self.runtime.pod(pod);
         // In the host's own network, each port is one of the host's.
-        let ports = if is_on_host {
+        let ports = if config.host_network.is_some() {
             HostPorts::default()
         } else {
-            HostPorts::open(&self.fabric, ip, &config.host_ports).await?
+            HostPorts::open(&self.fabric, network.ip(), &config.host_ports).await?
         };
-        Ok(Arc::new(WasmSandbox {
-            backend: self.clone(),
-            pod,
-            network,
-            stores: Mutex::default(),
-            ip,
-            is_on_host,
-            ports: Mutex::new(ports),
-        }))
+        Ok(Arc::new(self.on(config, network, ports)))
+    }
+}
+
+/// Whom a pod's network is for.
+fn identity(config: &SandboxConfig) -> PodIdentity {
+    PodIdentity {
+        namespace: config.namespace.clone(),
+        name: config.name.clone(),
+        hostname: config.hostname.clone(),
+        subdomain: config.subdomain.clone(),
+        lookups: config.lookups.clone(),
+        searches: config.searches.clone(),
+        ndots: config.ndots,
+        hosts: config.hosts.clone(),
     }
 }
 
@@ -276,7 +322,7 @@ fn last_words(words: &LastWords) -> io::Result<Mount> {
     })
 }
 
-struct WasmSandbox {
+pub(super) struct WasmSandbox {
     backend: WasmBackend,
     pod: Pod,
     network: PodNetwork,

@@ -36,6 +36,8 @@ pub struct EngineImage {
     pub working_dir: String,
     /// Who runs it; empty: the superuser.
     pub user: String,
+    /// The signal that asks its program to end; `None`: the usual one.
+    pub stop_signal: Option<String>,
 }
 
 /// Who asks a registry.
@@ -87,6 +89,7 @@ impl Engine {
             env: config.env.unwrap_or_default(),
             working_dir: config.working_dir.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
+            stop_signal: config.stop_signal.filter(|signal| !signal.is_empty()),
         }))
     }
 

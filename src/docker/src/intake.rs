@@ -4,7 +4,7 @@
 //! called, neither is taken for the other.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
     sync::{Arc, PoisonError},
 };
@@ -13,11 +13,7 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::Mutex;
 
-use crate::{
-    engine::{Engine, EngineError},
-    image::EngineImage,
-    shim::Shim,
-};
+use crate::{engine::EngineError, image::EngineImage, shim::Shim};
 
 /// What repositories of copies are named below.
 const COPIES: &str = "vaquita.local";
@@ -48,7 +44,7 @@ pub enum CopyError {
 
 impl Shim {
     /// The repository of this shim's copies.
-    fn copies(&self) -> String {
+    fn repository(&self) -> String {
         format!("{COPIES}/{}", self.settings().owner)
     }
 
@@ -63,8 +59,8 @@ impl Shim {
     where
         S: Stream<Item = io::Result<Bytes>> + Send + 'static,
     {
-        let name = format!("{}:{key}", self.copies());
-        let engine: &Engine = self.engine();
+        let name = format!("{}:{key}", self.repository());
+        let engine = self.engine();
         let turn = self.intake.turn(&name);
         let _turn = turn.lock().await;
         if let Some(image) = engine.image(&name).await? {
@@ -74,15 +70,18 @@ impl Shim {
         engine.image(&name).await?.ok_or(CopyError::Lost)
     }
 
-    /// Removes the copies of images that are not among these keys, unless a container was made of them.
-    pub async fn keep_copies(&self, keys: &HashSet<String>) -> Result<(), EngineError> {
-        let engine = self.engine();
-        for name in engine.tags(&self.copies()).await? {
-            let key = name.rsplit_once(':').map(|(_, key)| key);
-            if !key.is_some_and(|key| keys.contains(key)) {
-                engine.untag(&name).await?;
-            }
-        }
-        Ok(())
+    /// The keys of all copies that the engine has.
+    pub async fn copies(&self) -> Result<Vec<String>, EngineError> {
+        let names = self.engine().tags(&self.repository()).await?;
+        let keys = names.iter().filter_map(|name| name.rsplit_once(':'));
+        Ok(keys.map(|(_, key)| key.to_owned()).collect())
+    }
+
+    /// Removes a copy, unless a container was made of it.
+    pub async fn remove_copy(&self, key: &str) -> Result<(), EngineError> {
+        let name = format!("{}:{key}", self.repository());
+        let turn = self.intake.turn(&name);
+        let _turn = turn.lock().await;
+        self.engine().untag(&name).await
     }
 }

@@ -162,7 +162,7 @@ impl Pod {
     }
 
     /// Starts what holds the namespaces again, if it has ended: with its engine, or by somebody's hand.
-    pub(crate) async fn revive(&self) -> Result<(), EngineError> {
+    pub async fn revive(&self) -> Result<(), EngineError> {
         let started = self.engine.docker.start_container(&self.id, None).await;
         match started.map_err(EngineError::of("starting the pod's sandbox again")) {
             // It runs.

@@ -126,6 +126,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Whether it has a standard input.
     pub stdin: bool,
+    /// The signal that asks it to end, by its name or number; `None`: `SIGTERM`.
+    pub stop_signal: Option<String>,
     /// What it may use.
     pub resources: Resources,
     /// What it may do.

@@ -80,8 +80,6 @@ pub(crate) enum ImageProblem {
     },
     #[error("image pull failed for {image} because the signature validation failed: {reason}")]
     Signature { image: String, reason: String },
-    #[error("failed to pull image {image:?} by the Docker engine: {why}")]
-    Engine { image: String, why: String },
     #[error(
         "cannot read {image:?} from the node's image store: {}",
         with_causes(source)
@@ -96,9 +94,7 @@ impl ImageProblem {
             Self::InvalidName { .. } => "InvalidImageName",
             Self::NeverPull { .. } => "ErrImageNeverPull",
             Self::Signature { .. } => "SignatureValidationFailed",
-            Self::Absent { .. } | Self::Pull { .. } | Self::Engine { .. } | Self::Store { .. } => {
-                "ErrImagePull"
-            }
+            Self::Absent { .. } | Self::Pull { .. } | Self::Store { .. } => "ErrImagePull",
         }
     }
 
@@ -127,7 +123,6 @@ impl ImageProblem {
         match self {
             Self::Absent { .. }
             | Self::Pull { .. }
-            | Self::Engine { .. }
             | Self::Signature { .. }
             | Self::Store { .. } => true,
             Self::InvalidName { .. } | Self::NeverPull { .. } => false,

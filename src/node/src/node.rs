@@ -1,6 +1,6 @@
 //! Puts the parts of a node together.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -29,6 +29,9 @@ use crate::{
     registration::{Machine, Registration},
     stats,
 };
+
+/// How soon images are given up that could not be before.
+const TIDY_AGAIN: Duration = Duration::from_mins(5);
 
 /// A node of a cluster: registers itself, runs the pods that are bound to it, and gives them the cluster's Services.
 ///
@@ -71,7 +74,8 @@ impl Node {
         tasks.spawn(writer.run(shutdown.clone()));
         let services =
             vaquita_service_proxy::start(&client, &config.fabric, &config.name, &tasks, &shutdown);
-        let registries = config.registries.clone().with_linux(false);
+        let registries = config.registries.clone();
+        let registries = registries.with_linux(config.containers.is_some());
         let images = Images::new(config.images.clone(), registries);
         tasks.spawn(images.clone().watch(shutdown.clone()));
 
@@ -113,6 +117,11 @@ impl Node {
             ledger: Ledger::default(),
             toolbox: config.toolbox.clone(),
         });
+        tasks.spawn(tidy_images(
+            context.backend.clone(),
+            images.clone(),
+            shutdown.clone(),
+        ));
         let (registered, is_registered) = watch::channel(false);
         // First things first: with a thousand pods to start, the node's own report would be one of thousands of writes.
         let executor = Executor {
@@ -245,6 +254,24 @@ fn compile_ahead(
         async move { modules.prepare(image).await }
     };
     tasks.spawn(compile::run(images.clone(), prepare, shutdown.clone()));
+}
+
+/// Has what runs containers give up images when the store does.
+async fn tidy_images(backend: Arc<dyn Backend>, images: Images, shutdown: CancellationToken) {
+    let mut changes = images.changes();
+    let work = async {
+        loop {
+            backend.tidy_images().await;
+            // What was in use may not be by then.
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() {
+                    return;
+                },
+                () = tokio::time::sleep(TIDY_AGAIN) => {}
+            }
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
 }
 
 /// Runs the node's pods from its registration to its end.

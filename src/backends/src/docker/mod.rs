@@ -1,17 +1,20 @@
 //! Runs Linux containers by a Docker engine, through `vaquita-docker`; modules by the other backend.
 //!
-//! Which of the two a pod needs is known before it gets its sandbox: the worker looks at its images.
+//! Which of the two a pod needs is known before it gets its sandbox: the worker looks at its images. A pod with Linux
+//! containers may have modules as well ([`modules`]).
 
+mod modules;
 mod output;
 mod sandbox;
 
 use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use async_trait::async_trait;
-use vaquita_docker::{Login, Network, PodSpec, Shim};
+use vaquita_docker::{EngineError, Network, PodSpec, Shim};
 
 use super::{Backend, Runnable, Sandbox, SandboxConfig, SandboxError, Survivor, wasm::WasmBackend};
 use crate::files::{host_hosts_file, hosts_file, native_resolv_conf};
+use modules::Modules;
 use sandbox::DockerSandbox;
 
 /// The files that every container of a pod sees.
@@ -30,6 +33,25 @@ impl DockerBackend {
     /// Containers by the engine of `shim`, modules by `modules`. `dns` answers containers for names of the cluster.
     pub fn new(shim: Shim, modules: WasmBackend, dns: Option<IpAddr>) -> Self {
         Self { shim, modules, dns }
+    }
+
+    /// Removes copies of images that the node has no more.
+    async fn remove_copies(&self) -> Result<(), EngineError> {
+        // In this order: an image that comes meanwhile is in the store before it is copied.
+        let copies = self.shim.copies().await?;
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let images = self.modules.images().clone();
+        // A store that cannot be read says nothing about its images.
+        let Ok(Ok(there)) = tokio::task::spawn_blocking(move || images.list()).await else {
+            return Ok(());
+        };
+        let there: HashSet<String> = there.iter().map(sandbox::key).collect();
+        for copy in copies.iter().filter(|copy| !there.contains(*copy)) {
+            self.shim.remove_copy(copy).await?;
+        }
+        Ok(())
     }
 
     async fn native(&self, config: SandboxConfig) -> Result<Arc<dyn Sandbox>, SandboxError> {
@@ -75,7 +97,15 @@ impl DockerBackend {
             Ok::<_, std::io::Error>(paths)
         });
         let files = written.await.map_err(std::io::Error::other)??;
-        Ok(Arc::new(DockerSandbox::new(pod, ip, files)))
+        let modules = Modules::new(self.modules.clone(), config, ip);
+        Ok(Arc::new(DockerSandbox {
+            shim: self.shim.clone(),
+            images: self.modules.images().clone(),
+            pod,
+            ip,
+            files,
+            modules,
+        }))
     }
 }
 
@@ -99,11 +129,10 @@ impl Backend for DockerBackend {
         Ok(found.map(Runnable::from))
     }
 
-    async fn pull(&self, name: &str, login: Option<Login>) -> Result<Runnable, String> {
-        let pulled = self.shim.engine().pull(name, login).await;
-        pulled.map_err(|error| error.to_string())?;
-        let absent = || format!("the Docker engine does not have {name:?} after it was pulled");
-        self.image(name).await?.ok_or_else(absent)
+    async fn tidy_images(&self) {
+        if let Err(error) = self.remove_copies().await {
+            tracing::warn!(%error, "copies of images are left on the Docker engine");
+        }
     }
 
     fn survivors(&self, uid: &str) -> Vec<Survivor> {

@@ -12,11 +12,15 @@ use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use vaquita_docker::{
-    Bind, Container, ContainerSpec, ExecSpec, Execution, Input, Pod, Resources as EngineResources,
-    Source,
+    Bind, Container, ContainerSpec, EngineImage, ExecSpec, Execution, Input, Pod,
+    Resources as EngineResources, Shim, Source,
 };
+use vaquita_image::{Image, ImageStore};
 
-use super::output::{Tap, ToScreen};
+use super::{
+    modules::Modules,
+    output::{Tap, ToScreen},
+};
 use crate::{
     AdoptConfig, Connection, ContainerConfig, ExecConfig, Exit, ExitReason, Instance, LastWords,
     Program, Resources, Runnable, Sandbox, StartError, Usage,
@@ -26,18 +30,37 @@ use crate::{
 const PIECE: usize = 16 << 10;
 
 pub(super) struct DockerSandbox {
-    pod: Pod,
-    ip: IpAddr,
+    pub(super) shim: Shim,
+    /// The node's own images.
+    pub(super) images: ImageStore,
+    pub(super) pod: Pod,
+    pub(super) ip: IpAddr,
     /// Files that every container sees, by where it finds them.
-    files: Vec<(String, PathBuf)>,
+    pub(super) files: Vec<(String, PathBuf)>,
+    pub(super) modules: Modules,
+}
+
+/// By which name the engine has its copy of an image.
+pub(super) fn key(image: &Image) -> String {
+    image.digest.hex().to_owned()
 }
 
 impl DockerSandbox {
-    pub(super) fn new(pod: Pod, ip: IpAddr, files: Vec<(String, PathBuf)>) -> Self {
-        Self { pod, ip, files }
+    /// The engine's copy of an image of the node's.
+    async fn copy(&self, image: &Image) -> Result<EngineImage, StartError> {
+        let archive = |name| self.images.docker_archive(image, vec![name]);
+        let copied = self.shim.copy(&key(image), archive).await;
+        copied.map_err(|error| {
+            let name = &image.reference;
+            StartError::Create(format!("giving image {name} to the Docker engine: {error}"))
+        })
     }
 
-    fn spec(&self, container: &ContainerConfig, image: &str) -> Result<ContainerSpec, StartError> {
+    fn spec(
+        &self,
+        container: &ContainerConfig,
+        image: &EngineImage,
+    ) -> Result<ContainerSpec, StartError> {
         let native = &container.native;
         let mut binds = native.binds.clone();
         let is_taken =
@@ -65,7 +88,11 @@ impl DockerSandbox {
         Ok(ContainerSpec {
             name: container.name.clone(),
             attempt: native.attempt,
-            image: image.to_owned(),
+            image: image.id.clone(),
+            stop_signal: native
+                .stop_signal
+                .clone()
+                .or_else(|| image.stop_signal.clone()),
             args: container.args.clone(),
             env: container.env.clone(),
             working_dir: container.working_dir.clone(),
@@ -117,10 +144,17 @@ impl Sandbox for DockerSandbox {
 
     async fn start(&self, mut container: ContainerConfig) -> Result<Box<dyn Instance>, StartError> {
         let image = match &container.program {
-            Program::Image(Runnable::Engine(image, _)) => image.id.clone(),
+            Program::Image(Runnable::Engine(image, _)) => (**image).clone(),
+            Program::Image(Runnable::Stored(image)) if !image.kind.is_wasm() => {
+                self.copy(image).await?
+            }
             Program::Image(Runnable::Stored(_)) | Program::Wasm(_) => {
-                let message = "a module cannot run beside the Linux containers of a pod";
-                return Err(StartError::Create(message.to_owned()));
+                return self
+                    .modules
+                    .sandbox(&self.pod)
+                    .await?
+                    .start(container)
+                    .await;
             }
         };
         let spec = self.spec(&container, &image)?;
@@ -130,13 +164,11 @@ impl Sandbox for DockerSandbox {
             vaquita_docker::StartError::Create(error) => StartError::Create(error.to_string()),
             error => StartError::Run(error.to_string()),
         })?;
+        self.modules.follow(&self.pod).await;
         if let (Some(stdin), Some(input)) = (container.stdin.take(), started.take_input()) {
             tokio::spawn(feed(stdin, input));
         }
-        Ok(Box::new(DockerInstance {
-            container: started,
-            stop_signal: container.native.stop_signal,
-        }))
+        Ok(Box::new(DockerInstance(started)))
     }
 
     async fn adopt(&self, container: AdoptConfig) -> Option<Box<dyn Instance>> {
@@ -154,10 +186,7 @@ impl Sandbox for DockerSandbox {
                 if let (Some(stdin), Some(input)) = (container.stdin, adopted.take_input()) {
                     tokio::spawn(feed(stdin, input));
                 }
-                Some(Box::new(DockerInstance {
-                    container: adopted,
-                    stop_signal: container.stop_signal,
-                }))
+                Some(Box::new(DockerInstance(adopted)))
             }
             Err(error) => {
                 let name = container.name;
@@ -173,7 +202,13 @@ impl Sandbox for DockerSandbox {
         Ok(Box::new(stream))
     }
 
+    async fn memory_volume(&self, name: &str) -> Option<PathBuf> {
+        let process = self.pod.process().await.ok()??;
+        Some(self.pod.memory_volume(process, name))
+    }
+
     async fn shutdown(&self) {
+        self.modules.shutdown().await;
         if let Err(error) = self.pod.remove().await {
             tracing::warn!(%error, "a pod's containers are left");
         }
@@ -198,27 +233,24 @@ async fn feed(mut stdin: Box<dyn AsyncRead + Send + Unpin>, mut input: Input) {
     let _ = input.shutdown().await;
 }
 
-struct DockerInstance {
-    container: Container,
-    stop_signal: Option<String>,
-}
+struct DockerInstance(Container);
 
 #[async_trait]
 impl Instance for DockerInstance {
     async fn wait(&self) -> Exit {
-        self.container.wait().await.into()
+        self.0.wait().await.into()
     }
 
     fn terminate(&self, grace: Duration) {
-        self.container.terminate(self.stop_signal.clone(), grace);
+        self.0.terminate(grace);
     }
 
     fn kill(&self) {
-        self.container.kill();
+        self.0.kill();
     }
 
     fn usage(&self) -> Usage {
-        let usage = self.container.usage();
+        let usage = self.0.usage();
         Usage {
             cpu: usage.cpu,
             memory: usage.memory,
@@ -227,12 +259,12 @@ impl Instance for DockerInstance {
 
     async fn resize(&self, resources: Resources) -> Result<(), String> {
         let resources = engine_resources(resources, None, 0);
-        let updated = self.container.update(&resources).await;
+        let updated = self.0.update(&resources).await;
         updated.map_err(|error| error.to_string())
     }
 
     fn id(&self) -> Option<String> {
-        Some(format!("docker://{}", self.container.id()))
+        Some(format!("docker://{}", self.0.id()))
     }
 
     fn has_own_terminal(&self) -> bool {
@@ -240,7 +272,7 @@ impl Instance for DockerInstance {
     }
 
     async fn set_terminal_size(&self, width: u16, height: u16) {
-        self.container.resize(width, height).await;
+        self.0.resize(width, height).await;
     }
 
     async fn exec(&self, command: ExecConfig) -> Option<Result<Box<dyn Instance>, StartError>> {
@@ -250,7 +282,7 @@ impl Instance for DockerInstance {
             stdin: command.stdin.is_some(),
         };
         let output = Arc::new(ToScreen(command.output));
-        Some(match self.container.exec(spec, output).await {
+        Some(match self.0.exec(spec, output).await {
             Ok(execution) => {
                 if let (Some(stdin), Some(input)) = (command.stdin, execution.take_input()) {
                     tokio::spawn(feed(stdin, input));

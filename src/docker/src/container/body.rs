@@ -46,6 +46,7 @@ pub(super) fn of(pod: &Pod, spec: &ContainerSpec) -> ContainerCreateBody {
         env: Some(env.collect()),
         working_dir: spec.working_dir.clone(),
         user: spec.security.user.clone(),
+        stop_signal: spec.stop_signal.clone(),
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),
         // Who attaches and leaves again does not end the input: the caller says when.

@@ -59,12 +59,22 @@ pub struct Container {
     engine: Engine,
     id: String,
     exit: watch::Receiver<Option<Exit>>,
+    /// What asks it to end.
+    stop_signal: Option<String>,
     groups: Arc<Mutex<Option<Groups>>>,
     /// What it used when somebody asked last.
     used: Mutex<Usage>,
     input: Mutex<Option<Input>>,
     follower: JoinHandle<()>,
     ending: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How a container is followed and ended.
+struct Followed {
+    source: follow::Source,
+    output: Arc<dyn Output>,
+    input: Option<Input>,
+    stop_signal: Option<String>,
 }
 
 /// Makes a container in a pod, and starts it.
@@ -94,7 +104,13 @@ pub(crate) async fn start(
         Ok((frames, input)) => {
             let input = Some(input).filter(|_| spec.stdin);
             let source = follow::Source::Attached(frames);
-            Ok(Container::new(engine.clone(), id, source, output, input))
+            let followed = Followed {
+                source,
+                output,
+                input,
+                stop_signal: spec.stop_signal.clone(),
+            };
+            Ok(Container::new(engine.clone(), id, followed))
         }
         Err(error) => {
             // The other error tells more.
@@ -180,23 +196,24 @@ pub(crate) async fn adopt(
             input = Some(end).filter(|_| stdin);
         }
     }
-    Ok(Container::new(
-        engine.clone(),
-        id.clone(),
+    let followed = Followed {
         source,
         output,
         input,
-    ))
+        // The image's own, where nobody has said otherwise.
+        stop_signal: config.stop_signal.filter(|signal| !signal.is_empty()),
+    };
+    Ok(Container::new(engine.clone(), id.clone(), followed))
 }
 
 impl Container {
-    fn new(
-        engine: Engine,
-        id: String,
-        source: follow::Source,
-        output: Arc<dyn Output>,
-        input: Option<Input>,
-    ) -> Self {
+    fn new(engine: Engine, id: String, followed: Followed) -> Self {
+        let Followed {
+            source,
+            output,
+            input,
+            stop_signal,
+        } = followed;
         let (ended, exit) = watch::channel(None);
         let groups = Arc::default();
         let follower = follow::Follower {
@@ -208,6 +225,7 @@ impl Container {
             engine,
             id,
             exit,
+            stop_signal,
             groups,
             used: Mutex::default(),
             input: Mutex::new(input),
@@ -237,10 +255,11 @@ impl Container {
         })
     }
 
-    /// Asks it to end, by the signal that its image wants or `SIGTERM`; kills it after the grace. Returns at once. A
-    /// later call replaces an earlier one.
-    pub fn terminate(&self, signal: Option<String>, grace: Duration) {
+    /// Asks it to end, by the signal that it wants; kills it after the grace. Returns at once. A later call replaces an
+    /// earlier one.
+    pub fn terminate(&self, grace: Duration) {
         let (engine, id) = (self.engine.clone(), self.id.clone());
+        let signal = self.stop_signal.clone();
         let mut exit = self.exit.clone();
         let ending = tokio::spawn(async move {
             if !grace.is_zero() {
@@ -260,7 +279,7 @@ impl Container {
 
     /// Ends it. Returns at once.
     pub fn kill(&self) {
-        self.terminate(None, Duration::ZERO);
+        self.terminate(Duration::ZERO);
     }
 
     /// Gives its terminal another size, in characters.

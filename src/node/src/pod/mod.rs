@@ -28,8 +28,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Client;
 use tokio::sync::watch;
 use vaquita_backends::{Backend, Runnable};
-use vaquita_docker::Login;
-use vaquita_image::{Credential, Credentials, Reference};
 use vaquita_logs::LogStore;
 use vaquita_manifest::{Capacity, own_grace};
 use vaquita_service_proxy::ServiceLinks;
@@ -75,10 +73,7 @@ pub(crate) struct Context {
 impl Context {
     /// The image of that name that is at hand: in the node's store, or the Docker engine's.
     pub(crate) async fn find_image(&self, name: &str) -> Result<Option<Runnable>, ImageProblem> {
-        let stored = self.images.find(name).await?;
-        let is_engines = self.backend.runs_native();
-        // The engine has Linux images of its own.
-        if let Some(image) = stored.filter(|image| image.kind.is_wasm() || !is_engines) {
+        if let Some(image) = self.images.find(name).await? {
             return Ok(Some(image.into()));
         }
         // An engine that does not answer is as good as none: another attempt will be made.
@@ -87,39 +82,6 @@ impl Context {
             None
         }))
     }
-
-    /// Has the engine bring an image in that the node itself could not, for that `problem`.
-    pub(crate) async fn pull_native(
-        &self,
-        name: &str,
-        credentials: &Credentials,
-        problem: ImageProblem,
-    ) -> Result<Runnable, ImageProblem> {
-        let is_other_kind = problem.wrong_kind().is_some();
-        if !self.backend.runs_native() || !is_other_kind {
-            return Err(problem);
-        }
-        let login = login(name, credentials);
-        let pulled = self.backend.pull(name, login).await;
-        pulled.map_err(|why| ImageProblem::Engine {
-            image: name.to_owned(),
-            why,
-        })
-    }
-}
-
-/// The first of the credentials for an image, as the engine takes them.
-fn login(image: &str, credentials: &Credentials) -> Option<Login> {
-    let reference: Reference = image.parse().ok()?;
-    let all = credentials.of_image(&reference);
-    let (user, password) = all.iter().find_map(Credential::as_password)?;
-    let name = reference.name();
-    Some(Login {
-        registry: name.split('/').next().unwrap_or_default().to_owned(),
-        user: user.to_owned(),
-        password: password.to_owned(),
-        token: None,
-    })
 }
 
 /// A pod as the API server has it, as far as the node knows.

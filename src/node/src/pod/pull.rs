@@ -161,14 +161,7 @@ impl Runner {
                     .normal(&self.about(), "Pulling", message);
                 let begun = Instant::now();
                 let credentials = pull_credentials(&self.context, &self.pod()).await;
-                let image = match images.pull(name, &credentials).await {
-                    Ok(image) => Runnable::from(image),
-                    Err(problem) => {
-                        self.context
-                            .pull_native(name, &credentials, problem)
-                            .await?
-                    }
-                };
+                let image = Runnable::from(images.pull(name, &credentials).await?);
                 // As the kubelet has it: to the millisecond.
                 let took = begun.elapsed().as_millis();
                 let took = go_duration(Duration::from_millis(took.try_into().unwrap_or(u64::MAX)));
@@ -222,7 +215,6 @@ impl Runner {
             ImageProblem::Absent { image }
             | ImageProblem::Pull { image, .. }
             | ImageProblem::Signature { image, .. }
-            | ImageProblem::Engine { image, .. }
             | ImageProblem::Store { image, .. } => {
                 let message = format!("Failed to pull image \"{image}\": {problem}");
                 events.warning(&about, "Failed", message);

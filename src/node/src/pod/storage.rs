@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use vaquita_backends::with_causes;
+use vaquita_backends::{Sandbox, with_causes};
 use vaquita_docker::{Bind, Source};
 use vaquita_manifest::{expand_strictly, memory_limit, part, propagation};
 use vaquita_runtime::{Mount, Volume};
@@ -137,6 +137,18 @@ impl Storage {
             volumes: ready,
             keeper,
         }
+    }
+
+    /// Has modules use the memory that Linux containers of the pod use, where there is some: the kernel says then how much may
+    /// be in it.
+    pub(super) async fn share_memory(&mut self, sandbox: &dyn Sandbox) -> io::Result<()> {
+        let volumes = self.volumes.iter_mut();
+        for (name, ready) in volumes.filter(|(_, ready)| ready.directory.is_none()) {
+            if let Some(path) = sandbox.memory_volume(name).await {
+                ready.volume = Volume::directory(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// What a container mounts. Directories that its `subPath`s name are made.

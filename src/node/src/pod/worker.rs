@@ -177,8 +177,15 @@ impl Worker {
 
     async fn starting(&self) -> Stage {
         let ready = async {
-            let storage = Box::pin(Storage::set_up(&self.context, &self.feed)).await;
-            (storage, self.sandbox().await)
+            let mut storage = Box::pin(Storage::set_up(&self.context, &self.feed)).await;
+            let sandbox = self.sandbox().await;
+            if let Err(error) = storage.share_memory(&*sandbox).await {
+                let message =
+                    format!("the pod's modules do not see its volumes in memory: {error}");
+                let events = &self.context.events;
+                events.warning(&self.about(), "FailedMount", message);
+            }
+            (storage, sandbox)
         };
         let (storage, sandbox) = tokio::select! {
             biased;

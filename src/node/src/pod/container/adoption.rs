@@ -36,12 +36,10 @@ impl Runner {
         let grants = wasm_policy::grants(&self.context.client, &pod).await.ok()?;
         let hub = Arc::new(Hub::default());
         let (stdin, typed) = standard_input(&container);
-        let lifecycle = container.lifecycle.as_ref();
         let config = AdoptConfig {
             name: container.name.clone(),
             attempt,
             logged_until: written.map_or(0, |since| since.as_secs().cast_signed()),
-            stop_signal: lifecycle.and_then(|lifecycle| lifecycle.stop_signal.clone()),
             stdin,
             output: hub.clone(),
             log: log.sink(),
