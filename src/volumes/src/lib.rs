@@ -18,6 +18,7 @@ pub mod fill;
 pub mod host_path;
 pub mod layout;
 mod mount;
+mod ownership;
 mod payload;
 mod sources;
 pub mod tokens;

@@ -19,6 +19,7 @@ use crate::{
     fill::{FillError, Filler, Reference, references},
     host_path::{self, HostPathError},
     layout::{Plugin, PodDir},
+    ownership::Ownership,
     tokens::Tokens,
 };
 
@@ -94,6 +95,17 @@ impl PodVolumes {
 
     /// Sets a volume up; what an earlier attempt left is used.
     pub async fn mount(&mut self, pod: &Pod, volume: &Volume) -> Result<Mounted, MountError> {
+        let mounted = self.find(pod, volume).await?;
+        // A path of the machine is the machine's.
+        if volume.host_path.is_none()
+            && let Place::Directory(path) = &mounted.place
+        {
+            give(pod, path.clone(), mounted.read_only).await?;
+        }
+        Ok(mounted)
+    }
+
+    async fn find(&mut self, pod: &Pod, volume: &Volume) -> Result<Mounted, MountError> {
         let mut mounted = Mounted {
             name: volume.name.clone(),
             place: Place::Memory,
@@ -160,7 +172,8 @@ impl PodVolumes {
     /// Brings a volume that the cluster fills up to date.
     pub async fn refresh(&mut self, pod: &Pod, volume: &Volume) -> Result<(), MountError> {
         if plugin(volume).is_some() {
-            self.fill(pod, volume).await?;
+            let path = self.fill(pod, volume).await?;
+            give(pod, path, true).await?;
         }
         Ok(())
     }
@@ -217,6 +230,18 @@ async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Gives a volume to the pod's group, if it has one.
+async fn give(pod: &Pod, path: PathBuf, read_only: bool) -> io::Result<()> {
+    let Some(ownership) = Ownership::of(pod) else {
+        return Ok(());
+    };
+    match blocking(move || ownership.give(&path, read_only)).await {
+        // Who is not the superuser may give nothing away: it stays whose it is.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
 }
 
 async fn make_directory(path: PathBuf, mode: u32) -> io::Result<()> {
