@@ -22,7 +22,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use vaquita_docker::{Bind, Device, HostPort, MemoryVolume, Processes, Security};
+use vaquita_docker::{Bind, Device, HostPort, Logged, MemoryVolume, Processes, Security};
 use vaquita_net::Lookups;
 use vaquita_runtime::{LogSink, Mount, OutputSink};
 
@@ -216,8 +216,8 @@ pub struct AdoptConfig {
     pub name: String,
     /// How many containers of the name the pod had before.
     pub attempt: u32,
-    /// When the node's log of it was written last, in seconds since 1970.
-    pub logged_until: i64,
+    /// The last lines of the node's log of it.
+    pub logged: Vec<Logged>,
     /// Its standard input, if that is still open.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// What takes the output beside the log.

@@ -23,7 +23,7 @@ mod spec;
 mod usage;
 mod volume;
 
-pub use container::{Container, Exit, StartError};
+pub use container::{Container, Exit, Logged, StartError};
 pub use engine::{ConnectError, Engine, EngineError};
 pub use hijack::Input;
 pub use image::{EngineImage, Login};

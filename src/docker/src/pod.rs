@@ -19,7 +19,7 @@ use bollard::{
 };
 
 use crate::{
-    container::{self, Container, StartError},
+    container::{self, Container, Logged, StartError},
     engine::{Engine, EngineError},
     labels,
     output::Output,
@@ -171,14 +171,15 @@ impl Pod {
         }
     }
 
-    /// Takes over a container that is there already. Its output is taken from `since` on, in seconds since 1970.
+    /// Takes over a container that is there already. `tail` are the last lines of its output that the caller has: what comes
+    /// after them is handed on. They should reach back some seconds; without any, all is handed on that the engine has kept.
     pub async fn adopt(
         &self,
         survivor: &Survivor,
-        since: i64,
+        tail: Vec<Logged>,
         output: Arc<dyn Output>,
     ) -> Result<Container, EngineError> {
-        container::adopt(self, survivor, since, output).await
+        container::adopt(self, survivor, tail, output).await
     }
 
     /// Ends and removes all of it.

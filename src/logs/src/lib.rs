@@ -13,13 +13,16 @@ mod write;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs, io,
+    fs,
+    io::{self, Read as _, Seek as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak, mpsc},
 };
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use vaquita_runtime::LogStream;
 
 pub use read::{LogReader, Query, Streams};
 pub use write::ContainerLog;
@@ -148,6 +151,48 @@ struct Inner {
     live: Mutex<HashMap<PathBuf, Weak<ContainerLog>>>,
 }
 
+/// A line of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// When it was logged.
+    pub time: Timestamp,
+    /// Where it was written to.
+    pub stream: LogStream,
+    /// What it says, with its newline unless it is a part of a line.
+    pub text: Vec<u8>,
+}
+
+impl Entry {
+    fn of(line: cri::Line<'_>) -> Option<Self> {
+        let mut text = line.content.to_vec();
+        if !line.is_partial {
+            text.push(b'\n');
+        }
+        Some(Self {
+            time: line.time.parse().ok()?,
+            stream: line.stream,
+            text,
+        })
+    }
+}
+
+/// How much of a file is read for its last lines, in bytes.
+const TAIL: u64 = 256 << 10;
+
+/// The end of a file, from the beginning of a line on if it is not all of it.
+fn last_bytes(file: &Path) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(file)?;
+    let begin = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(io::SeekFrom::Start(begin))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    if begin > 0 {
+        let first = bytes.iter().position(|byte| *byte == b'\n');
+        bytes.drain(..first.map_or(bytes.len(), |first| first + 1));
+    }
+    Ok(bytes)
+}
+
 impl LogStore {
     /// Makes the directory and starts the writing thread, which ends with the store.
     pub fn open(dir: &Path, limits: LogLimits) -> io::Result<Self> {
@@ -203,18 +248,21 @@ impl LogStore {
         log
     }
 
-    /// When an instance's log was written last, if there is one.
-    pub fn written(
-        &self,
-        pod: &PodKey,
-        container: &str,
-        attempt: u32,
-    ) -> Option<std::time::SystemTime> {
+    /// The last lines that an instance has logged, with their newlines: as many as there are in 256 KiB of its newest file.
+    pub fn tail(&self, pod: &PodKey, container: &str, attempt: u32) -> Vec<Entry> {
         let dir = self.container_dir(pod, container);
         let file = Files { dir, attempt }.current();
-        std::fs::metadata(file)
-            .and_then(|file| file.modified())
-            .ok()
+        // Without the file, nothing was logged.
+        let Ok(mut bytes) = last_bytes(&file) else {
+            return Vec::new();
+        };
+        // What is left of a line that the process did not live to write whole.
+        let end = bytes.iter().rposition(|byte| *byte == b'\n');
+        bytes.truncate(end.unwrap_or(0));
+        let lines = bytes.split(|byte| *byte == b'\n');
+        lines
+            .filter_map(|line| Entry::of(cri::parse(line)?))
+            .collect()
     }
 
     /// What has been logged by an instance.

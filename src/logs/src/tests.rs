@@ -281,3 +281,26 @@ fn names_cannot_leave_the_directory() {
     assert_eq!(Path::new(&key.directory()).components().count(), 1);
     assert_eq!(component(".."), "-..");
 }
+
+#[test]
+fn the_last_lines_are_whole_and_have_their_times() {
+    let (_dir, store) = store(LogLimits::default());
+    assert_eq!(store.tail(&key(), "c", 0), []);
+    let dir = store.dir().join("ns_pod_uid/c");
+    fs::create_dir_all(&dir).unwrap();
+    let long = format!("1970-01-01T00:00:01Z stdout F {}\n", "x".repeat(200 << 10));
+    let text = format!(
+        "{long}{long}1970-01-01T00:00:02Z stderr P part\n1970-01-01T00:00:03Z stdout F whole\n1970-01-01T00:00:04Z std"
+    );
+    fs::write(dir.join("0.log"), text).unwrap();
+    let lines = store.tail(&key(), "c", 0);
+    let facts = |line: &Entry| (line.time.as_second(), line.stream, line.text.len());
+    assert_eq!(
+        lines.iter().map(facts).collect::<Vec<_>>(),
+        [
+            (1, LogStream::Stdout, (200 << 10) + 1),
+            (2, LogStream::Stderr, 4),
+            (3, LogStream::Stdout, 6),
+        ]
+    );
+}

@@ -179,7 +179,7 @@ impl Sandbox for DockerSandbox {
         let tap = Tap::new(container.log, Some(container.output));
         let adopted = self
             .pod
-            .adopt(left, container.logged_until, Arc::new(tap))
+            .adopt(left, container.logged, Arc::new(tap))
             .await;
         match adopted {
             Ok(adopted) => {

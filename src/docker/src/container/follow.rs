@@ -1,7 +1,7 @@
 //! Following a container to its end: its output, and how it ended.
 
 use std::{
-    future::poll_fn,
+    future::{poll_fn, ready},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -11,13 +11,16 @@ use bollard::{
     errors::Error,
     query_parameters::{LogsOptionsBuilder, WaitContainerOptions},
 };
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use super::{Exit, lock};
+use super::{
+    Exit, lock,
+    resume::{Logged, Overlap},
+};
 use crate::{
     engine::{Engine, EngineError},
     hijack::Frames,
@@ -36,8 +39,8 @@ const LOST: i32 = 137;
 pub(super) enum Source {
     /// The container's streams.
     Attached(Frames),
-    /// What the engine has kept since, in seconds since 1970, and what comes.
-    Log { since: i64 },
+    /// What the engine has kept and the caller does not have, whose log ends with these lines; and what comes.
+    Log { tail: Vec<Logged> },
 }
 
 /// Follows one container.
@@ -93,24 +96,44 @@ impl Follower {
                     output.write(channel, &piece);
                 }
             }
-            Source::Log { since } => {
-                let options = LogsOptionsBuilder::default()
-                    .follow(true)
-                    .stdout(true)
-                    .stderr(true)
-                    .since(i32::try_from(since).unwrap_or(0))
-                    .build();
-                let mut pieces = self.engine.docker.logs(&self.id, Some(options)).boxed();
-                while let Some(Ok(piece)) = pieces.next().await {
-                    let channel = match piece {
-                        LogOutput::StdErr { .. } => Channel::Stderr,
-                        _ => Channel::Stdout,
-                    };
-                    poll_fn(|context| output.poll_ready(context)).await;
-                    output.write(channel, &piece.into_bytes());
-                }
+            Source::Log { tail } => self.go_on(Overlap::new(tail), output).await,
+        }
+    }
+
+    /// Takes the output from the engine's log, from where the caller's ends.
+    async fn go_on(&self, mut overlap: Overlap, output: &dyn Output) {
+        let mut last = i64::MIN;
+        let mut kept = self.log(overlap.since(), false);
+        while let Some(line) = kept.next().await {
+            last = last.max(line.time);
+            if let Err(line) = overlap.put(line) {
+                hand_on(overlap.news(), output).await;
+                hand_on([line], output).await;
             }
         }
+        hand_on(overlap.news(), output).await;
+        let mut coming = self.log(last.max(0) / 1_000_000_000, true);
+        while let Some(line) = coming.next().await {
+            if line.time > last {
+                hand_on([line], output).await;
+            }
+        }
+    }
+
+    /// The engine's log from a time on, in seconds since 1970, to its end or as long as the container runs.
+    fn log(&self, since: i64, follow: bool) -> impl Stream<Item = Logged> + Send + Unpin {
+        let options = LogsOptionsBuilder::default()
+            .follow(follow)
+            .stdout(true)
+            .stderr(true)
+            .timestamps(true)
+            .since(i32::try_from(since).unwrap_or(0))
+            .build();
+        let pieces = self.engine.docker.logs(&self.id, Some(options));
+        let pieces = pieces.take_while(|piece| ready(piece.is_ok()));
+        pieces
+            .filter_map(|piece| ready(piece.ok().map(line)))
+            .boxed()
     }
 
     /// Finds out where the kernel counts what the container uses. On another machine, nobody knows.
@@ -168,5 +191,59 @@ impl Follower {
             is_out_of_memory: state.oom_killed == Some(true),
             message: state.error.filter(|message| !message.is_empty()),
         }))
+    }
+}
+
+async fn hand_on(lines: impl IntoIterator<Item = Logged>, output: &dyn Output) {
+    for line in lines {
+        poll_fn(|context| output.poll_ready(context)).await;
+        output.write(line.channel, &line.text);
+    }
+}
+
+/// A line of the engine's log, which begins with its time.
+fn line(piece: LogOutput) -> Logged {
+    let channel = match piece {
+        LogOutput::StdErr { .. } => Channel::Stderr,
+        _ => Channel::Stdout,
+    };
+    let bytes = piece.into_bytes();
+    let end = bytes.iter().position(|byte| *byte == b' ');
+    let (time, text) = bytes.split_at(end.map_or(0, |end| end + 1));
+    let time = std::str::from_utf8(time).ok();
+    let time = time.and_then(|time| time.trim_end().parse::<jiff::Timestamp>().ok());
+    match time {
+        Some(time) => Logged {
+            time: i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX),
+            channel,
+            text: text.to_vec(),
+        },
+        // Not as it should be: handed on as it is.
+        None => Logged {
+            time: i64::MAX,
+            channel,
+            text: bytes.to_vec(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_told_from_its_time() {
+        let said = |text: &'static str| {
+            line(LogOutput::StdErr {
+                message: text.into(),
+            })
+        };
+        let whole = said("1970-01-01T00:00:02.000000003Z a b\n");
+        assert_eq!(
+            (whole.time, whole.channel, whole.text.as_slice()),
+            (2_000_000_003, Channel::Stderr, &b"a b\n"[..])
+        );
+        assert_eq!(said("1970-01-01T00:00:02.000000003Z ").text, b"");
+        assert_eq!(said("a b").text, b"a b");
     }
 }

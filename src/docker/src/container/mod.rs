@@ -3,6 +3,7 @@
 mod body;
 pub(crate) mod exec;
 mod follow;
+mod resume;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,6 +16,7 @@ use bollard::query_parameters::{
 use tokio::{sync::watch, task::JoinHandle};
 
 pub(crate) use body::no_log;
+pub use resume::Logged;
 
 use crate::{
     engine::{Engine, EngineError},
@@ -176,7 +178,7 @@ async fn create(pod: &Pod, spec: &ContainerSpec) -> Result<String, EngineError> 
 pub(crate) async fn adopt(
     pod: &Pod,
     survivor: &Survivor,
-    since: i64,
+    tail: Vec<Logged>,
     output: Arc<dyn Output>,
 ) -> Result<Container, EngineError> {
     let (engine, id) = (&pod.engine, &survivor.id);
@@ -185,7 +187,7 @@ pub(crate) async fn adopt(
     let config = found.config.unwrap_or_default();
     let (tty, stdin) = (config.tty == Some(true), config.open_stdin == Some(true));
     let mut input = None;
-    let mut source = follow::Source::Log { since };
+    let mut source = follow::Source::Log { tail };
     if (tty || stdin) && survivor.is_running {
         let path = format!(
             "/containers/{id}/attach?stream=1&stdout=1&stderr=1&stdin={}",

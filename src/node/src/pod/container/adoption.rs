@@ -1,8 +1,11 @@
 //! Taking over a container that runs on from before the node was started.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
+
 use vaquita_backends::AdoptConfig;
-use vaquita_logs::PodKey;
+use vaquita_docker::{Channel, Logged};
+use vaquita_logs::{Entry, PodKey};
+use vaquita_runtime::LogStream;
 
 use super::{
     super::{board::State, wasm_policy},
@@ -30,8 +33,7 @@ impl Runner {
         let name = container.image.as_deref().unwrap_or_default();
         let image = self.context.find_image(name).await.ok().flatten()?;
         let key = PodKey::of(&pod);
-        let written = self.context.logs.written(&key, &container.name, attempt);
-        let written = written.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let logged = self.context.logs.tail(&key, &container.name, attempt);
         let log = self.context.logs.begin(&key, &container.name, attempt);
         let grants = wasm_policy::grants(&self.context.client, &pod).await.ok()?;
         let hub = Arc::new(Hub::default());
@@ -39,7 +41,7 @@ impl Runner {
         let config = AdoptConfig {
             name: container.name.clone(),
             attempt,
-            logged_until: written.map_or(0, |since| since.as_secs().cast_signed()),
+            logged: logged.into_iter().map(logged_line).collect(),
             stdin,
             output: hub.clone(),
             log: log.sink(),
@@ -55,5 +57,17 @@ impl Runner {
             container,
             grants,
         })
+    }
+}
+
+/// A line of the node's log, as its engine knows lines.
+fn logged_line(line: Entry) -> Logged {
+    Logged {
+        time: i64::try_from(line.time.as_nanosecond()).unwrap_or(i64::MAX),
+        channel: match line.stream {
+            LogStream::Stdout => Channel::Stdout,
+            LogStream::Stderr => Channel::Stderr,
+        },
+        text: line.text,
     }
 }
