@@ -8,14 +8,14 @@ use crate::{
 
 /// One of the two kinds of images, with the same small programs.
 #[derive(Debug, Clone, Copy)]
-struct Kind {
-    name: &'static str,
-    image: &'static str,
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) image: &'static str,
     /// What begins a command.
-    program: &'static str,
+    pub(crate) program: &'static str,
 }
 
-const KINDS: [Kind; 2] = [
+pub(crate) const KINDS: [Kind; 2] = [
     Kind {
         name: "wasm",
         image: "localhost/toolbox:v1",

@@ -6,6 +6,7 @@
 mod backends;
 mod bad_input;
 mod command_line;
+mod contract;
 mod control;
 mod conversation;
 mod docker;
