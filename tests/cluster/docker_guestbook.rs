@@ -11,27 +11,17 @@ use std::{
 };
 
 use crate::{
-    docker::{Engine, cluster},
+    docker::{BUSYBOX, Engine, cluster},
     harness::{Vaquita, eventually, http_get, http_post, manifest},
 };
 
-/// The back end of the guestbook on Debian's Redis.
-const REDIS: &str = "apiVersion: v1
-kind: Service
-metadata: {name: real}
-spec: {selector: {app: real}, ports: [{port: 6379}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: real, labels: {app: real}}
-spec:
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: redis
-    image: localhost/redis:v1
-    command: [/usr/bin/redis-server, --protected-mode, 'no', --save, '']
-    readinessProbe: {tcpSocket: {port: 6379}, periodSeconds: 1}
-";
+/// The back end on Redis, as the examples have it, under a name of its own; the image is made of Debian's Redis.
+fn redis() -> String {
+    manifest("guestbook/redis-linux.yaml")
+        .replace("name: redis\n  labels", "name: real\n  labels")
+        .replace("docker.io/library/redis:7", "localhost/redis:v1")
+        .replace("[redis-server", "[/usr/bin/redis-server")
+}
 
 /// The guestbook's front end over another back end.
 fn front_end(name: &str, back_end: &str) -> String {
@@ -48,12 +38,12 @@ fn the_guestbook_cannot_tell_redis_from_a_module() {
     let cluster = cluster(&engine);
     cluster.load_guest("guestbook", "localhost/guestbook:v1");
     cluster.load_guest("kv", "localhost/kv:v1");
-    cluster.apply(REDIS);
+    cluster.apply(&redis());
     cluster.apply(&manifest("guestbook/redis.yaml"));
     for (name, back_end) in [("by-redis", "real:6379"), ("by-wasm", "redis:6379")] {
         cluster.apply(&front_end(name, back_end));
     }
-    cluster.wait_ready("app=real", 1);
+    cluster.wait_ready("app=redis-linux", 1);
     cluster.wait_ready("app=redis", 1);
     for name in ["by-redis", "by-wasm"] {
         cluster.wait_ready(&format!("app={name}"), 1);
@@ -65,46 +55,13 @@ fn the_guestbook_cannot_tell_redis_from_a_module() {
         assert_eq!(entries.trim(), format!("[\"written to {name}\"]"));
     }
     // It is Redis itself that has it.
-    let kept = cluster.kubectl(&["logs", "real"]);
+    let kept = cluster.kubectl(&["logs", "-l", "app=redis-linux"]);
     assert!(kept.contains("Ready to accept connections"), "{kept}");
 }
 
-/// An application of three pods, by a Linux image at first.
-const SHOP: &str = "apiVersion: v1
-kind: Service
-metadata: {name: shop}
-spec: {type: NodePort, selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: shop}
-spec:
-  replicas: 3
-  selector: {matchLabels: {app: shop}}
-  strategy: {rollingUpdate: {maxUnavailable: 0, maxSurge: 1}}
-  template:
-    metadata: {labels: {app: shop}}
-    spec:
-      terminationGracePeriodSeconds: 2
-      containers:
-      - name: shop
-        image: IMAGE
-        command: COMMAND
-        ports: [{containerPort: 8080}]
-        readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1}
-";
-
-/// It by Linux: a page, served by busybox.
+/// The example on a Linux image, which the engine has here.
 fn by_linux() -> String {
-    SHOP.replace("IMAGE", "localhost/busybox:v1").replace(
-        "COMMAND",
-        "[sh, -c, 'echo hello from Linux >/www/index.html; exec httpd -f -p 8080 -h /www']",
-    )
-}
-
-fn by_wasm() -> String {
-    SHOP.replace("IMAGE", "localhost/hello:v1")
-        .replace("        command: COMMAND\n", "")
+    manifest("moving/linux.yaml").replace("docker.io/library/busybox:stable", BUSYBOX)
 }
 
 /// Clients that never stop asking.
@@ -171,13 +128,13 @@ impl Load {
 
 /// Waits until all of the application's pods are of this kind, and none of the other is left.
 fn has_moved(cluster: &Vaquita, expected: &str) {
-    cluster.kubectl(&["rollout", "status", "deployment/shop", "--timeout=60s"]);
+    cluster.kubectl(&["rollout", "status", "deployment/moving", "--timeout=60s"]);
     eventually("only the new pods are left", || {
         let pods = cluster.kubectl(&[
             "get",
             "pods",
             "-l",
-            "app=shop",
+            "app=moving",
             "-o",
             "jsonpath={.items[*].spec.containers[0].image}",
         ]);
@@ -193,18 +150,18 @@ fn an_application_moves_to_wasm_and_back_without_one_failed_request() {
     let cluster = cluster(&engine);
     cluster.load_guest("hello", "localhost/hello:v1");
     cluster.apply(&by_linux());
-    cluster.wait_ready("app=shop", 3);
-    let port = cluster.node_port("shop");
+    cluster.wait_ready("app=moving", 3);
+    let port = cluster.node_port("moving");
     eventually("an answer", || http_get(port, "/"));
 
     let load = Load::start(port);
     load.go_on(100);
-    cluster.apply(&by_wasm());
+    cluster.apply(&manifest("moving/wasm.yaml"));
     has_moved(&cluster, "localhost/hello:v1");
     load.go_on(100);
     engine.is_empty();
-    cluster.kubectl(&["rollout", "undo", "deployment/shop"]);
-    has_moved(&cluster, "localhost/busybox:v1");
+    cluster.kubectl(&["rollout", "undo", "deployment/moving"]);
+    has_moved(&cluster, BUSYBOX);
     load.go_on(100);
     load.end();
 }
