@@ -14,6 +14,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::{net::TcpStream, time::timeout};
+use vaquita_docker::Engine;
 
 use super::{
     crowd,
@@ -59,6 +60,18 @@ pub(super) struct PodsArgs {
     /// Pods of one ReplicationController, to see how long it takes until all of them run.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) replicas: usize,
+    /// Docker engine of the node: also see how long it takes by itself for what a pod is, a container and one that joins it,
+    /// both of the image.
+    #[arg(long, value_name = "ADDRESS")]
+    docker: Option<String>,
+    /// Network of that engine for these containers: the one that pods are on.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "vaquita",
+        requires = "docker"
+    )]
+    docker_network: String,
     /// How long one step may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     pub(super) timeout: u64,
@@ -78,6 +91,9 @@ pub(super) async fn run(
     namespace.wait_until_pods_are_admitted(target).await?;
     if args.single > 0 {
         one_by_one(args, target, namespace, report).await?;
+    }
+    if let Some(address) = &args.docker {
+        by_the_engine(args, address, report).await?;
     }
     if args.pods > 0 {
         all_at_once(args, target, namespace, report).await?;
@@ -125,6 +141,24 @@ async fn one_by_one(
         answered,
         took,
     ));
+    Ok(())
+}
+
+/// What the engine takes without anybody's help.
+async fn by_the_engine(args: &PodsArgs, address: &str, report: &mut Report) -> anyhow::Result<()> {
+    let engine = Engine::connect(address).await?;
+    let mut samples = Samples::with_capacity(args.single);
+    let start = Instant::now();
+    for number in 0..args.single.max(1) {
+        report.progress(&format!("engine alone, {} of {}", number + 1, args.single));
+        samples.push(
+            engine
+                .time_of_a_pod(&args.image, &args.docker_network)
+                .await?,
+        );
+    }
+    let work = "two containers started by the engine alone";
+    report.add(Figure::latency(work, 1, samples, start.elapsed()));
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! labelled ([`labels`]), so that [`Shim::survivors`] finds what runs after the caller was started anew, and what belongs
 //! to nobody any more can be removed.
 
+mod bare;
 mod container;
 mod engine;
 mod hijack;
