@@ -333,15 +333,12 @@ impl Cluster {
         self.image_nodes.get(image).copied().unwrap_or(0)
     }
 
-    /// What kind of images a pod has, as far as anybody knows.
-    pub(crate) fn image_kind(&self, needs: &Needs) -> Option<ImageKind> {
-        needs.image_kind.or_else(|| {
-            let mut kinds = needs
-                .images
-                .iter()
-                .filter_map(|image| self.image_kinds.get(image));
-            kinds.next().copied()
-        })
+    /// What a node must run for a pod's images, as far as anybody knows: both, if the pod has both.
+    pub(crate) fn image_kinds(&self, needs: &Needs) -> Option<Runs> {
+        let images = needs.images.iter();
+        let known = images.filter_map(|image| self.image_kinds.get(image).copied());
+        let kinds = needs.image_kind.into_iter().chain(known);
+        kinds.map(Runs::only).reduce(Runs::with)
     }
 
     fn slot(&mut self, name: &str) -> NodeIx {

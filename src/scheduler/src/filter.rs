@@ -232,7 +232,10 @@ fn before_resources<'a>(plan: &Plan<'_>, site: Site<'_>) -> Option<Refusal<'a>> 
     if uses(Plugin::NodeAffinity) && !(is_selected(needs, facts) && is_added(plan, facts)) {
         return Some(Refusal::NotSelected);
     }
-    if plan.image_kind.is_some_and(|kind| !facts.runs.kind(kind)) {
+    if plan
+        .image_kinds
+        .is_some_and(|kinds| !facts.runs.covers(kinds))
+    {
         return Some(Refusal::WrongKind);
     }
     let is_taken = |port: &HostPort| site.held.ports.iter().any(|held| held.conflicts(port));

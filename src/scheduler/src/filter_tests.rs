@@ -133,6 +133,15 @@ fn images_go_where_their_kind_runs_as_far_as_it_is_known() {
     )]));
     cluster.set_node(&wasm);
     assert_eq!(fitting(&cluster, &unknown), ["linux"], "the node has told");
+    // A pod of both kinds takes a node for both.
+    let mixed = of("nginx", json!("wasmtime"));
+    assert!(fitting(&cluster, &mixed).is_empty());
+    let mut both = labelled("both", "vaquita.dev/wasm");
+    let labels = both.metadata.labels.get_or_insert_default();
+    labels.insert("vaquita.dev/containers".to_owned(), "true".to_owned());
+    cluster.set_node(&both);
+    assert_eq!(fitting(&cluster, &mixed), ["both"]);
+    cluster.remove_node("both");
     cluster.remove_node("linux");
     assert_eq!(
         message(&cluster, &unknown),

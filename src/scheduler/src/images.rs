@@ -68,11 +68,25 @@ impl Runs {
         }
     }
 
-    pub(crate) fn kind(self, kind: ImageKind) -> bool {
-        match kind {
-            ImageKind::Wasm => self.wasm,
-            ImageKind::Linux => self.linux,
+    /// Nothing but images of one kind.
+    pub(crate) fn only(kind: ImageKind) -> Self {
+        Self {
+            wasm: kind == ImageKind::Wasm,
+            linux: kind == ImageKind::Linux,
         }
+    }
+
+    /// Both.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            wasm: self.wasm || other.wasm,
+            linux: self.linux || other.linux,
+        }
+    }
+
+    /// Whether it runs all that the other does.
+    pub(crate) fn covers(self, other: Self) -> bool {
+        self.with(other) == self
     }
 
     pub(crate) fn both(self) -> bool {

@@ -6,7 +6,7 @@ use crate::{
     census::{Census, Disposition},
     cluster::{Cluster, Facts, NodeIx},
     devices, filter,
-    images::ImageKind,
+    images::Runs,
     pod::{Identity, Needs, PodInfo, PodKey},
     profile::{Plugin, Profile},
     selector::{Labels, Selector, Target},
@@ -305,7 +305,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) wanted: Wanted,
     /// Nothing, if the pod claims no devices.
     pub(crate) devices: Option<devices::Wanted>,
-    pub(crate) image_kind: Option<ImageKind>,
+    pub(crate) image_kinds: Option<Runs>,
 }
 
 impl<'a> Plan<'a> {
@@ -351,8 +351,8 @@ impl<'a> Plan<'a> {
             },
             wanted,
             devices,
-            image_kind: if uses(Plugin::ImageKind) {
-                cluster.image_kind(needs)
+            image_kinds: if uses(Plugin::ImageKind) {
+                cluster.image_kinds(needs)
             } else {
                 None
             },

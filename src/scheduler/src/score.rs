@@ -92,7 +92,7 @@ fn points(
             })))
         }
         Plugin::ImageKind => plan
-            .image_kind
+            .image_kinds
             .is_none()
             .then(|| each(&|facts, _| if facts.runs.both() { BEST } else { 0 })),
         Plugin::NodeResourcesFit => Some(each(&|facts, held| fit(needs, profile, facts, held))),
