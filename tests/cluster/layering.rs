@@ -13,10 +13,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("vaquita-spin", &[]),
     ("vaquita-kernel-net", &["vaquita-net"]),
     ("vaquita-guest-fs", &[]),
+    ("vaquita-guest-cpu", &[]),
     ("vaquita-guest-sockets", &["vaquita-net"]),
     (
         "vaquita-runtime",
-        &["vaquita-guest-fs", "vaquita-guest-sockets", "vaquita-net"],
+        &[
+            "vaquita-guest-cpu",
+            "vaquita-guest-fs",
+            "vaquita-guest-sockets",
+            "vaquita-net",
+        ],
     ),
     ("vaquita-kinds", &["vaquita-api"]),
     ("vaquita-workloads", &["vaquita-api", "vaquita-kinds"]),

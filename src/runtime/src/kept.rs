@@ -8,8 +8,8 @@
 use std::any::Any;
 
 use http::HeaderMap;
-use wasmtime::StoreContextMut;
 use wasmtime::component::ResourceTable;
+use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi_http::FieldMap;
 use wasmtime_wasi_http::p2::types::{
     HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
@@ -60,19 +60,22 @@ impl Keeps for CoreState {
     }
 }
 
+/// Has an instance take turns with others, and what is kept for it charged at the end of each of its slices. With too much, it ends.
+pub(crate) fn yield_in_turns<T: Keeps>(store: &mut Store<T>) {
+    let mut look = Look::default();
+    vaquita_guest_cpu::yield_in_turns(store, move |store| look.charge(store));
+}
+
 /// Looks through one instance's handles.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+struct Look {
     /// Slices until the next one.
     wait: usize,
 }
 
 impl Look {
     /// Charges what is kept for an instance; fails if that is more than there may be.
-    pub(crate) fn charge<T: Keeps>(
-        &mut self,
-        mut store: StoreContextMut<'_, T>,
-    ) -> wasmtime::Result<()> {
+    fn charge<T: Keeps>(&mut self, mut store: StoreContextMut<'_, T>) -> wasmtime::Result<()> {
         if let Some(less) = self.wait.checked_sub(1) {
             self.wait = less;
             return Ok(());

@@ -97,7 +97,6 @@ mod cache;
 mod capabilities;
 mod cells;
 mod config;
-mod cpu;
 mod engine;
 mod environment;
 mod fs;
@@ -116,7 +115,6 @@ mod runtime;
 mod settings;
 mod state;
 mod stdio;
-mod ticker;
 
 pub use capabilities::{Capabilities, Destination};
 pub use config::{Config, HttpConfig};

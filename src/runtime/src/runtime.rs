@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 use crate::budget::Share;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::cpu::Processors;
 use crate::engine::{Engine, Purpose};
 use crate::http::Tls;
 use crate::linker;
@@ -20,7 +19,7 @@ use crate::module::{self, Digest, LoadError, Loader, Module, Toolchain};
 use crate::pod::{Pod, PodConfig};
 use crate::process::Environment;
 use crate::state::CoreState;
-use crate::ticker::Ticker;
+use vaquita_guest_cpu::{Processors, Ticker};
 
 /// Guests share their threads with their sockets' and timers' events. Looking for these once in so many turns, of a
 /// time slice each at the most, keeps them prompt while every thread computes.

@@ -11,9 +11,8 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::budget::{Purse, Share};
 use crate::capabilities::Capabilities;
-use crate::cpu::yield_in_turns;
 use crate::http::Outgoing;
-use crate::kept::MOST_HANDLES;
+use crate::kept::{MOST_HANDLES, yield_in_turns};
 use crate::log::LogStream;
 use crate::namespaces::Member;
 use crate::preview1::{Descriptors, Objects};

@@ -17,7 +17,6 @@ use vaquita_net::{Listener, PodNetwork};
 
 use crate::budget::Budget;
 use crate::capabilities::Capabilities;
-use crate::cpu;
 use crate::http::{Handler, Server, Tls};
 use crate::log::LogStream;
 use crate::module::{Code, Module, Program};
@@ -118,7 +117,7 @@ impl Environment {
 #[derive(Debug)]
 pub(crate) struct Accounts {
     pub(crate) memory: Arc<Budget>,
-    pub(crate) cpu: Arc<cpu::Account>,
+    pub(crate) cpu: Arc<vaquita_guest_cpu::Account>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
 }
@@ -127,7 +126,7 @@ impl Accounts {
     fn new(config: &ProcessConfig) -> Arc<Self> {
         Arc::new(Self {
             memory: Budget::new(config.memory_limit),
-            cpu: cpu::Account::new(config.cpu_limit, config.cpu_request),
+            cpu: vaquita_guest_cpu::Account::new(config.cpu_limit, config.cpu_request),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         })

@@ -9,7 +9,7 @@ use wasmtime_wasi::p3::bindings::CommandPre as AsyncCommandPre;
 
 use super::{Environment, Exit, Failure, Threads};
 use crate::budget::Refusals;
-use crate::cpu::yield_in_turns;
+use crate::kept::yield_in_turns;
 use crate::module::Program;
 use crate::runtime::Shared;
 use crate::state::{Common, CoreState, State};

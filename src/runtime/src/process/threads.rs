@@ -16,8 +16,8 @@ use wasmtime::{
 
 use super::{Environment, Exit, Failure};
 use crate::budget::{Refusals, Share};
-use crate::cpu::yield_in_turns;
 use crate::ipc::{IpcError, Waitable};
+use crate::kept::yield_in_turns;
 use crate::module::{atomics, sharing};
 use crate::runtime::Shared;
 use crate::state::{Common, CoreState};

@@ -11,7 +11,7 @@ const LEAST_WEIGHT: u32 = 2;
 
 /// A process's account of CPU time.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub struct Account {
     /// Nanoseconds.
     used: AtomicU64,
     /// The time used, on a scale on which all processes that want to compute should be equal: nanoseconds for each
@@ -23,7 +23,7 @@ pub(crate) struct Account {
 
 impl Account {
     /// Both in thousandths of a core. A limit of 0 is none.
-    pub(crate) fn new(limit: Option<u32>, request: Option<u32>) -> Arc<Self> {
+    pub fn new(limit: Option<u32>, request: Option<u32>) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU64::new(0),
             level: AtomicU64::new(0),
@@ -34,13 +34,13 @@ impl Account {
 
     /// Sets another limit and another request, as [`new`](Self::new) takes them. A process that waits because of the limit
     /// before goes on no later than that would have let it.
-    pub(crate) fn set(&self, limit: Option<u32>, request: Option<u32>) {
+    pub fn set(&self, limit: Option<u32>, request: Option<u32>) {
         self.weight.store(weight(request), Ordering::Relaxed);
         self.quota.set(limit.unwrap_or_default());
     }
 
     /// All that was charged.
-    pub(crate) fn used(&self) -> Duration {
+    pub fn used(&self) -> Duration {
         Duration::from_nanos(self.used.load(Ordering::Relaxed))
     }
 

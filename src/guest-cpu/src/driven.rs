@@ -9,31 +9,32 @@ use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Sleep;
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 
 use super::turns::{Asked, Place};
 use super::{Account, Processors};
-use crate::kept::{Keeps, Look};
 
 thread_local! {
     /// Whether the guest that is being polled on this thread has used up its slice.
     static SLICE_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Has a guest give up its thread whenever the epoch advances. There it can be ended, too; as it is if the host keeps too
-/// much for it.
-pub(crate) fn yield_in_turns<T: Keeps>(store: &mut Store<T>) {
+/// Has a guest give up its thread whenever the epoch advances. There it can be ended, too; as it is if `look`, which is had at
+/// the end of each of its slices, finds an error.
+pub fn yield_in_turns<T: 'static>(
+    store: &mut Store<T>,
+    mut look: impl FnMut(StoreContextMut<'_, T>) -> wasmtime::Result<()> + Send + Sync + 'static,
+) {
     store.set_epoch_deadline(1);
-    let mut look = Look::default();
     store.epoch_deadline_callback(move |store| {
         SLICE_OVER.set(true);
-        look.charge(store)?;
+        look(store)?;
         Ok(UpdateDeadline::Yield(1))
     });
 }
 
 /// See [`Processors::drive`].
-pub(crate) struct Driven<F> {
+pub struct Driven<F> {
     guest: Pin<Box<F>>,
     processors: Processors,
     account: Arc<Account>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// As long as Kubernetes' default for containers.
-pub(crate) const PERIOD: Duration = Duration::from_millis(100);
+pub(super) const PERIOD: Duration = Duration::from_millis(100);
 
 /// What a thousandth of a core is in a period, in nanoseconds.
 const PER_MILLICORE: i64 = 100_000;

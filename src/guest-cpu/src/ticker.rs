@@ -12,7 +12,7 @@ const IDLE_TICKS: u32 = 64;
 
 /// Advances the epoch. When it is dropped, it goes on only until the guests that run then have yielded.
 #[derive(Debug)]
-pub(crate) struct Ticker {
+pub struct Ticker {
     clock: Clock,
 }
 
@@ -26,10 +26,7 @@ struct Shared {
 
 impl Ticker {
     /// Starts a thread that calls `tick` every `slice`.
-    pub(crate) fn start(
-        slice: Duration,
-        tick: impl Fn() + Send + 'static,
-    ) -> std::io::Result<Self> {
+    pub fn start(slice: Duration, tick: impl Fn() + Send + 'static) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new()
             .name("vaquita-ticker".into())
@@ -44,7 +41,7 @@ impl Ticker {
     }
 
     /// A handle by which guests say when they run.
-    pub(crate) fn clock(&self) -> Clock {
+    pub fn clock(&self) -> Clock {
         self.clock.clone()
     }
 }
@@ -89,14 +86,14 @@ impl Shared {
 
 /// By which a guest says that it runs.
 #[derive(Clone, Debug)]
-pub(crate) struct Clock {
+pub struct Clock {
     shared: Arc<Shared>,
     thread: Thread,
 }
 
 impl Clock {
     /// The epoch advances as long as the result lives.
-    pub(crate) fn enter(&self) -> Running<'_> {
+    pub fn enter(&self) -> Running<'_> {
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         if self.shared.parked.load(Ordering::SeqCst) {
             self.thread.unpark();
@@ -108,7 +105,7 @@ impl Clock {
 }
 
 /// See [`Clock::enter`].
-pub(crate) struct Running<'a> {
+pub struct Running<'a> {
     shared: &'a Shared,
 }
 
