@@ -1,5 +1,5 @@
-//! What modules pay to talk over TCP: a round trip of a small message, and much data one way; within a pod, and between two. Its guest
-//! is `talk` of `wasm-examples`: `cargo task guests` builds it.
+//! What modules pay to talk: over TCP, a round trip of a small message, and much data one way, within a pod and between two; and a
+//! request to an HTTP handler, with an instance of its own. The guest is `talk` of `wasm-examples`: `cargo task guests` builds it.
 #![allow(missing_docs, reason = "made by the macros of the bench harness")]
 
 use std::sync::Arc;
@@ -14,6 +14,9 @@ use vaquita_runtime::{
 };
 
 const PORT: u16 = 7000;
+
+/// Answers requests at port 8080.
+const HANDLER: &str = include_str!("../tests/runtime/handler.wat");
 
 /// Tells when the guest has written something.
 #[derive(Default)]
@@ -37,7 +40,7 @@ fn wasm() -> Bytes {
 
 /// Where a client runs, and where its server does.
 struct Pods {
-    _runtime: Runtime,
+    runtime: Runtime,
     module: vaquita_runtime::Module,
     client: Pod,
     server: Pod,
@@ -64,7 +67,7 @@ impl Pods {
             module,
             client,
             server,
-            _runtime: runtime,
+            runtime,
         }
     }
 
@@ -81,14 +84,26 @@ impl Pods {
         let server = ["talk", "serve", &PORT.to_string()];
         let server = self.start(&self.server, &server, &log).await;
         log.0.notified().await;
-        let address = format!("{}:{PORT}", self.server.ip());
-        let client = ["talk", what, &address, &count.to_string()];
-        let began = Instant::now();
-        let client = self.start(&self.client, &client, &log).await;
-        assert_eq!(client.wait().await, Exit::Exited(0));
-        let took = began.elapsed();
+        let took = self.client(what, PORT, count, &log).await;
         assert_eq!(server.wait().await, Exit::Exited(0));
         took
+    }
+
+    async fn client(&self, what: &str, port: u16, count: u64, log: &Arc<Told>) -> Duration {
+        let address = format!("{}:{port}", self.server.ip());
+        let client = ["talk", what, &address, &count.to_string()];
+        let began = Instant::now();
+        let client = self.start(&self.client, &client, log).await;
+        assert_eq!(client.wait().await, Exit::Exited(0));
+        began.elapsed()
+    }
+
+    /// Starts an HTTP handler at the server's.
+    async fn handler(&self) {
+        let wasm = wat::parse_str(HANDLER).expect("correct text");
+        let module = self.runtime.load(wasm.into()).await.expect("a module");
+        let handler = self.server.start(ProcessConfig::new("handler", module));
+        handler.await.expect("a process");
     }
 }
 
@@ -106,6 +121,12 @@ fn talk(bench: &mut Criterion) {
         });
         group.finish();
     }
+    let pods = tokio.block_on(Pods::new(true));
+    tokio.block_on(pods.handler());
+    let log = Arc::new(Told::default());
+    bench.bench_function("a request to another pod's handler", |bench| {
+        bench.iter_custom(|count| tokio.block_on(pods.client("call", 8080, count, &log)));
+    });
 }
 
 criterion_group! {
