@@ -64,10 +64,10 @@ impl Pods {
             client.clone()
         };
         Self {
+            runtime,
             module,
             client,
             server,
-            runtime,
         }
     }
 
