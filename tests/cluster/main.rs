@@ -10,6 +10,7 @@ mod contract;
 mod control;
 mod conversation;
 mod docker;
+mod docker_archives;
 mod docker_guestbook;
 mod docker_images;
 mod embedded;
