@@ -89,12 +89,14 @@ fn linux_images_come_by_the_nodes_own_store() {
         cluster.kubectl(&["exec", "one", "--", "echo", "here"]),
         "here\n"
     );
-    let node = cluster.get(&["node", "test-node"]);
-    let images = list(&node["status"]["images"]);
-    let is_listed = images
-        .iter()
-        .any(|image| list(&image["names"]).contains(&name.clone().into()));
-    assert!(is_listed, "{images:?}");
+    eventually("the node to report the image", || {
+        let node = cluster.get(&["node", "test-node"]);
+        let images = list(&node["status"]["images"]);
+        let is_listed = images
+            .iter()
+            .any(|image| list(&image["names"]).contains(&name.clone().into()));
+        is_listed.then_some(()).ok_or_else(|| format!("{images:?}"))
+    });
 
     // What the node gives up, the engine gives up.
     assert_eq!(copies(&engine), 1);
