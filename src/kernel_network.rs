@@ -23,8 +23,8 @@ pub enum KernelNetworkMode {
     /// No.
     #[default]
     Off,
-    /// If this process may make a network device and the host routes none of the addresses elsewhere; else a warning and a
-    /// condition of the node say why not.
+    /// If this process may make a network device and the host routes none of the addresses elsewhere; else a warning
+    /// says why not.
     Auto,
     /// Yes, or the start fails.
     On,

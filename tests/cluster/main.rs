@@ -21,6 +21,7 @@ mod harness;
 mod helm;
 mod images;
 mod ingress;
+mod kernel_network;
 mod kubelet;
 mod layering;
 mod mixed;
