@@ -190,10 +190,17 @@ spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
     exec(&cluster, "second", &["test", "-d", "/data/kept"]);
     let dir = cluster.dir().path().join("storage").join(&volume);
     assert!(dir.join("kept").is_dir());
+    // A claim that is in use stays until it no longer is.
+    cluster.kubectl(&["delete", "pvc", "data", "--wait=false"]);
+    let going = cluster.get(&["pvc", "data"]);
+    assert!(
+        going["metadata"]["deletionTimestamp"].is_string(),
+        "{going}"
+    );
+    exec(&cluster, "second", &["test", "-d", "/data/kept"]);
     cluster.kubectl(&["delete", "pod", "second", "--wait"]);
-    cluster.kubectl(&["delete", "pvc", "data", "--wait"]);
     eventually("the volume goes with its claim", || {
-        let left = cluster.kubectl(&["get", "pv"]);
+        let left = cluster.kubectl(&["get", "pvc,pv"]);
         (!left.contains(&volume) && !dir.exists())
             .then_some(())
             .ok_or(left)
