@@ -218,7 +218,7 @@ impl Container {
         } = followed;
         let (ended, exit) = watch::channel(None);
         let groups = Arc::default();
-        let follower = follow::Follower {
+        let work = follow::Follower {
             engine: engine.clone(),
             id: id.clone(),
             groups: Arc::clone(&groups),
@@ -231,7 +231,7 @@ impl Container {
             groups,
             used: Mutex::default(),
             input: Mutex::new(input),
-            follower: tokio::spawn(follower.run(source, output, ended)),
+            follower: tokio::spawn(work.run(source, output, ended)),
             ending: Mutex::default(),
         }
     }
