@@ -338,7 +338,11 @@ impl Cluster {
         start_control_loops(&mut supervisor, &api, &config, &pki, entrance);
         clock.step("control loops", "controllers, scheduler".to_owned());
 
-        let node = start_node(&mut supervisor, &api, &config, &images, &fabric, containers).await?;
+        let pods = Pods {
+            containers,
+            kernel_network: kernel_network.outcome(),
+        };
+        let node = start_node(&mut supervisor, &api, &config, &images, &fabric, pods).await?;
         wait_ready(&client, &node).await?;
         clock.step("node", format!("{} is Ready", config.node_name));
 
@@ -612,6 +616,12 @@ async fn control(context: Context, pool: Pool) {
     );
 }
 
+/// What pods have of this machine.
+struct Pods {
+    containers: Option<Containers>,
+    kernel_network: Option<Result<String, String>>,
+}
+
 /// Starts this machine's node, and tells the API server the way to it.
 async fn start_node(
     supervisor: &mut Supervisor,
@@ -619,7 +629,7 @@ async fn start_node(
     config: &ClusterConfig,
     images: &ImageStore,
     fabric: &Fabric,
-    containers: Option<Containers>,
+    pods: Pods,
 ) -> Result<Node, StartError> {
     let mut runtime = vaquita_runtime::Config::default();
     runtime.cache_dir = Some(config.data_dir.join("compiled"));
@@ -642,7 +652,8 @@ async fn start_node(
         runtime,
         logs,
     );
-    node.containers = containers;
+    node.containers = pods.containers;
+    node.kernel_network = pods.kernel_network;
     node.toolbox = TOOLBOX.map(Bytes::from_static);
     node.eviction = config.eviction.clone();
     node.soft_eviction = config.soft_eviction.clone();

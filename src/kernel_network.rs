@@ -23,8 +23,8 @@ pub enum KernelNetworkMode {
     /// No.
     #[default]
     Off,
-    /// If this process may make a network device and the host routes none of the addresses elsewhere; else a warning
-    /// says why not.
+    /// If this process may make a network device and the host routes none of the addresses elsewhere; else a warning and a
+    /// condition of the node say why not.
     Auto,
     /// Yes, or the start fails.
     On,
@@ -112,13 +112,19 @@ impl KernelNetwork {
         }
     }
 
-    /// What to say of it when the cluster starts, if there is something.
-    pub(crate) fn describe(&self) -> Option<String> {
+    /// The device, or why there is none; nothing if nobody wanted it.
+    pub(crate) fn outcome(&self) -> Option<Result<String, String>> {
         match self {
             Self::Unwanted => None,
-            Self::Failed(why) => Some(format!("none: {why}")),
-            Self::Open { device, .. } => Some(device.device().to_owned()),
+            Self::Failed(why) => Some(Err(why.clone())),
+            Self::Open { device, .. } => Some(Ok(device.device().to_owned())),
         }
+    }
+
+    /// What to say of it when the cluster starts, if there is something.
+    pub(crate) fn describe(&self) -> Option<String> {
+        let outcome = self.outcome()?;
+        Some(outcome.unwrap_or_else(|_| "none".to_owned()))
     }
 
     /// Writes what the device counts, in the text format of metrics; nothing without one.

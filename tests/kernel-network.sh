@@ -166,6 +166,8 @@ must "a container pings a module" kubectl exec client -- ping -c 1 -W 5 "$(of mo
 must "nobody answers where nobody is" refused host 10.244.0.250:8080/
 counted() { kubectl get --raw /metrics | grep -q '^vaquita_kernel_network_accepted_connections_total [1-9]'; }
 must "the device counts" counted
+condition='{.status.conditions[?(@.type=="KernelNetwork")].status}'
+must "the node says so" [ "$(kubectl get node test-node -o jsonpath="$condition")" = True ]
 
 # guard WHOM FROM: lets only one pod in.
 guard() {

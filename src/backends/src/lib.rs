@@ -145,6 +145,9 @@ pub enum SandboxError {
     /// The files that its containers see cannot be written.
     #[error("failed to write the pod's files: {0}")]
     Files(#[from] io::Error),
+    /// The kernel's filter of packets has not heard of it.
+    #[error("failed to guard the pod's network in time")]
+    Unguarded,
     /// The Docker engine does not make it.
     #[error("{0}")]
     Engine(#[from] vaquita_docker::EngineError),

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use vaquita_image::{Digest, Image, ImageFiles, ImageKind, ImageStore};
-use vaquita_net::{AttachError, Fabric, NetError, PodIdentity, PodNetwork};
+use vaquita_net::{AttachError, Fabric, Neighbour, NetError, PodIdentity, PodNetwork};
 use vaquita_runtime::{
     HttpConfig, MemoryStore, Module, ModuleKind, Mount, Pod, PodConfig, Process, ProcessConfig,
     Runtime, Volume,
@@ -25,6 +25,8 @@ use crate::{
     files::hosts_file, host_ports::HostPorts, with_causes,
 };
 
+/// How long a new pod waits until policies hold for it.
+const GUARD_PATIENCE: Duration = Duration::from_secs(10);
 /// Modules that are kept ready although nothing runs them at the moment.
 const KEPT_MODULES: usize = 32;
 /// Bytes of changes that a container may make to its image's files. They are in memory.
@@ -194,6 +196,23 @@ impl WasmBackend {
     #[cfg(not(target_os = "linux"))]
     fn attach_namespace(&self, _: PodIdentity, _: IpAddr, _: u32) -> io::Result<PodNetwork> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Tells the network of a pod beside it, before anything runs in the pod, and waits until policies hold for it.
+    pub(crate) async fn settle(
+        &self,
+        config: &SandboxConfig,
+        ip: IpAddr,
+    ) -> Result<Option<Neighbour>, SandboxError> {
+        let neighbour = self.fabric.neighbour(identity(config), ip);
+        let neighbour = neighbour.inspect_err(|error| {
+            // Policies know it once its status says its address.
+            tracing::debug!(%ip, %error, "the network does not know the pod yet");
+        });
+        match tokio::time::timeout(GUARD_PATIENCE, self.fabric.followed()).await {
+            Ok(()) => Ok(neighbour.ok()),
+            Err(_) => Err(SandboxError::Unguarded),
+        }
     }
 
     fn attach(&self, config: &SandboxConfig) -> Result<PodNetwork, AttachError> {

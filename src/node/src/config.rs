@@ -41,6 +41,9 @@ pub struct NodeConfig {
     pub runtime: Runtime,
     /// What runs Linux images. Default: nothing does.
     pub containers: Option<Containers>,
+    /// The device by which the machine reaches pods by their addresses, or why there is none, to be said in a condition.
+    /// Default: nobody wants one, and nothing is said.
+    pub kernel_network: Option<Result<String, String>>,
     /// Directory of the containers' logs; made if absent.
     pub log_dir: PathBuf,
     /// Directory of the pods' volumes, `UID/volumes/PLUGIN/NAME` in it; made if absent. Default: `pods` beside `log_dir`.
@@ -102,6 +105,7 @@ impl NodeConfig {
             image_gc: ImageGc::default(),
             runtime,
             containers: None,
+            kernel_network: None,
             pods_dir: log_dir.with_file_name("pods"),
             storage_dir: log_dir.with_file_name("storage"),
             log_dir,

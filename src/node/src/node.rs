@@ -238,6 +238,7 @@ fn machine(config: &NodeConfig) -> Machine {
         labels: config.labels.clone(),
         info: host::system_info(),
         engine: engine.map(|engine| format!("Docker {}", engine.version())),
+        kernel_network: config.kernel_network.clone(),
     }
 }
 

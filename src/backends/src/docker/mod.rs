@@ -78,6 +78,10 @@ impl DockerBackend {
         let pod = self.shim.pod(spec).await?;
         let ip = config.host_network.or(pod.ip());
         let ip = ip.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let neighbour = match config.host_network {
+            Some(_) => None,
+            None => self.modules.settle(&config, ip).await?,
+        };
         let hosts = match config.host_network {
             Some(_) => host_hosts_file(&config),
             None => hosts_file(&config, ip),
@@ -105,6 +109,7 @@ impl DockerBackend {
             ip,
             files,
             modules,
+            _neighbour: neighbour,
         }))
     }
 }

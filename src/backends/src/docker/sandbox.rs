@@ -16,6 +16,7 @@ use vaquita_docker::{
     Resources as EngineResources, Shim, Source,
 };
 use vaquita_image::{Image, ImageStore};
+use vaquita_net::Neighbour;
 
 use super::{
     modules::Modules,
@@ -38,6 +39,8 @@ pub(super) struct DockerSandbox {
     /// Files that every container sees, by where it finds them.
     pub(super) files: Vec<(String, PathBuf)>,
     pub(super) modules: Modules,
+    /// What the network knows of it, as long as it is there.
+    pub(super) _neighbour: Option<Neighbour>,
 }
 
 /// By which name the engine has its copy of an image.
@@ -177,10 +180,7 @@ impl Sandbox for DockerSandbox {
             left.filter(|left| left.name == container.name && left.attempt == container.attempt);
         let left = left.next_back()?;
         let tap = Tap::new(container.log, Some(container.output));
-        let adopted = self
-            .pod
-            .adopt(left, container.logged, Arc::new(tap))
-            .await;
+        let adopted = self.pod.adopt(left, container.logged, Arc::new(tap)).await;
         match adopted {
             Ok(adopted) => {
                 if let (Some(stdin), Some(input)) = (container.stdin, adopted.take_input()) {

@@ -20,6 +20,9 @@ use crate::{eviction::Pressure, host};
 /// Images that the status lists at most, as upstream's kubelet has it.
 const MAX_IMAGES: usize = 50;
 
+/// The type of the condition that is there only if somebody wants to know.
+const KERNEL_NETWORK: &str = "KernelNetwork";
+
 /// What does not change while the node runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
@@ -30,6 +33,8 @@ pub(crate) struct Machine {
     pub(crate) info: NodeSystemInfo,
     /// What runs Linux images, with its version, if anything does.
     pub(crate) engine: Option<String>,
+    /// By which device pods are reached by their addresses, or why not, if anybody wants that.
+    pub(crate) kernel_network: Option<Result<String, String>>,
 }
 
 /// What is measured each time.
@@ -88,11 +93,23 @@ impl Machine {
             addresses: Some(self.node_addresses()),
             allocatable: resources.clone(),
             capacity: resources,
-            conditions: Some(conditions(measures, self.engine.as_deref(), previous, now)),
+            conditions: Some(self.conditions(measures, previous, now)),
             images: Some(images(&measures.images)),
             node_info: Some(self.info.clone()),
             ..NodeStatus::default()
         }
+    }
+
+    fn conditions(
+        &self,
+        measures: &Measures,
+        previous: Option<&NodeStatus>,
+        now: Timestamp,
+    ) -> Vec<NodeCondition> {
+        let mut findings = Vec::from(findings(measures));
+        findings.push(containers(measures, self.engine.as_deref()));
+        findings.extend(self.kernel_network.as_ref().map(kernel_network));
+        conditions(&findings, previous, now)
     }
 
     fn node_addresses(&self) -> Vec<NodeAddress> {
@@ -221,20 +238,31 @@ fn containers(measures: &Measures, engine: Option<&str>) -> Finding {
     }
 }
 
+/// Whether the machine reaches pods by their addresses.
+fn kernel_network(joined: &Result<String, String>) -> Finding {
+    let (status, reason, message) = match joined {
+        Ok(device) => (true, "DeviceReady", format!("{device} leads to pods")),
+        Err(why) => (false, "NoDevice", why.clone()),
+    };
+    Finding {
+        type_: KERNEL_NETWORK,
+        status,
+        reason,
+        message: message.into(),
+    }
+}
+
 fn conditions(
-    measures: &Measures,
-    engine: Option<&str>,
+    findings: &[Finding],
     previous: Option<&NodeStatus>,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
     let previous = previous
         .and_then(|status| status.conditions.as_deref())
         .unwrap_or_default();
-    let mut findings = Vec::from(findings(measures));
-    findings.push(containers(measures, engine));
-    let others = previous
-        .iter()
-        .filter(|old| findings.iter().all(|new| new.type_ != old.type_));
+    let others = previous.iter().filter(|old| {
+        old.type_ != KERNEL_NETWORK && findings.iter().all(|new| new.type_ != old.type_)
+    });
     let own = findings.iter().map(|finding| {
         let status = if finding.status { "True" } else { "False" };
         let unchanged = previous
@@ -299,6 +327,7 @@ mod tests {
             labels: BTreeMap::from([("zone".to_owned(), "a".to_owned())]),
             info: host::system_info(),
             engine: None,
+            kernel_network: None,
         }
     }
 
@@ -386,5 +415,22 @@ mod tests {
             Some(Time(at(90)))
         );
         assert!(!says_the_same(&second, &third));
+    }
+
+    #[test]
+    fn the_way_from_the_machine_is_told_of_if_it_is_wanted() {
+        let mut machine = machine();
+        machine.kernel_network = Some(Err("no permission".to_owned()));
+        let status = machine.status(&Measures::default(), None, Timestamp::UNIX_EPOCH);
+        let found = condition(&status, "KernelNetwork");
+        assert_eq!(found.status, "False");
+        assert_eq!(found.message.as_deref(), Some("no permission"));
+        machine.kernel_network = Some(Ok("vaquita0".to_owned()));
+        let status = machine.status(&Measures::default(), Some(&status), Timestamp::UNIX_EPOCH);
+        assert_eq!(condition(&status, "KernelNetwork").status, "True");
+        machine.kernel_network = None;
+        let status = machine.status(&Measures::default(), Some(&status), Timestamp::UNIX_EPOCH);
+        let mut conditions = status.conditions.iter().flatten();
+        assert!(conditions.all(|found| found.type_ != "KernelNetwork"));
     }
 }
