@@ -19,6 +19,8 @@ pub struct Grants {
     pub memory: Option<u64>,
     /// How many files may be open.
     pub open_files: Option<u32>,
+    /// How many threads there may be, the first included.
+    pub threads: Option<u32>,
     /// Kind and names of the policies, for messages.
     pub by: String,
 }

@@ -184,6 +184,11 @@ pub trait Sandbox: Send + Sync {
     /// Refuses new connections of others, as far as that is in its hands: the pod's containers have been told to end.
     fn withdraw(&self) {}
 
+    /// What went over its network, if that is known and its own.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
+
     /// Where on this machine its volume in memory of that name is, if it has made one.
     async fn memory_volume(&self, _name: &str) -> Option<PathBuf> {
         None
@@ -425,6 +430,15 @@ pub struct Usage {
     pub cpu: Duration,
     /// Bytes.
     pub memory: u64,
+}
+
+/// What went over a pod's network since it was made, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// What came.
+    pub received: u64,
+    /// What went.
+    pub sent: u64,
 }
 
 /// How a container ended.

@@ -21,7 +21,7 @@ use vaquita_runtime::{
 
 use crate::{
     Backend, Connection, ContainerConfig, Exit, ExitReason, HttpSettings, Instance, LastWords,
-    Program, Resources, Runnable, Sandbox, SandboxConfig, SandboxError, StartError, Usage,
+    Program, Resources, Runnable, Sandbox, SandboxConfig, SandboxError, StartError, Traffic, Usage,
     files::hosts_file, host_ports::HostPorts, with_causes,
 };
 
@@ -283,6 +283,9 @@ fn process_config(module: Module, container: ContainerConfig) -> Result<ProcessC
     if let Some(bound) = container.grants.open_files {
         config.max_open_files = config.max_open_files.min(bound);
     }
+    if let Some(bound) = container.grants.threads {
+        config.max_threads = config.max_threads.min(bound);
+    }
     config.mounts = container.mounts;
     // What serves HTTP never ends by itself.
     if kind != ModuleKind::HttpHandler
@@ -421,6 +424,15 @@ impl Sandbox for WasmSandbox {
 
     fn withdraw(&self) {
         self.pod.withdraw();
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        // Of the host's network, it is not known what is the pod's.
+        let stats = (!self.is_on_host).then(|| self.network.stats())?;
+        Some(Traffic {
+            received: stats.received,
+            sent: stats.sent,
+        })
     }
 
     async fn shutdown(&self) {

@@ -21,7 +21,7 @@ use axum::{Json, extract::State as Shared, response::IntoResponse};
 use http::header;
 use jiff::Timestamp;
 use kube::ResourceExt as _;
-use vaquita_backends::{Instance, Usage};
+use vaquita_backends::{Instance, Traffic, Usage};
 
 use disk::{FileSystem, Places, PodDisk};
 pub(crate) use machine::Machine;
@@ -78,6 +78,7 @@ struct PodReading {
     started: Option<Timestamp>,
     containers: Vec<(String, Reading)>,
     disk: Arc<PodDisk>,
+    traffic: Option<Traffic>,
 }
 
 /// What something uses, at one moment.
@@ -135,6 +136,7 @@ async fn readings(kubelet: Kubelet, with_disk: bool) -> (NodeReading, Vec<PodRea
             name: entry.pod.name_any(),
             uid: entry.pod.uid().unwrap_or_default(),
             started: entry.board.read(|facts| facts.start_time),
+            traffic: entry.board.traffic(),
             disk: entry
                 .pod
                 .uid()
@@ -270,6 +272,7 @@ mod tests {
             started: None,
             containers: vec![],
             disk: Arc::default(),
+            traffic: None,
         };
         assert_eq!(pod.total(), None);
         pod.containers = vec![

@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use tokio::sync::watch;
-use vaquita_backends::Sandbox;
+use vaquita_backends::{Sandbox, Traffic};
 use vaquita_manifest::{RestartPolicy, Restarting, Role, init_containers, init_role};
 
 use super::resize::Pending;
@@ -314,6 +314,14 @@ impl Board {
         let storage = lives.values().next().map(|live| live.storage.clone());
         drop(lives);
         storage.map_or_else(Vec::new, |storage| storage.places(pod))
+    }
+
+    /// What went over the pod's network, while some container runs.
+    pub(crate) fn traffic(&self) -> Option<Traffic> {
+        let lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        let sandbox = lives.values().next().map(|live| live.sandbox.clone());
+        drop(lives);
+        sandbox?.traffic()
     }
 
     /// The sandbox of a pod of which some container is no module and runs.

@@ -74,6 +74,7 @@ impl Spec {
 struct Bounds {
     memory: Option<IntOrString>,
     open_files: Option<u32>,
+    threads: Option<u32>,
 }
 
 /// What policies of a kind grant together.
@@ -89,6 +90,7 @@ fn granted_by(kind: &str, policies: Vec<(String, Spec)>) -> Grants {
         let memory = spec.bounds.memory.map(|memory| bytes(&memory));
         grants.memory = least(grants.memory, memory);
         grants.open_files = least(grants.open_files, spec.bounds.open_files);
+        grants.threads = least(grants.threads, spec.bounds.threads);
     }
     grants.by = format!("{kind} {}", names.join(", "));
     grants
@@ -267,11 +269,11 @@ mod tests {
     #[test]
     fn bounds_are_the_strictest_and_variables_those_that_are_granted() {
         let grants = granted(&[
-            json!({"bounds": {"memory": "64Mi", "openFiles": 8}, "environment": ["APP_*"]}),
-            json!({"bounds": {"memory": "32Mi"}, "environment": ["HOME"]}),
+            json!({"bounds": {"memory": "64Mi", "openFiles": 8, "threads": 4}, "environment": ["APP_*"]}),
+            json!({"bounds": {"memory": "32Mi", "threads": 1}, "environment": ["HOME"]}),
         ]);
         let grants = grants.unwrap();
-        assert_eq!(grants.open_files, Some(8));
+        assert_eq!((grants.open_files, grants.threads), (Some(8), Some(1)));
         let limited = |memory_limit| {
             let resources = Resources {
                 memory_limit,

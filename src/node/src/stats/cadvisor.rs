@@ -2,6 +2,7 @@
 //! there is such a thing for a module.
 
 use jiff::Timestamp;
+use vaquita_backends::Traffic;
 
 use super::{
     NodeReading, PodReading, Reading,
@@ -73,6 +74,7 @@ pub(super) fn text(node: &NodeReading, pods: &[PodReading]) -> String {
             sample(&mut text, pod, name, bytes(*used), node.own.time);
         }
     }
+    traffic(&mut text, node, pods);
     text.family("machine_cpu_cores", "gauge", "Cores of the machine.");
     text.sample(&[], f64::from(crate::host::cpus()), None);
     text.family(
@@ -82,6 +84,38 @@ pub(super) fn text(node: &NodeReading, pods: &[PodReading]) -> String {
     );
     text.sample(&[], bytes(crate::host::memory_total()), None);
     text.out
+}
+
+/// What went over the networks of pods.
+fn traffic(text: &mut Text, node: &NodeReading, pods: &[PodReading]) {
+    type Of = fn(&Traffic) -> u64;
+    let families: [(&str, &str, Of); 2] = [
+        (
+            "container_network_receive_bytes_total",
+            "Bytes that came over the pod's network.",
+            |traffic| traffic.received,
+        ),
+        (
+            "container_network_transmit_bytes_total",
+            "Bytes that went over the pod's network.",
+            |traffic| traffic.sent,
+        ),
+    ];
+    for (name, help, of) in families {
+        text.family(name, "counter", help);
+        for pod in pods {
+            if let Some(traffic) = &pod.traffic {
+                let id = format!("/kubepods/pod{}", pod.uid);
+                let labels = [
+                    ("id", id.as_str()),
+                    ("interface", "eth0"),
+                    ("namespace", &pod.namespace),
+                    ("pod", &pod.name),
+                ];
+                text.sample(&labels, bytes(of(traffic)), Some(node.own.time));
+            }
+        }
+    }
 }
 
 fn sample(text: &mut Text, pod: &PodReading, container: &str, value: f64, time: Timestamp) {

@@ -7,6 +7,7 @@ use super::{
     disk::{FileSystem, VolumeReading},
 };
 use jiff::Timestamp;
+use vaquita_backends::Traffic;
 
 pub(super) fn summary(node: &NodeReading, pods: &[PodReading]) -> Value {
     json!({ "node": of_node(node, pods), "pods": pods.iter().map(of_pod).collect::<Vec<_>>() })
@@ -78,6 +79,15 @@ fn file_system(time: Timestamp, system: FileSystem, used: Option<u64>) -> Value 
     value
 }
 
+/// Of the only interface that a pod has, by the name that it has for others.
+fn network(time: Timestamp, traffic: Traffic) -> Value {
+    let one = json!({"name": "eth0", "rxBytes": traffic.received, "txBytes": traffic.sent});
+    let mut value = one.clone();
+    value["time"] = seconds(time).into();
+    value["interfaces"] = json!([one]);
+    value
+}
+
 fn of_pod(pod: &PodReading) -> Value {
     let containers: Vec<_> = pod
         .containers
@@ -103,6 +113,9 @@ fn of_pod(pod: &PodReading) -> Value {
     if let Some(total) = pod.total() {
         value["cpu"] = cpu(total.time, total.cpu);
         value["memory"] = memory(&total);
+        if let Some(traffic) = pod.traffic {
+            value["network"] = network(total.time, traffic);
+        }
         if pod.disk.file_system.disk.is_some() {
             let (time, disk) = (total.time, &pod.disk);
             value["ephemeral-storage"] = file_system(time, disk.file_system, Some(disk.total()));
@@ -192,12 +205,17 @@ mod tests {
             started: Some(Timestamp::UNIX_EPOCH),
             containers: vec![("c".to_owned(), reading)],
             disk: Arc::default(),
+            traffic: None,
         };
         let disk = Disk {
             total: 100,
             available: 60,
         };
         let stored = PodReading {
+            traffic: Some(Traffic {
+                received: 7,
+                sent: 8,
+            }),
             disk: Arc::new(PodDisk {
                 logs: vec![("c".to_owned(), 10)],
                 volumes: vec![VolumeReading {
@@ -238,6 +256,11 @@ mod tests {
         assert_eq!(summary["pods"][1]["containers"], json!([]));
         assert!(summary["pods"][1].get("cpu").is_none());
         let stored = &summary["pods"][2];
+        let network = json!({
+            "name": "eth0", "time": "2026-01-02T03:04:05Z", "rxBytes": 7, "txBytes": 8,
+            "interfaces": [{"name": "eth0", "rxBytes": 7, "txBytes": 8}],
+        });
+        assert_eq!(stored["network"], network);
         assert_eq!(stored["containers"][0]["logs"]["usedBytes"], 10);
         assert_eq!(stored["ephemeral-storage"]["usedBytes"], 10);
         assert_eq!(stored["ephemeral-storage"]["capacityBytes"], 100);
