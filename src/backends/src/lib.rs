@@ -329,6 +329,8 @@ pub struct Native {
     pub devices: Vec<Device>,
     /// The signal that asks it to end; `None`: the usual one.
     pub stop_signal: Option<String>,
+    /// Whether its standard input ends when the first who has attached to it leaves.
+    pub stdin_once: bool,
 }
 
 impl fmt::Debug for ContainerConfig {

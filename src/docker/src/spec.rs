@@ -126,6 +126,8 @@ pub struct ContainerSpec {
     pub tty: bool,
     /// Whether it has a standard input.
     pub stdin: bool,
+    /// Whether that ends with what whoever started it writes there; else it never does.
+    pub stdin_once: bool,
     /// The signal that asks it to end, by its name or number; `None`: `SIGTERM`.
     pub stop_signal: Option<String>,
     /// What it may use.

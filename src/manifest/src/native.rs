@@ -44,6 +44,7 @@ pub fn native(
         security: security(shared, own, user)?,
         devices: Vec::new(),
         stop_signal: stop_signal(container),
+        stdin_once: container.stdin_once == Some(true),
     })
 }
 

@@ -102,6 +102,7 @@ impl DockerSandbox {
             binds,
             tty: container.tty,
             stdin: container.stdin.is_some(),
+            stdin_once: native.stdin_once,
             resources: engine_resources(limits, native.pids, native.oom_score),
             security: native.security.clone(),
             devices: native.devices.clone(),

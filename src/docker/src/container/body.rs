@@ -49,8 +49,7 @@ pub(super) fn of(pod: &Pod, spec: &ContainerSpec) -> ContainerCreateBody {
         stop_signal: spec.stop_signal.clone(),
         tty: Some(spec.tty),
         open_stdin: Some(spec.stdin),
-        // Who attaches and leaves again does not end the input: the caller says when.
-        stdin_once: Some(false),
+        stdin_once: Some(spec.stdin_once),
         labels: Some(labels),
         // Health is for the caller's probes.
         healthcheck: Some(bollard::models::HealthConfig {
