@@ -1,17 +1,13 @@
 //! More of the contract of [`backends`](crate::backends): what people do with running pods. Each check takes a kind of image, and
 //! must not have to ask which. What differs is in the book, under "Linux containers" of the differences.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    process::Stdio,
-    thread,
-};
+use std::{fs, thread};
 
 use crate::{
     backends::{KINDS, Kind},
     docker::{Engine, cluster},
     harness::{Vaquita, eventually, list, run_with_input},
+    streams::Forwarded,
 };
 
 /// The pods that the checks need, for one kind.
@@ -304,21 +300,10 @@ fn phase(cluster: &Vaquita, pod: &str, wanted: &str) {
 
 fn forward(cluster: &Vaquita, kind: Kind) {
     let pod = format!("pod/{}-served", kind.name);
-    let mut forward = cluster
-        .kubectl_command()
-        .args(["port-forward", &pod, ":7000"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("kubectl runs");
-    let mut said = String::new();
-    BufReader::new(forward.stdout.take().expect("a pipe"))
-        .read_line(&mut said)
-        .expect("a line");
-    let local = said.split("127.0.0.1:").nth(1);
-    let local: u16 = local
-        .and_then(|rest| rest.split(' ').next()?.parse().ok())
-        .unwrap_or_else(|| panic!("{said}"));
-    drop(std::net::TcpStream::connect(("127.0.0.1", local)).expect("a connection"));
+    let mut command = cluster.kubectl_command();
+    command.args(["port-forward", &pod, ":7000"]);
+    let forwarded = Forwarded::start(&mut command);
+    drop(std::net::TcpStream::connect(("127.0.0.1", forwarded.port)).expect("a connection"));
     // Whoever was connected has gone: what listened for one connection ends, and so does its container.
     eventually("it has had its connection", || {
         let name = pod.trim_start_matches("pod/");
@@ -328,6 +313,4 @@ fn forward(cluster: &Vaquita, kind: Kind) {
             .then_some(())
             .ok_or_else(|| found["status"].to_string())
     });
-    forward.kill().expect("it runs");
-    forward.wait().expect("it ends");
 }

@@ -1,16 +1,12 @@
 //! Pods of both kinds at once: Linux containers and modules with one address, one loopback, one hostname and the same
 //! volumes.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::Stdio,
-};
-
 use serde_json::Value;
 
 use crate::{
     docker::{Engine, cluster, cluster_again},
     harness::{Vaquita, eventually, http_get, list},
+    streams::Forwarded,
 };
 
 /// A pod in which a container serves a page, a module another one, and a second module has tools; and a Service over both.
@@ -105,7 +101,10 @@ fn a_pod_of_both_kinds_is_one_pod() {
     );
 
     // A module's end is its own, and it comes back to the same place.
-    exec(&cluster, "tools", &["toolbox", "kill", "1"]);
+    let processes = exec(&cluster, "tools", &["ps"]);
+    let sleeper = processes.lines().find(|line| line.ends_with("sleep 3600"));
+    let sleeper = sleeper.and_then(|line| line.split_whitespace().next());
+    exec(&cluster, "tools", &["kill", sleeper.expect("its number")]);
     eventually("the module runs again", || {
         let status = status_of(&cluster, "tools");
         let is_back = status["restartCount"] == 1 && status["ready"] == true;
@@ -148,22 +147,11 @@ fn a_service_reaches_both(cluster: &Vaquita) {
 
 fn ports_are_forwarded(cluster: &Vaquita) {
     for (port, expected) in [("8080", "both"), ("8081", "by Linux")] {
-        let mut forward = cluster
-            .kubectl_command()
-            .args(["port-forward", "pod/mixed", &format!(":{port}")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("kubectl runs");
-        let mut said = String::new();
-        let out = forward.stdout.take().expect("a pipe");
-        BufReader::new(out).read_line(&mut said).expect("a line");
-        let local = said.split("127.0.0.1:").nth(1);
-        let local = local.and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let answer = http_get(local.unwrap_or_else(|| panic!("{said}")), "/");
-        let (_, body) = answer.expect("an answer");
+        let mut command = cluster.kubectl_command();
+        command.args(["port-forward", "pod/mixed", &format!(":{port}")]);
+        let forwarded = Forwarded::start(&mut command);
+        let (_, body) = http_get(forwarded.port, "/").expect("an answer");
         assert!(body.contains(expected), "{body}");
-        forward.kill().expect("it runs");
-        forward.wait().expect("it ends");
     }
 }
 

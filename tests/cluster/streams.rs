@@ -440,14 +440,14 @@ async fn by_kube(pods: Api<Pod>) {
 }
 
 /// A running `kubectl port-forward`.
-struct Forwarded {
+pub(crate) struct Forwarded {
     child: Child,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Forwarded {
     /// Waits until it says on which port it listens.
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
