@@ -38,6 +38,8 @@ pub struct MemoryVolume {
     pub name: String,
     /// Bytes that it can hold; `None`: half of the machine's memory.
     pub size: Option<u64>,
+    /// The group that it and all that is made in it belongs to; `None`: whoever makes something.
+    pub group: Option<u32>,
 }
 
 /// Where a pod is on the network.

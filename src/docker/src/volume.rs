@@ -46,7 +46,11 @@ pub(crate) async fn make(
 
 fn options(volume: &MemoryVolume) -> HashMap<String, String> {
     let size = volume.size.map(|size| format!(",size={size}"));
-    let flags = format!("mode=0777{}", size.unwrap_or_default());
+    let mode = match volume.group {
+        Some(group) => format!("mode=2777,gid={group}"),
+        None => "mode=0777".to_owned(),
+    };
+    let flags = format!("{mode}{}", size.unwrap_or_default());
     let options = [("type", "tmpfs"), ("device", "tmpfs"), ("o", &flags)];
     options
         .iter()
@@ -99,8 +103,14 @@ mod tests {
         let volume = |size| MemoryVolume {
             name: "v".to_owned(),
             size,
+            group: None,
         };
         assert_eq!(options(&volume(Some(5)))["o"], "mode=0777,size=5");
         assert_eq!(options(&volume(None))["o"], "mode=0777");
+        let shared = MemoryVolume {
+            group: Some(7),
+            ..volume(None)
+        };
+        assert_eq!(options(&shared)["o"], "mode=2777,gid=7");
     }
 }

@@ -148,6 +148,8 @@ fn ndots(config: Option<&PodDNSConfig>) -> Option<usize> {
 
 /// The volumes that are memory.
 fn memory_volumes(spec: &PodSpec) -> Vec<MemoryVolume> {
+    let security = spec.security_context.as_ref();
+    let group = security.and_then(|security| u32::try_from(security.fs_group?).ok());
     let volumes = spec.volumes.iter().flatten();
     let volumes = volumes.filter_map(|volume| {
         let empty = volume.empty_dir.as_ref()?;
@@ -158,6 +160,7 @@ fn memory_volumes(spec: &PodSpec) -> Vec<MemoryVolume> {
         (empty.medium.as_deref() == Some("Memory")).then(|| MemoryVolume {
             name: volume.name.clone(),
             size: size(),
+            group,
         })
     });
     volumes.collect()
