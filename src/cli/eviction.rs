@@ -10,6 +10,10 @@ use super::up::duration;
 /// Options about what is left of the machine.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "What is left of the machine")]
+#[allow(
+    clippy::struct_field_names,
+    reason = "they are the names of the options"
+)]
 pub(super) struct EvictionOptions {
     /// Below what the node is under pressure and ends pods, as in `memory.available<100Mi,nodefs.available<10%`; an empty text is
     /// never [default: 100Mi of memory, 10% of the disk, 15% of that of images, 5% of the inodes]

@@ -10,7 +10,7 @@ use vaquita_image::FilesLimits;
     reason = "they are the names of the options"
 )]
 pub(super) struct ImageFilesOptions {
-    /// The most bytes that are unpacked of an image; with more, its containers wait with CreateContainerError
+    /// The most bytes that are unpacked of an image; with more, its containers wait with `CreateContainerError`
     #[arg(long, value_name = "BYTES", default_value_t = FilesLimits::default().max_bytes)]
     max_unpacked_bytes: u64,
     /// The most files, directories and links of an image

@@ -7,6 +7,10 @@ use crate::{KernelNetworkConfig, KernelNetworkMode};
 /// How the host and Linux containers reach pods.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "The kernel's network")]
+#[allow(
+    clippy::struct_field_names,
+    reason = "they are the names of the options"
+)]
 pub(super) struct KernelNetworkArgs {
     /// Whether processes of this machine and Linux containers reach pods and Services by their addresses: `on`, `off`, or
     /// `auto`, which is on if this process may make a network device and no route of the machine is in the way.

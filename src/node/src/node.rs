@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use axum::Router;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use vaquita_backends::{Backend, DockerBackend, WasmBackend};
 use vaquita_logs::{LogLimits, LogStore};
@@ -83,21 +83,10 @@ impl Node {
         let claims = keep_claims(&client, &config, &registry, &tasks, &shutdown);
         let refused = Refused::default();
         let (pressure, is_pressed) = watch::channel(Pressure::default());
-        let modules = WasmBackend::new(
-            config.fabric.clone(),
-            config.runtime.clone(),
-            config.images.clone(),
-        );
+        let modules = modules(&config);
         compile_ahead(&modules, &images, &tasks, &shutdown);
         let (unused_images, requests) = gc::Requests::new();
-        let gc = Gc {
-            images: images.clone(),
-            registry: registry.clone(),
-            events: events.clone(),
-            about: about(&config.name),
-            config: config.image_gc.clone(),
-            requests,
-        };
+        let gc = gc(&config, &images, &registry, &events, requests);
         tasks.spawn(gc.run(shutdown.clone()));
         let context = Arc::new(Context {
             sources: Arc::new(client.clone()),
@@ -257,6 +246,33 @@ fn compile_ahead(
     tasks.spawn(compile::run(images.clone(), prepare, shutdown.clone()));
 }
 
+/// What runs modules.
+fn modules(config: &NodeConfig) -> WasmBackend {
+    WasmBackend::new(
+        config.fabric.clone(),
+        config.runtime.clone(),
+        config.images.clone(),
+    )
+}
+
+/// What removes images that nobody needs.
+fn gc(
+    config: &NodeConfig,
+    images: &Images,
+    registry: &Registry,
+    events: &events::Recorder,
+    requests: mpsc::Receiver<oneshot::Sender<()>>,
+) -> Gc {
+    Gc {
+        images: images.clone(),
+        registry: registry.clone(),
+        events: events.clone(),
+        about: about(&config.name),
+        config: config.image_gc.clone(),
+        requests,
+    }
+}
+
 /// Has what runs containers give up images when the store does.
 async fn tidy_images(backend: Arc<dyn Backend>, images: Images, shutdown: CancellationToken) {
     let mut changes = images.changes();
@@ -265,7 +281,7 @@ async fn tidy_images(backend: Arc<dyn Backend>, images: Images, shutdown: Cancel
             backend.tidy_images().await;
             // What was in use may not be by then.
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() {
+                more = changes.changed() => if more.is_err() {
                     return;
                 },
                 () = tokio::time::sleep(TIDY_AGAIN) => {}

@@ -50,8 +50,8 @@ impl Ownership {
         let bits = if read_only { READ } else { READ_WRITE };
         let root = open(root, DIRECTORIES, Mode::empty())?;
         let stat = fstat(&root)?;
-        let wanted = u32::from(mode(&stat).as_raw_mode()) | bits | DIRECTORY;
-        let is_right = stat.st_gid == self.group && u32::from(mode(&stat).as_raw_mode()) == wanted;
+        let wanted = mode(&stat).as_raw_mode() | bits | DIRECTORY;
+        let is_right = stat.st_gid == self.group && mode(&stat).as_raw_mode() == wanted;
         if self.only_on_mismatch && is_right {
             return Ok(());
         }
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn ownership(security: serde_json::Value) -> Option<Ownership> {
+    fn ownership(security: &serde_json::Value) -> Option<Ownership> {
         let pod = json!({"metadata": {}, "spec": {"containers": [], "securityContext": security}});
         Ownership::of(&serde_json::from_value(pod).unwrap())
     }
@@ -186,9 +186,9 @@ mod tests {
 
     #[test]
     fn nothing_is_given_unless_the_manifest_says_so() {
-        assert_eq!(ownership(json!({})), None);
-        assert_eq!(ownership(json!({"fsGroup": -1})), None);
-        let found = ownership(json!({"fsGroup": 5, "fsGroupChangePolicy": "OnRootMismatch"}));
+        assert_eq!(ownership(&json!({})), None);
+        assert_eq!(ownership(&json!({"fsGroup": -1})), None);
+        let found = ownership(&json!({"fsGroup": 5, "fsGroupChangePolicy": "OnRootMismatch"}));
         assert_eq!(
             found,
             Some(Ownership {
@@ -214,7 +214,7 @@ mod tests {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
         symlink(&outside, root.join("a/link")).unwrap();
         let group = own_group();
-        let given = ownership(json!({"fsGroup": group})).unwrap();
+        let given = ownership(&json!({"fsGroup": group})).unwrap();
         given.give(&root, false).unwrap();
         assert_eq!(facts(&root), (group, 0o2770));
         assert_eq!(facts(&root.join("a/b")), (group, 0o2775));
@@ -228,14 +228,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         let group = own_group();
-        let given = ownership(json!({"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}));
+        let given = ownership(&json!({"fsGroup": group, "fsGroupChangePolicy": "OnRootMismatch"}));
         let given = given.unwrap();
         given.give(dir.path(), true).unwrap();
         fs::write(&file, "").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         given.give(dir.path(), true).unwrap();
         assert_eq!(facts(&file).1, 0o600);
-        let always = ownership(json!({"fsGroup": group})).unwrap();
+        let always = ownership(&json!({"fsGroup": group})).unwrap();
         always.give(dir.path(), true).unwrap();
         assert_eq!(facts(&file).1, 0o640);
     }

@@ -296,7 +296,7 @@ fn range(ports: &RangeInclusive<u16>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use vaquita_net::{
-        FabricConfig, Peer, Policies, PolicyPod, PolicySpec, PortMatch, PortRange, Rule,
+        FabricConfig, Peer, Policies, PolicyPod, PolicySpec, PortMatch, PortRange, Rule, Selector,
         ServiceKey, ServicePort, ServiceSpec,
     };
 
@@ -366,7 +366,7 @@ mod tests {
             Affinity::None,
             &["10.244.128.2:80", "10.244.0.1:80"],
         );
-        let timeout = std::time::Duration::from_secs(60);
+        let timeout = std::time::Duration::from_mins(1);
         serve(
             &fabric,
             "stay",
@@ -415,7 +415,7 @@ mod tests {
                 peers: Some(vec![
                     Peer::Pods {
                         namespaces: None,
-                        pods: Default::default(),
+                        pods: Selector::default(),
                     },
                     block,
                 ]),

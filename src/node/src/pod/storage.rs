@@ -401,17 +401,16 @@ async fn set_up(
         }
         None => None,
     };
-    let mounted = match &image {
-        Some(image) => Mounted {
+    let mounted = if let Some(image) = &image {
+        Mounted {
             name: volume.name.clone(),
             place: Place::Directory(image.path()),
             size_limit: None,
             read_only: true,
-        },
-        None => {
-            let mounted = volumes.mount(pod, volume).await;
-            mounted.map_err(|error| with_causes(&error))?
         }
+    } else {
+        let mounted = volumes.mount(pod, volume).await;
+        mounted.map_err(|error| with_causes(&error))?
     };
     let memory = memory_for_volumes(pod, context);
     // Where space is limited, what is there already is counted.
