@@ -19,6 +19,7 @@ const TIME: Duration = Duration::from_secs(3);
 const MESSAGE: usize = 64;
 /// What is written at once when it is about throughput.
 const CHUNK: usize = 64 * 1024;
+const CHUNKS_OF_A_MEBIBYTE: f64 = 16.0;
 
 /// What a connection begins with: what it is for.
 const ECHO: u8 = b'e';
@@ -109,7 +110,7 @@ fn throughput(host: &str, port: u16) -> io::Result<f64> {
     if u64::from_be_bytes(taken) != sent {
         return Err(io::Error::other("not all has arrived"));
     }
-    Ok(f64::from(count) * CHUNK as f64 / f64::from(1 << 20) / seconds)
+    Ok(f64::from(count) / CHUNKS_OF_A_MEBIBYTE / seconds)
 }
 
 fn connect(host: &str, port: u16, kind: u8) -> io::Result<TcpStream> {
