@@ -26,8 +26,15 @@ pub(crate) fn ensure() -> Result<(), Failure> {
             )));
         }
     }
-    // A Docker engine and something to run on it.
-    for (package, program) in [("docker.io", "dockerd"), ("busybox-static", "busybox")] {
+    // A Docker engine, something to run on it, and what shows and changes the kernel's part of its network.
+    for (package, program) in [
+        ("docker.io", "dockerd"),
+        ("busybox-static", "busybox"),
+        ("redis-server", "redis-server"),
+        ("nftables", "nft"),
+        ("iptables", "iptables"),
+        ("iproute2", "ip"),
+    ] {
         if !is_on_path(program) {
             install(package, program);
         }

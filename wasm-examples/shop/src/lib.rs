@@ -72,8 +72,9 @@ fn shown(error: impl Debug) -> String {
 fn told(request: &Request) -> String {
     let headers = request.headers.iter();
     let own = headers.filter(|(name, _)| name.starts_with("spin-"));
-    own.map(|(name, value)| format!("{name}: {value}\n"))
-        .collect()
+    own.fold(String::new(), |told, (name, value)| {
+        told + name + ": " + value + "\n"
+    })
 }
 
 fn setting(name: &str) -> Result<String, String> {
