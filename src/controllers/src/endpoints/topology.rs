@@ -234,9 +234,9 @@ mod tests {
                     let own: i64 = homes.iter().filter(|home| home.0 == zone).map(|home| home.1).sum();
                     let given = lent.iter().filter(|pair| pair.0 == zone).count();
                     let taken = lent.iter().filter(|pair| pair.1 == zone).count();
-                    #[expect(clippy::cast_precision_loss)]
+                    #[expect(clippy::cast_precision_loss, reason = "the numbers of this test are small")]
                     let has = own as f64 - given as f64 + taken as f64;
-                    #[expect(clippy::cast_precision_loss)]
+                    #[expect(clippy::cast_precision_loss, reason = "the numbers of this test are small")]
                     let fair = wanted * total as f64;
                     // What is less than one in each of the others adds up in one.
                     proptest::prop_assert!((has - fair).abs() < 4.0, "{zone}: {has} of {fair}");
